@@ -1,0 +1,160 @@
+"""What is searched: an architecture (the papers' *state*) and the space it comes from."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from random import Random
+from typing import Any
+
+from kdnas.errors import ConfigError
+
+ENUMERABLE = 100_000
+"""Spaces up to this many points are listed; larger ones are only sampled."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The five searched values, under the names of Hugging Face's configs.
+
+    Raises:
+        ConfigError: a value that no transformer can have.
+    """
+
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
+    intermediate_size: int
+    hidden_act: str
+
+    def __post_init__(self) -> None:
+        for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"architecture.{name}={value!r}: must be a whole number from 1")
+        if not isinstance(self.hidden_act, str):
+            raise ConfigError(f"architecture.hidden_act={self.hidden_act!r}: must be the name of an activation")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"architecture.num_attention_heads={self.num_attention_heads}: "
+                f"must divide architecture.hidden_size={self.hidden_size}"
+            )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Architecture:
+        """From a mapping that holds the five names and nothing else."""
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"architecture.{name}={values[name]!r}: not a key; the keys are {', '.join(known)}")
+        for name in known:
+            if name not in values:
+                raise ConfigError(f"architecture.{name}: missing; the keys are {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, int | str]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """As the papers write it: [layers, heads, hidden size, FFN size, activation]."""
+        return f"[{', '.join(str(value) for value in astuple(self))}]"
+
+
+Constraint = Callable[[Architecture], bool]
+
+
+class SearchSpace:
+    """A list of values for each dimension, less what the constraints exclude.
+
+    Args:
+        constraints: each says of an architecture whether it belongs to the space. Heads that do not divide the
+            hidden size never do.
+
+    Raises:
+        ConfigError: an empty dimension, a repeated value, or a space with nothing in it.
+    """
+
+    def __init__(
+        self,
+        num_hidden_layers: Sequence[int],
+        num_attention_heads: Sequence[int],
+        hidden_size: Sequence[int],
+        intermediate_size: Sequence[int],
+        hidden_act: Sequence[str],
+        constraints: Sequence[Constraint] = (),
+    ) -> None:
+        self.dimensions: dict[str, tuple[Any, ...]] = {
+            "num_hidden_layers": tuple(num_hidden_layers),
+            "num_attention_heads": tuple(num_attention_heads),
+            "hidden_size": tuple(hidden_size),
+            "intermediate_size": tuple(intermediate_size),
+            "hidden_act": tuple(hidden_act),
+        }
+        for name, values in self.dimensions.items():
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"space.{name}={list(values)}: must be a list of one or more different values")
+        self.constraints = tuple(constraints)
+        self.grid_size = math.prod(len(values) for values in self.dimensions.values())
+        self._members: tuple[Architecture, ...] | None = None
+        if self.enumerable and not self.members:
+            raise ConfigError(f"space: none of its {self.grid_size} architectures meets the constraints")
+
+    @property
+    def enumerable(self) -> bool:
+        return self.grid_size <= ENUMERABLE
+
+    @property
+    def members(self) -> tuple[Architecture, ...]:
+        """Every architecture of an enumerable space, in the grid's order."""
+        if self._members is None:
+            self._members = tuple(self._enumerate())
+        return self._members
+
+    @property
+    def size(self) -> int:
+        """Members, or the points of the grid where there are too many to list."""
+        return len(self.members) if self.enumerable else self.grid_size
+
+    @property
+    def example(self) -> Architecture:
+        """Some member."""
+        return self.members[0] if self.enumerable else self.sample(Random(0), besides=set())
+
+    def _enumerate(self) -> Iterator[Architecture]:
+        for values in itertools.product(*self.dimensions.values()):
+            candidate = self._admit(dict(zip(self.dimensions, values, strict=True)))
+            if candidate is not None:
+                yield candidate
+
+    def _admit(self, values: dict[str, Any]) -> Architecture | None:
+        if values["hidden_size"] % values["num_attention_heads"]:
+            return None
+        candidate = Architecture(**values)
+        return candidate if all(allows(candidate) for allows in self.constraints) else None
+
+    def __contains__(self, candidate: Architecture | None) -> bool:
+        if candidate is None:
+            return False
+        values = candidate.to_dict()
+        return all(values[name] in allowed for name, allowed in self.dimensions.items()) and (
+            self._admit(values) is not None
+        )
+
+    def sample(self, rng: Random, besides: set[Architecture]) -> Architecture:
+        """A uniformly random member that is not in `besides`.
+
+        Raises:
+            LookupError: there is none left (or, in a space too large to list, none was found).
+        """
+        if self.enumerable:
+            left = [member for member in self.members if member not in besides]
+            if left:
+                return rng.choice(left)
+        else:
+            for _ in range(10_000):
+                drawn = self._admit({name: rng.choice(values) for name, values in self.dimensions.items()})
+                if drawn is not None and drawn not in besides:
+                    return drawn
+        raise LookupError("the search space holds no further architecture")

@@ -1,0 +1,8 @@
+"""Lightning callbacks: latency benchmarking, controller updates, export, progress."""
+
+from kdnas.callbacks.controller import ControllerUpdate
+from kdnas.callbacks.export import ExportModels
+from kdnas.callbacks.latency import LatencyBenchmark
+from kdnas.callbacks.progress import Progress
+
+__all__ = ["ControllerUpdate", "ExportModels", "LatencyBenchmark", "Progress"]

@@ -1,0 +1,56 @@
+"""A Lightning callback that turns what a candidate learned into a reward and tells the study."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+
+from kdnas.callbacks.latency import LatencyBenchmark
+from kdnas.search.reward import Reward
+from kdnas.search.study import Study
+
+log = logging.getLogger(__name__)
+
+
+class ControllerUpdate(L.Callback):
+    """Reports each student's trial when the final validation ends; the study's controller learns from it.
+
+    Args:
+        study: of the stage that is run; its sampler is told of every trial and trains when an episode is complete.
+        trials: the students' trial numbers.
+        reward: of held-out metrics and costs.
+        latency: the callback that has measured the costs.
+        export: the folder that the students were left in, to be noted with the trials.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        trials: Sequence[int],
+        reward: Reward,
+        latency: LatencyBenchmark,
+        export: str | None = None,
+    ) -> None:
+        self.study, self.trials, self.reward, self.latency = study, list(trials), reward, latency
+        self.export = export
+        self._start = time.monotonic()
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
+            return
+        self.study.teacher = self.latency.teacher
+        seconds = (time.monotonic() - self._start) / len(self.trials)
+        for trial, metrics, cost in zip(self.trials, module.results, self.latency.students, strict=True):
+            reward = self.reward(metrics, cost, self.latency.teacher)
+            if math.isfinite(reward):
+                self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)
+            else:
+                self.study.fail(trial, f"diverged: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")

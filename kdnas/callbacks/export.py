@@ -1,0 +1,33 @@
+"""A Lightning callback that leaves the trained models behind as Hugging Face folders."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+
+from kdnas.checkpoints import export
+
+log = logging.getLogger(__name__)
+
+
+class ExportModels(L.Callback):
+    """Writes each of the module's `exports`, with its tokenizer, when the final validation ends.
+
+    Args:
+        folder: for a single model; several go to numbered folders below it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
+            return
+        models = list(module.exports.values())
+        for i, model in enumerate(models):
+            written = export(model, module.tokenizer, self.folder if len(models) == 1 else self.folder / str(i))
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in module.results[i].items())
+            log.info("wrote %s, a folder for AutoModel.from_pretrained; held out: %s", written, figures)

@@ -1,0 +1,73 @@
+"""A Lightning callback that measures what the students cost to run, before they are trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from transformers import PreTrainedConfig
+
+from kdnas.errors import ConfigError
+from kdnas.latency import LatencyTable, Protocol, QuietHost, available_accelerators, check_accelerators
+from kdnas.models import count_flops, count_parameters
+from kdnas.search.study import Cost
+
+log = logging.getLogger(__name__)
+
+
+class LatencyBenchmark(L.Callback):
+    """Measures teacher and students on each accelerator, once for each architecture, device and protocol.
+
+    It also keeps training steps in step with measurements on the same host (see `QuietHost`): one never runs
+    during the other, whichever processes they belong to.
+
+    Args:
+        table: the file that keeps the latencies.
+        accelerators: cpu, cuda, mps; None measures on all that this machine has.
+        protocol: fields of `kdnas.latency.Protocol`.
+    """
+
+    def __init__(self, table: str, accelerators: Sequence[str] | None = None, **protocol: Any) -> None:
+        self.accelerators = list(accelerators) if accelerators is not None else available_accelerators()
+        if not self.accelerators:
+            raise ConfigError("latency.accelerators=[]: must name at least one")
+        check_accelerators(self.accelerators)
+        self.protocol = Protocol(**protocol)
+        self.table = LatencyTable(Path(table))
+        self.teacher: Cost
+        self.students: list[Cost] = []
+        self._host = QuietHost()
+        self._step = ExitStack()
+
+    def cost(self, config: PreTrainedConfig) -> Cost:
+        latency = {name: self.table.latency(config, name, self.protocol) for name in self.accelerators}
+        flops = count_flops(config, self.protocol.batch_size, self.protocol.length)
+        return Cost(count_parameters(config), flops, latency)
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.teacher = self.cost(module.teacher_config)
+        self.students = [self.cost(student.model.config) for student in module.students]
+        for architecture, cost in zip(module.architectures, self.students, strict=True):
+            for name, latency in cost.latency.items():
+                speedup = self.teacher.latency[name].median / latency.median
+                log.info(
+                    "%s: %.2f ± %.2f ms on %s, %.1f times as fast as the teacher, %.1fM parameters",
+                    *(architecture, latency.median, latency.spread, name, speedup, cost.parameters / 1e6),
+                )
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._step.enter_context(self._host.busy())
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._step.close()
+
+    on_validation_batch_start, on_validation_batch_end = on_train_batch_start, on_train_batch_end
+
+    def on_exception(self, *_: Any) -> None:
+        self._step.close()

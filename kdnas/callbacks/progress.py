@@ -1,0 +1,53 @@
+"""What a user sees of one training: a bar on a terminal, lines in the log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+
+from kdnas.search.loop import duration
+
+log = logging.getLogger(__name__)
+LINES = 4
+"""Log lines a training: at each quarter."""
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar, headed by what is trained; without a terminal, or in a log file, a line at each quarter.
+
+    Args:
+        title: as "episode 2/5 candidate 3".
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__(refresh_rate=int(sys.stderr.isatty()), leave=False)
+        self.title = title
+        self._start = 0.0
+        self._first = 0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self._start, self._first = time.monotonic(), trainer.global_step
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: object) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"{self.title}, epoch {trainer.current_epoch + 1}")
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: object) -> None:
+        super().on_train_batch_end(trainer, module, *args)
+        step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
+        if step * LINES // total > (step - 1) * LINES // total:
+            left = (time.monotonic() - self._start) / max(step - self._first, 1) * (total - step)
+            loss = float(trainer.callback_metrics["train/loss"])
+            log.info("%s: step %d of %d, train/loss %.4g, %s left", self.title, step, total, loss, duration(left))
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, module)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            figures = [f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items() if name[:4] == "val/"]
+            log.info("%s: epoch %d, %s", self.title, trainer.current_epoch + 1, ", ".join(figures))

@@ -1,0 +1,121 @@
+"""Students on disk: Lightning checkpoints that carry their config and tokenizer, and Hugging Face folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from kdnas.errors import ConfigError
+from kdnas.models import load_config, load_tokenizer
+
+PACK = "kdnas"
+"""The key under which a Lightning checkpoint describes the Hugging Face models whose weights it holds."""
+
+
+def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `on_save_checkpoint` stores under `PACK`, as plain strings.
+
+    Args:
+        models: each by the prefix of its weights in the Lightning module's state dict.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir() if path.is_file()}
+    return {"configs": {prefix: model.config.to_json_string(False) for prefix, model in models.items()}, "tokenizer": files}
+
+
+def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
+    """A Lightning checkpoint, read as data: nothing in it is executed."""
+    if not path.is_file():
+        raise ConfigError(f"{key}={path}: no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
+        raise ConfigError(f"{key}={path}: not a whole checkpoint (truncated, damaged, or holding code)") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ConfigError(f"{key}={path}: not a Lightning checkpoint (it has no state_dict)")
+    return checkpoint
+
+
+def unpack(path: Path, student: int = 0, key: str = "checkpoint") -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
+    """Config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint."""
+    checkpoint = read(path, key)
+    if PACK not in checkpoint:
+        raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
+    prefix, text = list(checkpoint[PACK]["configs"].items())[student]
+    values = json.loads(text)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    weights = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in checkpoint[PACK]["tokenizer"].items():
+            (Path(folder) / Path(name).name).write_text(content, encoding="utf-8")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    return config, weights, tokenizer
+
+
+def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple[PreTrainedModel, Tokenizer]:
+    """A sequence classifier (or, with one label, a regressor) on a distilled encoder, and its tokenizer.
+
+    Args:
+        source: a Lightning checkpoint of kdnas, a Hugging Face folder, or a hub id.
+        random: leave the weights at their random start: the same student without distillation.
+
+    Raises:
+        ConfigError: nothing there, a damaged file, or weights of another architecture than the config's.
+    """
+    if source.endswith(".ckpt") or Path(source).is_file():
+        config, weights, tokenizer = unpack(Path(source))
+    else:
+        config, weights, tokenizer = load_config(source, "checkpoint"), None, load_tokenizer(source, "checkpoint")
+    config.num_labels = num_labels
+    config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    if random:
+        return AutoModelForSequenceClassification.from_config(config), tokenizer
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source if weights is None else None,
+            config=config,
+            state_dict=weights,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"checkpoint={source}: no readable weights there") from error
+    encoder = f"{model.base_model_prefix}."
+    wrong = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
+    wrong += list(report["missing_keys"])
+    wrong = [name for name in wrong if name.startswith(encoder) and not name.startswith(f"{encoder}pooler.")]
+    if wrong:
+        raise ConfigError(
+            f"checkpoint={source}: its weights are of another architecture than its config "
+            f"({len(wrong)} tensors do not fit, the first is {sorted(wrong)[0]})"
+        )
+    return model, tokenizer
+
+
+def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Path:
+    """Writes a folder that `AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained` load; whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder

@@ -1,0 +1,132 @@
+"""What every data module here shares: reading a dataset, tokenizing it once, batching it by length."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from torch.utils.data import DataLoader
+from transformers import BatchEncoding, DataCollatorWithPadding
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from kdnas.datamodules.bucketing import BucketSampler
+from kdnas.errors import ConfigError
+
+
+class EncodedDataModule(L.LightningDataModule):
+    """Train and held-out rows, tokenized, in length-bucketed batches padded to their own longest row.
+
+    Args:
+        tokenizer: the teacher's.
+        proxy: the fraction of the training rows to train on, drawn once from the seed.
+        rows: at most so many training rows before that; None for all.
+        held_out: at most so many held-out rows; None for all.
+        max_length: tokens of a row; what is longer is cut.
+        batch_size: rows a batch.
+        workers: processes that load batches; 0 loads them in this one.
+        seed: of the proxy, the row limits and the order.
+
+    Raises:
+        ConfigError: a setting out of range, or (in `setup`) data that is missing, empty or without the columns.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        proxy: float = 1.0,
+        rows: int | None = None,
+        held_out: int | None = None,
+        max_length: int = 128,
+        batch_size: int = 32,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 < proxy <= 1:
+            raise ConfigError(f"data.proxy={proxy}: must be above 0 and at most 1")
+        for name, value in (("rows", rows), ("held_out", held_out), ("max_length", max_length), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{name}={value}: must be a whole number from 1")
+        self.tokenizer = tokenizer
+        self.proxy, self.rows, self.held_out = proxy, rows, held_out
+        self.max_length, self.batch_size, self.workers, self.seed = max_length, batch_size, workers, seed
+        self.train: Dataset | None = None
+        self.validation: Dataset | None = None
+        self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+
+    @abstractmethod
+    def load(self) -> tuple[Dataset, Dataset]:
+        """Tokenized training and held-out rows (see `encode`)."""
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.train is not None:
+            return
+        train, validation = self.load()
+        self.train = train.select(range(max(1, round(self.proxy * len(train)))))
+        self.validation = validation
+
+    def encode(self, dataset: Dataset, columns: Sequence[str], label: str | None = None) -> Dataset:
+        """Tokenizes one text column, or two as a pair; keeps the label as `labels`."""
+
+        def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
+            texts = [list(rows[column]) for column in columns]
+            encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
+            if label:
+                encoded["labels"] = list(rows[label])
+            return encoded
+
+        return dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenizing")
+
+    def sample(self, dataset: Dataset, rows: int | None) -> Dataset:
+        """The rows in a random order of the seed's, cut to at most `rows`."""
+        shuffled = dataset.shuffle(seed=self.seed)
+        return shuffled.select(range(min(rows, len(shuffled)))) if rows else shuffled
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.validation, shuffle=False)
+
+    def _loader(self, dataset: Dataset | None, shuffle: bool) -> DataLoader[Any]:
+        assert dataset is not None, "setup() comes first"
+        lengths = [len(tokens) for tokens in dataset.with_format(None)["input_ids"]]
+        sampler = BucketSampler(lengths, self.batch_size, shuffle, self.seed)
+        return DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+
+def read_dataset(path: str, name: str | None = None) -> DatasetDict:
+    """A dataset on the hub or in a local folder laid out like one.
+
+    Raises:
+        ConfigError: nothing readable there.
+    """
+    try:
+        return load_dataset(path, name)
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        which = f"data.path={path}" + (f", name {name}" if name else "")
+        raise ConfigError(f"{which}: no readable dataset there, on disk or within reach on the hub ({reason})") from error
+
+
+def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[str]) -> Dataset:
+    """One split, checked to hold rows and the columns."""
+    if split not in dataset:
+        raise ConfigError(f"data.path={path}: has no split {split}; it has {', '.join(dataset)}")
+    rows = dataset[split]
+    for column in columns:
+        if column not in rows.column_names:
+            raise ConfigError(f"data.path={path}: {split} has no column {column}; it has {', '.join(rows.column_names)}")
+    if not len(rows):
+        raise ConfigError(f"data.path={path}: {split} holds no rows")
+    return rows

@@ -1,0 +1,46 @@
+"""The built-in task: language inference over a small grammar, made on the spot, with no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from kdnas.datamodules import grammar
+from kdnas.datamodules.glue import GlueDataModule
+
+HELD_OUT_SEED = 1_000_003
+"""Far from any seed that a user would train with."""
+
+
+class SyntheticNLI(GlueDataModule):
+    """GLUE-like pairs from `kdnas.datamodules.grammar`; no held-out pair is among the training pairs.
+
+    Args:
+        rows, held_out: how many pairs to make.
+        settings: of `EncodedDataModule`.
+    """
+
+    def __init__(self, rows: int = 12_000, held_out: int = 1_000, **settings: Any) -> None:
+        columns = ["premise", "hypothesis"]
+        super().__init__(path="(built in)", columns=columns, rows=rows, held_out=held_out, **settings)
+
+    def load(self) -> tuple[Dataset, Dataset]:
+        held_out = grammar.pairs(self.held_out, HELD_OUT_SEED)
+        unseen = {(pair["premise"], pair["hypothesis"]) for pair in held_out}
+        train = [pair for pair in grammar.pairs(self.rows, self.seed) if (pair["premise"], pair["hypothesis"]) not in unseen]
+        return self.prepare(Dataset.from_list(train), None), self.prepare(Dataset.from_list(held_out), None)
+
+
+def untrained(num_labels: int, **architecture: Any) -> tuple[BertForSequenceClassification, Tokenizer]:
+    """A new BERT over the grammar's vocabulary and its tokenizer: where the built-in teacher starts.
+
+    Args:
+        architecture: fields of `BertConfig`.
+    """
+    tokenizer = grammar.tokenizer()
+    positions = tokenizer.model_max_length
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=positions, num_labels=num_labels, **architecture)
+    return BertForSequenceClassification(config), tokenizer

@@ -1,0 +1,59 @@
+"""Which teacher layers a student layer learns from.
+
+Each strategy takes the student's and the teacher's number of layers, L_S and L_T, and gives for each student layer
+1..L_S the teacher layers (1..L_T) it is mapped to. The embedding output, layer 0, is never mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kdnas.errors import ConfigError
+
+Mapping = list[tuple[int, ...]]
+"""At index i - 1, the teacher layers of student layer i."""
+
+
+def last_1(student: int, teacher: int) -> Mapping:
+    """Only the last student layer, to the last teacher layer."""
+    return [()] * (student - 1) + [(teacher,)]
+
+
+def last(student: int, teacher: int) -> Mapping:
+    """Layer i to L_T - L_S + i."""
+    return [(teacher - student + i,) for i in range(1, student + 1)]
+
+
+def uniform(student: int, teacher: int) -> Mapping:
+    """Layer i to floor((i - 1) L_T / L_S) + 1.
+
+    The paper writes (i - 1) ceil(L_T / L_S) + 1, which is the same where L_S divides L_T and runs past the last
+    teacher layer where it does not (12 to 10: 13, 15, ...).
+    """
+    return [((i - 1) * teacher // student + 1,) for i in range(1, student + 1)]
+
+
+def uniform_last(student: int, teacher: int) -> Mapping:
+    """The union of `uniform` and `last` (KD-NAS v2, Eq. 2), as a set: one layer where they coincide."""
+    pairs = zip(uniform(student, teacher), last(student, teacher), strict=True)
+    return [tuple(sorted({*low, *high})) for low, high in pairs]
+
+
+STRATEGIES: dict[str, Callable[[int, int], Mapping]] = {
+    strategy.__name__: strategy for strategy in (last_1, last, uniform, uniform_last)
+}
+
+
+def layer_mapping(strategy: str, student: int, teacher: int) -> Mapping:
+    """The mapping of a strategy by name.
+
+    Raises:
+        ConfigError: an unknown name, or a student deeper than its teacher.
+    """
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"objective.mapping={strategy}: must be one of {', '.join(STRATEGIES)}")
+    if student > teacher:
+        raise ConfigError(
+            f"architecture.num_hidden_layers={student}: must be at most the teacher's {teacher} layers to be mapped to them"
+        )
+    return STRATEGIES[strategy](student, teacher)

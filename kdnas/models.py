@@ -1,0 +1,136 @@
+"""Teachers and students as plain Hugging Face models."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.activations import ACT2FN
+
+from kdnas.architecture import Architecture
+from kdnas.errors import ConfigError
+
+
+def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
+    """The config of a model on disk or on the hub; `key` is the setting to blame when there is none."""
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise _not_found(key, path) from error
+    missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
+    if missing:
+        raise ConfigError(f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder")
+    return config
+
+
+def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise _not_found(key, path, "tokenizer") from error
+
+
+def load_encoder(path: str, key: str = "teacher.path") -> PreTrainedModel:
+    """A pretrained encoder in fp32, in evaluation mode, without its pooler."""
+    load_config(path, key)
+    try:
+        return _without_pooler(AutoModel.from_pretrained(path, dtype=torch.float32)).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_found(key, path) from error
+
+
+def _not_found(key: str, path: str, what: str = "model") -> ConfigError:
+    return ConfigError(f"{key}={path}: no {what} there; must be a folder that holds one, or a hub id within reach")
+
+
+def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
+    """No objective here trains the pooler, so it is left out: what is exported holds trained weights only."""
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    return model
+
+
+def student_config(
+    teacher: PreTrainedConfig, architecture: Architecture, dropout: float | None = None
+) -> PreTrainedConfig:
+    """The teacher's config with the student's architecture: same family, vocabulary and positions.
+
+    Args:
+        dropout: of hidden states and attention; None keeps the teacher's.
+    """
+    if architecture.hidden_act not in ACT2FN:
+        raise ConfigError(f"architecture.hidden_act={architecture.hidden_act}: must be one of {', '.join(sorted(ACT2FN))}")
+    config = copy.deepcopy(teacher)
+    settings = architecture.to_dict() | {"dtype": "float32", "architectures": None}
+    if dropout is not None:
+        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config.update(settings)
+    return config
+
+
+def new_encoder(config: PreTrainedConfig, seed: int | None = None) -> PreTrainedModel:
+    """A randomly initialised encoder without a pooler. With a seed, the global generators are left as they were."""
+    if seed is None:
+        return _without_pooler(AutoModel.from_config(config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _without_pooler(AutoModel.from_config(config))
+
+
+def architecture_of(config: PreTrainedConfig) -> Architecture:
+    return Architecture.of({name: getattr(config, name) for name in Architecture.__dataclass_fields__})
+
+
+@lru_cache(maxsize=None)
+def _parameters(path: str, num_hidden_layers: int, hidden_size: int, intermediate_size: int) -> int:
+    architecture = Architecture(num_hidden_layers, 1, hidden_size, intermediate_size, "gelu")
+    return count_parameters(student_config(load_config(path), architecture))
+
+
+def count_parameters(config: PreTrainedConfig) -> int:
+    """Parameters of the encoder, embeddings included, pooler not."""
+    with torch.device("meta"):
+        return new_encoder(config).num_parameters()
+
+
+def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
+    """Floating-point operations of one forward pass (matrix products and attention)."""
+    with torch.device("meta"):
+        model = new_encoder(config).eval()
+        tokens = torch.zeros(batch_size, length, dtype=torch.long)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            model(input_ids=tokens)
+    return counter.get_total_flops()
+
+
+class WithinTeacher:
+    """A constraint on a search space: no deeper than the teacher, and (optionally) no more parameters.
+
+    Args:
+        teacher: path or hub id.
+        parameters: whether students with more parameters than the teacher are left out too.
+    """
+
+    def __init__(self, teacher: str, parameters: bool = False) -> None:
+        self.path = teacher
+        self.parameters = parameters
+
+    def __call__(self, architecture: Architecture) -> bool:
+        teacher = _cached_config(self.path)
+        if architecture.num_hidden_layers > teacher.num_hidden_layers:
+            return False
+        if not self.parameters:
+            return True
+        size = (architecture.num_hidden_layers, architecture.hidden_size, architecture.intermediate_size)
+        own = (teacher.num_hidden_layers, teacher.hidden_size, teacher.intermediate_size)
+        return _parameters(self.path, *size) <= _parameters(self.path, *own)
+
+
+@lru_cache(maxsize=8)
+def _cached_config(path: str) -> PreTrainedConfig:
+    return load_config(path)

@@ -1,0 +1,80 @@
+"""Fine-tuning of a distilled encoder on a classification or regression task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from transformers import BatchEncoding, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from kdnas.checkpoints import PACK, pack
+from kdnas.modules.optimization import adamw, linear_schedule
+
+
+class FineTuner(L.LightningModule):
+    """A sequence classifier (or, with one label, a regressor) trained on hard labels.
+
+    Args:
+        source: called with `num_labels`, gives the model and its tokenizer.
+        num_labels: classes; 1 for regression.
+        metrics: torchmetrics objects by name, computed on predicted classes (or values); the first decides which
+            epoch is the best.
+        learning_rate, warmup, betas, weight_decay: as in `StudentDistiller`.
+
+    Logs:
+        `train/loss`, and `val/<metric>` over all held-out rows.
+    """
+
+    mode = "max"
+
+    def __init__(
+        self,
+        source: Any,
+        num_labels: int,
+        metrics: Mapping[str, Any],
+        learning_rate: float = 2e-5,
+        warmup: float = 0.06,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.model: PreTrainedModel
+        self.tokenizer: Tokenizer
+        self.model, self.tokenizer = source(num_labels=num_labels)
+        self.monitor = f"val/{next(iter(metrics))}"
+        self.metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
+        self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
+        self.results: list[dict[str, float]] = []
+
+    @property
+    def exports(self) -> dict[str, PreTrainedModel]:
+        """The Hugging Face model to leave behind, by the prefix of its weights."""
+        return {"model.": self.model}
+
+    def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
+        loss = self.model(**batch).loss
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["labels"]))
+        return loss
+
+    def validation_step(self, batch: BatchEncoding, _: int) -> None:
+        logits = self.model(**batch).logits.float()
+        predicted = logits.squeeze(-1) if self.model.config.num_labels == 1 else logits.argmax(-1)
+        self.metrics.update(predicted, batch["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        computed = {name: torch.as_tensor(value).float() for name, value in self.metrics.compute().items()}
+        self.metrics.reset()
+        self.log_dict(computed, prog_bar=True)
+        self.results = [{name.removeprefix("val/"): float(value) for name, value in computed.items()}]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = adamw(self.model, self.learning_rate, self.betas, self.weight_decay)
+        return linear_schedule(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[PACK] = pack(self.exports, self.tokenizer)

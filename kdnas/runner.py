@@ -1,0 +1,167 @@
+"""One run: builds the data, the module and the trainer from a config, fits, and leaves the result behind.
+
+`train.py` and every job of `search.py` come here. Scoring a candidate is an ordinary distillation with two more
+callbacks and its stage's settings.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lightning as L
+import optuna
+import transformers
+from filelock import FileLock
+from hydra import compose
+from kdnas.config import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from kdnas.architecture import Architecture
+from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress
+from kdnas.checkpoints import read
+from kdnas.errors import ConfigError
+from kdnas.search.study import Study, open_storage
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Runs one config and returns its held-out metrics (the first student's).
+
+    Raises:
+        ConfigError: bad input, before anything is trained.
+    """
+    stages = cfg.search.stages
+    if cfg.stage not in stages:
+        raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages)}")
+    cfg = OmegaConf.merge(cfg, stages[cfg.stage])  # type: ignore[assignment]
+    quieten()
+    try:
+        with failures_told(cfg):
+            ensure_teacher(cfg)
+            return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
+    finally:
+        gc.collect()  # the next candidate of this process needs the memory
+
+
+def quieten() -> None:
+    """Leaves the terminal to what a user can use."""
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (r".*exists and is not empty", r".*LeafSpec", r".*smaller than the logging interval", r".*does not have many workers"):
+        warnings.filterwarnings("ignore", message)
+
+
+def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule, LatencyBenchmark | None]:
+    """The module, the data module and (for distillation) the latency callback of a config."""
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    latency = instantiate(cfg.latency) if cfg.latency else None
+    architectures = {"architectures": [architecture(values) for values in cfg.architectures]} if cfg.architectures else {}
+    module = instantiate(cfg.module, **architectures)
+    return module, instantiate(cfg.data, tokenizer=module.tokenizer), latency
+
+
+def architecture(values: DictConfig) -> Architecture:
+    """From five values, or from whatever `_target_` says gives them."""
+    if "_target_" in values:
+        return instantiate(values)
+    return Architecture.of(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+
+
+def prepare(cfg: DictConfig) -> dict[str, float]:
+    """Everything that a search's jobs need, made or refused before the first of them."""
+    cfg.architectures = [instantiate(cfg.space).example.to_dict()]
+    _, data, _ = build(cfg)
+    data.setup("fit")
+    return {}
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Fits, from `last.ckpt` if the folder holds one; validates the best (or last) weights, exports them and tells."""
+    output, export = Path(cfg.paths.output), cfg.paths.export
+    module, data, latency = build(cfg)
+    data.setup("fit")
+    last = resumable(output / "last.ckpt", module)
+    checkpoint = ModelCheckpoint(
+        output,
+        filename="best",
+        monitor=module.monitor,
+        mode=module.mode,
+        save_top_k=1 if export else 0,
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[L.Callback] = [checkpoint, Progress(cfg.title)]
+    if latency:
+        callbacks.append(latency)
+    if export:
+        callbacks.append(ExportModels(export))
+    if cfg.search.trials:
+        study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
+        callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger))
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    best = checkpoint.best_model_path or None
+    trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    if export:
+        log.info("wrote %s and %s", best, output / "last.ckpt")
+    else:
+        (output / "last.ckpt").unlink(missing_ok=True)
+    return dict(module.results[0])
+
+
+def resumable(path: Path, module: L.LightningModule) -> str | None:
+    """A checkpoint to go on from, if there is one; refused before training if it does not fit."""
+    if not path.is_file():
+        return None
+    module.on_load_checkpoint(read(path, "paths.output"))
+    log.info("going on from %s", path)
+    return str(path)
+
+
+def open_study(cfg: DictConfig, controller: Any = None) -> Study:
+    return Study(open_storage(Path(cfg.search.dir)), cfg.stage, controller)
+
+
+@contextmanager
+def failures_told(cfg: DictConfig) -> Iterator[None]:
+    """A job of a search that raises says so to its trials, and leaves the traceback in its own log."""
+    trials: Sequence[int] = cfg.search.trials or ()
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if not trials:
+            raise
+        log.exception("this candidate failed")
+        study = open_study(cfg)
+        reason = str(error).strip().splitlines()
+        for trial in trials:
+            study.fail(trial, f"{type(error).__name__}: {reason[0] if reason else ''}")
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error  # a SystemExit would end the whole sweep
+
+
+def ensure_teacher(cfg: DictConfig) -> None:
+    """Trains the teacher if its config says how and it is not there yet; then it is kept and reused."""
+    steps = cfg.teacher.get("prepare")
+    folder = Path(cfg.teacher.path)
+    if not steps or folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            log.info("the teacher %s is not there yet: training it", folder)
+            overrides = [*steps, f"paths.export={folder}", f"paths.output={folder}.training", f"paths.runs={cfg.paths.runs}"]
+            run(compose("train", overrides))

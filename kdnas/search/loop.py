@@ -1,0 +1,162 @@
+"""The episode loop: propose, evaluate, learn; then distil the best in full."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from kdnas.architecture import Architecture, SearchSpace
+from kdnas.errors import ConfigError
+from kdnas.search.study import ControllerFactory, Observation, Study
+
+log = logging.getLogger(__name__)
+
+Gang = list[FrozenTrial]
+"""The trials that one job carries."""
+
+Evaluate = Callable[[str, list[Gang]], None]
+"""Runs the jobs of a stage (`mini` or `full`) and returns when every one has ended, whatever became of it."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How long to search.
+
+    Args:
+        episodes: rounds of candidates.
+        candidates: of one episode.
+        finalists: the best candidates, distilled in full at the end; 0 for none.
+        gang: candidates that one job trains together, on one pass of the teacher.
+    """
+
+    episodes: int
+    candidates: int
+    finalists: int
+    gang: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("candidates", 1), ("finalists", 0), ("gang", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"search.{name}={value}: must be a whole number from {least}")
+
+
+class Search:
+    """One search, from wherever its studies stand to the end.
+
+    Args:
+        mini, full: the studies of the candidates and of the finalists.
+        space, controller, seed: what to choose from, what chooses.
+        evaluate: runs jobs; a job tells its own trials.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        mini: Study,
+        full: Study,
+        space: SearchSpace,
+        controller: ControllerFactory,
+        seed: int,
+        evaluate: Evaluate,
+    ) -> None:
+        self.settings, self.mini, self.full = settings, mini, full
+        self.space, self.controller, self.seed, self.evaluate = space, controller, seed, evaluate
+
+    def run(self) -> None:
+        """Every episode, then the finalists. What has finished before is kept."""
+        for episode in range(self.settings.episodes):
+            self.mini.propose(self.settings.candidates, episode, self.space, self.controller, self.seed)
+            self._finish("mini", self.mini)
+        best = self.mini.ranked()[: self.settings.finalists]
+        if not best:
+            raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
+        known = {trial.user_attrs["candidate"] for trial in self.full.trials()}
+        for seen in best:
+            if seen.trial not in known:
+                self.full.add(seen.architecture, {"episode": 0, "origin": seen.origin, "candidate": seen.trial})
+        self._finish("full", self.full)
+        self.mini.optuna.set_user_attr("finished", True)
+
+    def _finish(self, stage: str, study: Study) -> None:
+        pending = study.trials(TrialState.RUNNING)
+        size = self.settings.gang if stage == "mini" else 1
+        gangs = [pending[i : i + size] for i in range(0, len(pending), size)]
+        if gangs:
+            self.evaluate(stage, gangs)
+        for trial in study.trials(TrialState.RUNNING):
+            study.fail(trial.number, "the job ended without a word")
+
+
+def reasons(study: Study) -> str:
+    """Why trials failed, counted, the commonest first."""
+    failed = [trial.user_attrs.get("reason", "unknown") for trial in study.trials(TrialState.FAIL)]
+    counted = sorted({reason: failed.count(reason) for reason in failed}.items(), key=lambda item: -item[1])
+    return "; ".join(f"{count} x {reason}" for reason, count in counted) or "none failed"
+
+
+class Narrator:
+    """Says, a line each, what becomes of the candidates: how far the search is, how good, how long it will take.
+
+    Args:
+        settings: of the search.
+        say: takes a line.
+    """
+
+    def __init__(self, settings: SearchSettings, say: Callable[[str], None] = log.info) -> None:
+        self.settings, self.say = settings, say
+        self.told: set[int] = set()
+        self.start = time.monotonic()
+
+    def skip(self, study: Study) -> None:
+        """Says nothing of what had ended before, but that it is kept."""
+        ended = [trial for trial in study.trials() if trial.state.is_finished()]
+        self.told |= {trial.number for trial in ended}
+        if ended:
+            self.say(f"going on with {len(ended)} candidates that have ended before")
+        self.before = len(ended)
+
+    def narrate(self, study: Study) -> None:
+        """A line for every trial that has ended since the last call."""
+        for trial in study.trials():
+            if trial.state.is_finished() and trial.number not in self.told:
+                self.told.add(trial.number)
+                self.say(self._line(trial, study.observations))
+
+    def _line(self, trial: FrozenTrial, seen: Sequence[Observation]) -> str:
+        total = self.settings.episodes * self.settings.candidates
+        episode = trial.user_attrs["episode"]
+        where = f"episode {episode + 1}/{self.settings.episodes}, candidate {trial.number + 1}/{total}"
+        architecture = Architecture.of(trial.params)
+        if trial.state != TrialState.COMPLETE:
+            return f"{where} {architecture}: failed: {trial.user_attrs.get('reason', 'unknown')}"
+        observation = Observation.of(trial)
+        best = max(seen, key=lambda other: other.reward)
+        return (
+            f"{where} {architecture}: {_figures(observation)}, reward {observation.reward:.4f}; "
+            f"best so far {best.reward:.4f} {best.architecture}; {self._left(total)}"
+        )
+
+    def _left(self, total: int) -> str:
+        done = len(self.told) - self.before
+        seconds = (time.monotonic() - self.start) / max(done, 1) * (total - len(self.told))
+        return f"about {duration(seconds)} of candidates left"
+
+
+def _figures(observation: Observation) -> str:
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in observation.metrics.items())
+    latency: dict[str, Any] = dict(observation.cost.latency) if observation.cost else {}
+    return ", ".join([metrics, *(f"{value.median:.2f} ms on {device}" for device, value in latency.items())])
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: 40 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,264 @@
+"""The study: every observation of a search, kept by Optuna in an append-only journal.
+
+A search folder holds one journal with two Optuna studies, named after the stages that fill them: `mini` (the
+candidates, scored by mini-KD) and `full` (the finalists, distilled in full). Candidates' trials carry, as user
+attributes, what `Observation` reads back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from kdnas.architecture import Architecture, SearchSpace
+from kdnas.errors import ConfigError
+
+JOURNAL = "study.journal"
+REPEATS = 50
+"""Proposals already known or outside the space that a controller may make in a row before one is drawn for it."""
+
+ControllerFactory = Callable[..., BaseSampler]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for one inference: the median, and half the width of the middle 90 %."""
+
+    median: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs to run: parameters, FLOPs of one inference, latency by accelerator."""
+
+    parameters: int
+    flops: int
+    latency: Mapping[str, Latency]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Cost:
+        latency = {device: Latency(**measured) for device, measured in values["latency"].items()}
+        return cls(int(values["parameters"]), int(values["flops"]), latency)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One finished candidate: what was asked, what came out."""
+
+    trial: int
+    episode: int
+    architecture: Architecture
+    origin: str
+    """`random` or `controller`: who chose it."""
+    prediction: float | None
+    """The reward that the controller expected when it was asked, if it says."""
+    reward: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Held-out results; always holds `loss`."""
+    cost: Cost | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Observation:
+        attributes = trial.user_attrs
+        assert trial.value is not None
+        return cls(
+            trial=trial.number,
+            episode=attributes["episode"],
+            architecture=Architecture.of(trial.params),
+            origin=attributes["origin"],
+            prediction=attributes.get("prediction"),
+            reward=trial.value,
+            metrics=attributes.get("metrics", {}),
+            cost=Cost.of(attributes["cost"]) if "cost" in attributes else None,
+            seconds=attributes.get("seconds", 0.0),
+        )
+
+
+def open_storage(folder: Path) -> BaseStorage:
+    """The journal of a search folder (made when absent)."""
+    return JournalStorage(JournalFileBackend(os.fspath(folder / JOURNAL)))
+
+
+class Study:
+    """One stage's observations.
+
+    Args:
+        storage: an Optuna storage; `open_storage` gives the one of a search folder.
+        stage: `mini` or `full`.
+        controller: the sampler to tell of finished trials, if it learns from them as they come.
+    """
+
+    def __init__(self, storage: BaseStorage, stage: str = "mini", controller: BaseSampler | None = None) -> None:
+        self.optuna = optuna.create_study(
+            storage=storage,
+            study_name=stage,
+            sampler=controller or RandomSampler(),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    # -- what is known
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
+
+    @property
+    def observations(self) -> list[Observation]:
+        """The finished candidates, in the order they were proposed."""
+        return [Observation.of(trial) for trial in self.trials(TrialState.COMPLETE)]
+
+    def ranked(self) -> list[Observation]:
+        """The finished candidates, best reward first."""
+        return sorted(self.observations, key=lambda seen: (-seen.reward, seen.trial))
+
+    def architecture(self, number: int) -> Architecture:
+        return Architecture.of(self.trials()[number].params)
+
+    @property
+    def teacher(self) -> Cost | None:
+        known = self.optuna.user_attrs.get("teacher")
+        return Cost.of(known) if known else None
+
+    @teacher.setter
+    def teacher(self, cost: Cost) -> None:
+        self.optuna.set_user_attr("teacher", cost.to_dict())
+
+    # -- asking
+
+    def propose(self, count: int, episode: int, space: SearchSpace, controller: ControllerFactory, seed: int) -> None:
+        """Makes the running trials of an episode: `count` architectures that no earlier episode has seen.
+
+        What is chosen is a function of the earlier episodes' trials and the seed alone: the controller picks in a
+        rehearsal, a study in memory that holds a copy of them. So a proposal that is thrown away leaves no trace,
+        and an episode that was cut short while it was being written is completed with the same architectures. Fewer
+        than `count` come when the space runs out.
+        """
+        earlier = [trial for trial in self.trials() if trial.user_attrs["episode"] < episode]
+        there = {Architecture.of(trial.params) for trial in self.trials() if trial.user_attrs["episode"] == episode}
+        sampler = controller(seed=seed + episode)
+        origin = "random" if isinstance(sampler, RandomSampler) else "controller"
+        rehearsal = optuna.create_study(sampler=sampler, direction="maximize")
+        rehearsal.add_trials(earlier)
+        seen = {Architecture.of(trial.params) for trial in earlier}
+        rng = Random(seed + episode)
+        for _ in range(count):
+            try:
+                trial = self._rehearse(rehearsal, episode, space, seen, rng)
+            except LookupError:
+                return
+            chosen = Architecture.of(trial.params)
+            seen.add(chosen)
+            if chosen not in there:
+                self.add(chosen, {"origin": origin, **trial.user_attrs}, trial.system_attrs, space)
+
+    @staticmethod
+    def _rehearse(
+        rehearsal: optuna.Study, episode: int, space: SearchSpace, seen: set[Architecture], rng: Random
+    ) -> FrozenTrial:
+        """The controller's next proposal; after too many that are of no use, a random one."""
+        distributions = distributions_of(space)
+        for _ in range(REPEATS):
+            rehearsal.enqueue_trial({}, user_attrs={"episode": episode})
+            trial = rehearsal.ask(distributions)
+            if _architecture(trial.params) in space and _architecture(trial.params) not in seen:
+                return rehearsal.get_trials(deepcopy=False)[trial.number]
+            trial.set_user_attr("rejected", True)
+            rehearsal.tell(trial, state=TrialState.FAIL)
+        drawn = space.sample(rng, besides=seen)
+        rehearsal.enqueue_trial(drawn.to_dict(), user_attrs={"episode": episode, "origin": "random"})
+        return rehearsal.get_trials(deepcopy=False)[rehearsal.ask(distributions).number]
+
+    def add(
+        self,
+        architecture: Architecture,
+        attributes: Mapping[str, Any],
+        system_attributes: Mapping[str, Any] | None = None,
+        space: SearchSpace | None = None,
+    ) -> None:
+        """Adds a running trial, in one write. Without a space, a trial's only choice is its architecture."""
+        params = architecture.to_dict()
+        single: dict[str, BaseDistribution] = {name: CategoricalDistribution([value]) for name, value in params.items()}
+        self.optuna.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=params,
+                distributions=distributions_of(space) if space else single,
+                user_attrs=dict(attributes),
+                system_attrs={k: v for k, v in (system_attributes or {}).items() if k != "fixed_params"},
+            )
+        )
+
+    # -- telling
+
+    def tell(
+        self, number: int, reward: float, metrics: Mapping[str, float], cost: Cost, **more: float | str | None
+    ) -> None:
+        """Records what came out of a running trial.
+
+        Args:
+            more: further attributes of the trial: the `seconds` it took, the `export` folder it left.
+        """
+        trial = self._running(number)
+        trial.set_user_attr("metrics", dict(metrics))
+        for name, value in more.items():
+            trial.set_user_attr(name, value)
+        trial.set_user_attr("cost", cost.to_dict())
+        self.optuna.tell(number, reward)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Records that a trial came to nothing. A finished one stays as it is."""
+        if not self.trials()[number].state.is_finished():
+            self._running(number).set_user_attr("reason", reason)
+            self.optuna.tell(number, state=TrialState.FAIL)
+
+    def _running(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self.optuna, self.trials()[number]._trial_id)
+
+
+def _architecture(params: Mapping[str, Any]) -> Architecture | None:
+    """None where heads do not divide: a point of the grid that is no architecture."""
+    try:
+        return Architecture.of(params)
+    except ConfigError:
+        return None
+
+
+def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
+    return {name: CategoricalDistribution(values) for name, values in space.dimensions.items()}
+
+
+def ranked_architecture(search: str, rank: int = 1) -> Architecture:
+    """The architecture that came out `rank`-th of a finished search (`architecture=from_search`).
+
+    Args:
+        search: its folder.
+
+    Raises:
+        ConfigError: no search there, an unfinished one, or fewer finished candidates than `rank`.
+    """
+    folder = Path(search)
+    if not (folder / JOURNAL).is_file():
+        raise ConfigError(f"search.dir={search}: holds no search (no {JOURNAL})")
+    study = Study(open_storage(folder))
+    if not study.optuna.user_attrs.get("finished"):
+        raise ConfigError(f"search.dir={search}: this search has not finished; run the same command again to go on")
+    best = study.ranked()
+    if not 1 <= rank <= len(best):
+        raise ConfigError(f"architecture.rank={rank}: must be from 1 to {len(best)}, the candidates of {search}")
+    return best[rank - 1].architecture

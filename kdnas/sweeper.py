@@ -1,0 +1,206 @@
+"""The search as a Hydra sweeper: who chooses is the controller, where jobs run is the launcher.
+
+Hydra imports this at every start, so nothing heavy is imported until a search begins.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from kdnas.config import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from kdnas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kdnas.search.loop import Gang, Narrator, SearchSettings
+    from kdnas.search.study import Study
+
+log = logging.getLogger(__name__)
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the study while jobs run."""
+
+
+class KDNASSweeper(Sweeper):
+    """Runs one search; `hydra/sweeper=kdnas`. Jobs report through the study, so return values do not count."""
+
+    def __init__(self) -> None:
+        self.launcher: Launcher
+        self.config: DictConfig
+        self.overrides: list[str]
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        try:
+            self._search(arguments)
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
+
+    def _search(self, arguments: list[str]) -> None:
+        from kdnas import report
+        from kdnas.search.loop import Narrator, Search, SearchSettings
+        from kdnas.search.study import Study, open_storage
+
+        self.overrides = arguments
+        refuse_sweeps(arguments)
+        search = self.config.search
+        settings = SearchSettings(search.episodes, search.candidates, search.finalists, search.gang)
+        instantiate(self.config.reward)
+        controller = instantiate(self.config.controller)
+        controller(seed=self.config.seed)
+        self.folder = Path(search.dir)
+        make_folder(self.folder, fresh=search.fresh)
+
+        with log_to(self.folder / "search.log"):
+            self._launch([["stage=prepare", "job=prepare"]], strict=True)
+            space = instantiate(self.config.space)
+            mini, full = (Study(open_storage(self.folder), stage) for stage in ("mini", "full"))
+            refuse_changes(mini, self.config)
+            log.info("searching %s architectures in %s", space.size, self.folder)
+            narrator = Narrator(settings, log.info)
+            narrator.skip(mini)
+
+            def evaluate(stage: str, gangs: list[Gang]) -> None:
+                with watching(mini, narrator):
+                    self._launch([self._job(stage, gang, settings) for gang in gangs])
+
+            Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
+            written = report.write(self.folder, mini, full, search.finalists, self.config.name)
+            report.print_table(report.table(mini, full, search.finalists))
+            log.info("%s", report.summary(mini, full, self.folder, self.config.name, written))
+
+    def _job(self, stage: str, gang: Gang, settings: SearchSettings) -> list[str]:
+        """The overrides that make a job of these trials; after the user's own, enough to repeat it by hand."""
+        numbers = [trial.number for trial in gang]
+        architectures = ",".join(
+            "{" + ",".join(f"{name}:{value}" for name, value in trial.params.items()) + "}" for trial in gang
+        )
+        names = "+".join(f"{number:04d}" for number in numbers)
+        which = f"candidate {'+'.join(str(number + 1) for number in numbers)}" if stage == "mini" else f"finalist {numbers[0] + 1}"
+        where = f"episode {gang[0].user_attrs['episode'] + 1}/{settings.episodes} " if stage == "mini" else ""
+        return [
+            f"stage={stage}",
+            f"job={stage}/{names}",
+            f"title='{where}{which}'",
+            f"architectures=[{architectures}]",
+            f"search.trials=[{','.join(str(number) for number in numbers)}]",
+        ]
+
+    def _launch(self, jobs: list[list[str]], strict: bool = False) -> None:
+        """Runs jobs to their end. One that dies takes nothing with it, unless `strict`: then its error is raised."""
+        try:
+            returns = self.launcher.launch([[*self.overrides, *job] for job in jobs], initial_job_idx=0)
+        except Exception as error:
+            if strict:
+                raise
+            log.error("the launcher gave up: %s", error)
+            return
+        for returned in returns:
+            if strict and returned.status == JobStatus.FAILED:
+                returned.return_value  # noqa: B018 - raises what the job raised
+
+
+def refuse_sweeps(overrides: list[str]) -> None:
+    """`search.py` chooses the architectures itself; a comma sweep would be a second search."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line}: search.py takes one value a key; run it once for each, "
+                "or list the values of a dimension as space.<dimension>=[...]"
+            )
+
+
+def make_folder(folder: Path, fresh: bool) -> None:
+    """The search folder, writable. `fresh` first moves what is there aside."""
+    try:
+        if fresh and folder.exists():
+            taken = {path.name for path in folder.parent.iterdir()}
+            old = next(name for i in range(1, 10**6) if (name := f"{folder.name}.old-{i}") not in taken)
+            folder.rename(folder.with_name(old))
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"search.dir={folder}: cannot be written to ({error.strerror})") from error
+
+
+def refuse_changes(study: Study, config: DictConfig) -> None:
+    """Observations are only comparable under the same settings; the first run's are kept in the study."""
+    names = ("teacher", "data", "objective", "module", "reward", "latency", "search.mini", "seed")
+    chosen = {name: OmegaConf.select(config, name) for name in names}
+    settings = {}
+    for name, value in chosen.items():
+        plain = OmegaConf.to_container(value, resolve=False) if isinstance(value, DictConfig) else value
+        settings |= flatten({name: plain})
+    known = study.optuna.user_attrs.get("settings")
+    if known is None:
+        study.optuna.set_user_attr("settings", settings)
+        return
+    for key in sorted(known.keys() | settings.keys()):
+        if known.get(key) != settings.get(key):
+            raise ConfigError(
+                f"{key}={settings.get(key)}: the search in this folder was made with {known.get(key)}, and its "
+                "observations would not compare; use another search.dir, or search.fresh=true to start over"
+            )
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; lists as JSON."""
+    if isinstance(values, dict):
+        flat: dict[str, Any] = {}
+        for name, value in values.items():
+            flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
+        return flat
+    return {prefix: json.dumps(values) if isinstance(values, list) else values}
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Everything that the search says of itself, also in a file. Jobs reset the root logger, not this one."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger = logging.getLogger("kdnas")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def watching(study: Study, narrator: Narrator) -> Iterator[None]:
+    """Narrates in the background while jobs run, wherever they run."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_EVERY):
+            narrator.narrate(study)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        narrator.narrate(study)

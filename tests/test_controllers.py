@@ -1,0 +1,494 @@
+"""The controllers: the papers' LSTM against independent arithmetic, and what every one of them must keep to."""
+
+import random
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase
+from optuna.trial import TrialState, create_trial
+from scipy.stats import spearmanr
+
+from kdnas.architecture import Architecture, SearchSpace
+from kdnas.errors import ConfigError
+from kdnas.search import predictor
+from kdnas.search.controllers import FeedbackSampler
+from kdnas.search.predictor import Memory, RewardPredictor, Settings, controller_loss, learn
+from kdnas.search.study import Cost, Study, open_storage
+
+CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "controller"
+CONTROLLERS = ["feedback", "feedback_paper", "random", "tpe", "gp", "nsgaii"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    threads, verbosity = torch.get_num_threads(), optuna.logging.get_verbosity()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    torch.set_num_threads(threads)
+    optuna.logging.set_verbosity(verbosity)
+
+
+class TestAsOptunaSampler(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    @pytest.fixture
+    def sampler(self):
+        return partial(FeedbackSampler, candidates=3, epsilon=0.5, epochs=2, seed=0)
+
+
+# -- every controller, as a search uses it
+
+
+def space(constraints=()) -> SearchSpace:
+    """96 points. Five heads divide neither hidden size."""
+    return SearchSpace([3, 4, 6, 12], [2, 4, 5], [192, 384], [384, 768], ["gelu", "relu"], constraints)
+
+
+def shallow_if_wide(candidate: Architecture) -> bool:
+    return candidate.num_hidden_layers < 12 or candidate.hidden_size < 384
+
+
+def reward(candidate: Architecture) -> float:
+    depth = candidate.num_hidden_layers / 12
+    return depth * (1.6 - depth) + candidate.hidden_size / 1000 + 0.1 * (candidate.hidden_act == "gelu")
+
+
+def factory(name: str, folder: Path, candidates: int = 6):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        controller = compose(name)
+    search = {"candidates": candidates, "dir": str(folder)}
+    return instantiate(OmegaConf.create({"seed": 3, "search": search, "controller": controller}).controller)
+
+
+def play(study: Study, failing=lambda number: number % 5 == 2) -> None:
+    """Ends the running trials, some of them by failure."""
+    for trial in study.trials(TrialState.RUNNING):
+        if failing(trial.number):
+            study.fail(trial.number, "out of memory")
+        else:
+            study.tell(trial.number, reward(Architecture.of(trial.params)), {"loss": 0.5}, Cost(1, 1, {}))
+
+
+def architectures(study: Study) -> list[Architecture]:
+    return [Architecture.of(trial.params) for trial in study.trials()]
+
+
+def search(folder: Path, name: str, seed: int = 0, episodes: int = 4, reopen: bool = False) -> list[Architecture]:
+    folder.mkdir(exist_ok=True)
+    study = Study(open_storage(folder))
+    for episode in range(episodes):
+        if reopen and episode == 2:
+            study = Study(open_storage(folder))
+        study.propose(6, episode, space([shallow_if_wide]), factory(name, folder), seed)
+        play(study)
+    return architectures(study)
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+class TestEveryController:
+    def test_proposes_new_members_of_the_space_only(self, name, tmp_path):
+        study = Study(open_storage(tmp_path))
+        for episode in range(4):
+            study.propose(6, episode, space([shallow_if_wide]), factory(name, tmp_path), seed=0)
+            assert len(study.trials(TrialState.RUNNING)) == 6
+            play(study)
+        found = architectures(study)
+        assert len(set(found)) == 24
+        assert all(shallow_if_wide(one) and one.num_attention_heads != 5 for one in found)
+        assert {trial.user_attrs["origin"] for trial in study.trials()} <= {"random", "controller"}
+        assert [trial.user_attrs["episode"] for trial in study.trials()] == sorted([0, 1, 2, 3] * 6)
+
+    def test_same_seed_same_search_and_another_seed_another(self, name, tmp_path):
+        first, again, other = (search(tmp_path / run, name, seed) for run, seed in [("a", 0), ("b", 0), ("c", 100)])
+        assert first == again
+        assert first != other
+
+    def test_a_restart_changes_nothing(self, name, tmp_path):
+        through = search(tmp_path / "through", name)
+        assert search(tmp_path / "restarted", name, reopen=True) == through
+        for copy in (tmp_path / "through").glob("*.pt"):
+            copy.unlink()
+        studies = [Study(open_storage(tmp_path / run)) for run in ("through", "restarted")]
+        studies[0].propose(6, 4, space([shallow_if_wide]), factory(name, tmp_path / "through"), seed=0)
+        for count in (2, 6):  # An episode cut short while it was written, then completed.
+            studies[1].propose(count, 4, space([shallow_if_wide]), factory(name, tmp_path / "restarted"), seed=0)
+        assert architectures(studies[0]) == architectures(studies[1])
+
+    def test_goes_on_after_an_episode_of_failures(self, name, tmp_path):
+        study = Study(open_storage(tmp_path))
+        for episode in range(3):
+            study.propose(6, episode, space(), factory(name, tmp_path), seed=0)
+            play(study, failing=lambda _, episode=episode: episode != 1)
+        assert len(set(architectures(study))) == 18
+
+    def test_runs_a_small_space_to_exhaustion(self, name, tmp_path):
+        small = SearchSpace([3, 4, 6], [2], [192], [384, 768], ["gelu", "relu"], [lambda one: one.hidden_act == "gelu"])
+        study = Study(open_storage(tmp_path))
+        for episode in range(3):
+            study.propose(4, episode, small, factory(name, tmp_path, candidates=4), seed=0)
+            play(study, failing=lambda number: number == 1)
+        assert sorted(map(str, architectures(study))) == sorted(map(str, small.members))
+
+
+# -- the predictor
+
+SETTINGS = Settings(
+    hidden_size=32, embedding=4, learning_rate=1e-2, decay=0.5, epochs=3, replay=False, standardise=False, seed=1
+)
+SIZES = [3, 2, 4]
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_reads_global_best_then_previous_best_then_candidate():
+    """Against the LSTM's equations in NumPy (PyTorch's order of gates: input, forget, cell, output)."""
+    model = RewardPredictor(SIZES, embedding=4, hidden_size=32, seed=0)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(3)  # Larger weights, so that every step shows in the result.
+    weights = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
+    memory, candidate = Memory(global_best=(2, 0, 3), previous_best=(0, 1, 1)), (1, 1, 0)
+    hidden, cell = np.zeros(32), np.zeros(32)
+    for state in [memory.global_best, memory.previous_best, candidate]:
+        step = np.concatenate([weights[f"embeddings.{axis}.weight"][index] for axis, index in enumerate(state)])
+        gates = weights["lstm.weight_ih_l0"] @ step + weights["lstm.bias_ih_l0"]
+        gates = gates + weights["lstm.weight_hh_l0"] @ hidden + weights["lstm.bias_hh_l0"]
+        into, forget, new, out = np.split(gates, 4)
+        cell = sigmoid(forget) * cell + sigmoid(into) * np.tanh(new)
+        hidden = sigmoid(out) * np.tanh(cell)
+    expected = weights["head.weight"][0] @ hidden + weights["head.bias"][0]
+    inputs = memory.inputs([candidate, (0, 0, 0)])
+    assert inputs.shape == (2, 3, 3)
+    assert model(inputs)[0].item() == pytest.approx(expected, abs=1e-5)
+    assert model(inputs[:, [1, 0, 2]])[0].item() != pytest.approx(expected, abs=1e-3)
+
+
+def test_loss_is_half_the_sum_of_squares():
+    assert controller_loss(torch.tensor([1.0, 2.0, -1.0]), torch.tensor([3.0, 2.0, 0.0])).item() == 2.5
+
+
+def test_memory_keeps_the_best_of_all_and_of_the_last_episode():
+    start = Memory.start(SIZES, seed=0)
+    assert start.global_best == start.previous_best
+    first = start.after([((0, 0, 0), -5.0), ((1, 0, 0), -2.0), ((2, 0, 0), -3.0)])
+    assert (first.global_best, first.previous_best) == ((1, 0, 0), (1, 0, 0)), "a first reward below 0 still counts"
+    second = first.after([((0, 1, 0), -4.0), ((0, 1, 1), -2.5)])
+    assert (second.global_best, second.previous_best) == ((1, 0, 0), (0, 1, 1))
+    third = second.after([((0, 0, 1), -2.0), ((0, 0, 2), -2.0)])
+    assert (third.global_best, third.previous_best) == ((0, 0, 2), (0, 0, 2)), "of equals, the last"
+
+
+EPISODES = [
+    [((0, 0, 0), 0.1), ((1, 1, 1), 0.9), ((2, 0, 2), 0.5)],
+    [((0, 1, 3), 0.3), ((2, 1, 0), 0.7)],
+    [((1, 0, 3), 0.2), ((0, 0, 1), 0.4)],
+]
+
+
+@pytest.mark.parametrize("replay", [False, True])
+@pytest.mark.parametrize("standardise", [False, True])
+def test_trains_after_each_episode_as_the_papers_say(replay, standardise):
+    """Against the same training written out for three episodes."""
+    settings = Settings(**{**SETTINGS.__dict__, "replay": replay, "standardise": standardise})
+    start = Memory.start(SIZES, 1).global_best
+    contexts = [(start, start), ((1, 1, 1), (1, 1, 1)), ((1, 1, 1), (2, 1, 0))]
+    model = RewardPredictor(SIZES, 4, 32, seed=1)
+    optimizer = torch.optim.RMSprop(model.parameters(), alpha=0.95)
+    for number in range(3):
+        optimizer.param_groups[0]["lr"] = [1e-2, 5e-3, 2.5e-3][number]
+        so_far = np.array([reward for episode in EPISODES[: number + 1] for _, reward in episode])
+        mean, deviation = (so_far.mean(), so_far.std()) if standardise else (0, 1)
+        for _ in range(3):
+            for past in range(number + 1) if replay else [number]:
+                states = torch.tensor([[*contexts[past], state] for state, _ in EPISODES[past]])
+                target = torch.tensor([(reward - mean) / deviation for _, reward in EPISODES[past]]).float()
+                optimizer.zero_grad()
+                (0.5 * (target - model(states)) ** 2).sum().backward()
+                optimizer.step()
+    learned = learn(EPISODES, SIZES, settings)
+    for mine, theirs in zip(model.parameters(), learned.model.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+    assert (learned.memory.global_best, learned.memory.previous_best) == ((1, 1, 1), (0, 0, 1))
+    raw = model(torch.tensor([[(1, 1, 1), (0, 0, 1), (2, 0, 0)]])).item()
+    assert learned.predict([(2, 0, 0)])[0] == pytest.approx(raw * deviation + mean, abs=1e-5)
+
+
+def test_trains_where_gradients_are_switched_off():
+    with torch.inference_mode():
+        inside = learn(EPISODES, SIZES, SETTINGS).predict([(0, 0, 0)])
+    assert inside == learn(EPISODES, SIZES, SETTINGS).predict([(0, 0, 0)])
+    assert inside != learn(EPISODES[:1], SIZES, SETTINGS).predict([(0, 0, 0)])
+
+
+# -- the sampler
+
+GRID = {
+    "layers": CategoricalDistribution((3, 4, 6, 12)),
+    "act": CategoricalDistribution(("gelu", "relu", "silu")),
+    "width": IntDistribution(64, 256, step=64),
+}
+
+
+def value(params) -> float:
+    return 50 + params["layers"] + params["width"] / 64 - 3 * (params["act"] == "relu")
+
+
+def sampler(**kwargs) -> FeedbackSampler:
+    return FeedbackSampler(**{"candidates": 4, "seed": 0, "epsilon_decay": 0.25, "epsilon_min": 0.25, **kwargs})
+
+
+def optimised(trials: int, direction: str = "maximize", **kwargs) -> optuna.Study:
+    study = optuna.create_study(sampler=sampler(**kwargs), direction=direction)
+    sign = 1 if direction == "maximize" else -1
+    for _ in range(trials):
+        trial = study.ask(GRID)
+        study.tell(trial, sign * value(trial.params))
+    return study
+
+
+def attributes(study: optuna.Study, name: str) -> list:
+    return [trial.user_attrs[name] for trial in study.trials]
+
+
+def test_epsilon_falls_to_its_minimum():
+    picks = FeedbackSampler(candidates=20).random_picks
+    assert [picks(episode) for episode in range(23)] == [20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 1, 1, 1]
+    picks = FeedbackSampler(candidates=8).random_picks
+    assert [picks(episode) for episode in (0, 1, 2, 3, 5, 10, 18, 19, 50)] == [8, 8, 8, 7, 6, 4, 1, 1, 1]
+
+
+def test_an_episode_is_the_controllers_picks_then_random_ones():
+    study = optimised(20)
+    r, c = "random", "controller"
+    assert attributes(study, "origin") == [r, r, r, r, c, r, r, r, c, c, r, r, c, c, c, r, c, c, c, r]
+    predictions = attributes(study, "prediction")
+    assert predictions[:4] == [None] * 4
+    assert all(45 < predicted < 75 for predicted in predictions[4:]), "in the units of the rewards"
+
+
+def test_controller_picks_are_the_best_predicted_of_what_is_not_seen():
+    study = optimised(12)
+    expected = sorted(sampler().expected(study), key=lambda point: -point[1])
+    assert len(expected) == 48
+    seen = [trial.params for trial in study.trials]
+    unseen = [(params, reward) for params, reward in expected if params not in seen]
+    asked = [study.ask(GRID) for _ in range(4)]
+    assert [trial.params for trial in asked[:3]] == [params for params, _ in unseen[:3]]
+    assert [trial.user_attrs["prediction"] for trial in asked[:3]] == [reward for _, reward in unseen[:3]]
+    assert asked[3].user_attrs["origin"] == "random"
+    assert asked[3].user_attrs["prediction"] == dict((str(p), reward) for p, reward in expected)[str(asked[3].params)]
+
+
+def test_minimising_is_maximising_the_negative():
+    up, down = optimised(16), optimised(16, direction="minimize")
+    assert [trial.params for trial in up.trials] == [trial.params for trial in down.trials]
+    assert attributes(up, "prediction")[4:] == [-predicted for predicted in attributes(down, "prediction")[4:]]
+
+
+def test_failed_trials_teach_nothing_but_are_seen_and_have_their_place():
+    study = optimised(9)
+    before = sampler().expected(study)
+    params = study.ask(GRID).params  # It stays running.
+    failed = study.ask(GRID)
+    study.tell(failed, state=TrialState.FAIL)
+    for state in (TrialState.FAIL, TrialState.PRUNED):
+        study.add_trial(create_trial(state=state, params=params, distributions=GRID))
+    assert sampler().expected(study) == before
+    study.add_trial(create_trial(value=99, params=params, distributions=GRID))
+    assert sampler().expected(study) != before
+    last = study.ask(GRID)
+    assert last.params not in [params, failed.params]
+    assert last.number == 14 and last.user_attrs["origin"] == "controller"
+
+
+def test_the_episode_is_the_trials_own_and_rejected_ones_have_no_place():
+    study = optimised(8)
+    origins = []
+    for rejected in [True, True, False, False, False]:
+        study.enqueue_trial({}, user_attrs={"episode": 7})
+        trial = study.ask(GRID)
+        trial.set_user_attr("rejected", rejected)
+        origins.append(trial.user_attrs["origin"])
+    assert origins == ["controller"] * 5
+    study.enqueue_trial({}, user_attrs={"episode": 7})
+    assert study.ask(GRID).user_attrs["origin"] == "random"
+    points = [str(trial.params) for trial in study.trials[8:]]
+    assert len(set(points)) == 6, "rejected ones are not proposed again"
+
+
+def test_never_repeats_until_all_is_seen():
+    study = optimised(4)
+    study.enqueue_trial({"layers": 3, "act": "silu", "width": 64})  # It waits.
+    waiting = study.trials[-1].number
+    study._storage.set_trial_state_values(study.trials[-1]._trial_id, TrialState.RUNNING)
+    for _ in range(48 - len({str(trial.params) for trial in study.trials if trial.params}) - 1):
+        study.ask(GRID)
+    points = [str(trial.params) for trial in study.trials[4:] if trial.number != waiting]
+    assert len(set(points)) == len(points)
+    assert "{'layers': 3, 'act': 'silu', 'width': 64}" not in points
+    extra = study.ask(GRID)
+    assert str(extra.params) in {str(trial.params) for trial in study.trials[:-1]} or extra.params["act"] == "silu"
+    assert extra.user_attrs["origin"] == "random"
+
+
+def test_learns_only_from_earlier_episodes():
+    """So that the order in which an episode's trials end cannot change what it proposes."""
+    proposals = []
+    for told in (0, 3):
+        study = optimised(8)
+        for _ in range(told):
+            trial = study.ask(GRID)
+            study.tell(trial, value(trial.params))
+        proposals.append([study.ask(GRID).params for _ in range(4 - told)][-1])
+    assert proposals[0] == proposals[1]
+
+
+def test_ranks_a_pool_of_a_space_too_large_to_list():
+    grid = {f"x{number}": IntDistribution(0, 9) for number in range(6)} | {"y": FloatDistribution(0, 1)}
+    study = optuna.create_study(sampler=sampler(epochs=1), direction="maximize")
+    for _ in range(10):
+        trial = study.ask(grid)
+        study.tell(trial, sum(trial.params.values()))
+    expected = sampler(epochs=1).expected(study)
+    assert 9_000 < len(expected) <= 10_000 and len(expected[0][0]) == 6
+    assert sampler(epochs=1).expected(study) == expected
+    assert attributes(study, "origin")[4] == "controller"
+    assert 0 <= study.trials[4].params["y"] <= 1
+
+
+def test_touches_no_global_generator():
+    states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    optimised(12)
+    assert [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()] == states
+
+
+# -- what it remembers
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The number of episodes of every training."""
+    calls = []
+    trained = predictor.learn
+    monkeypatch.setattr(predictor, "learn", lambda episodes, *rest: calls.append(len(episodes)) or trained(episodes, *rest))
+    return calls
+
+
+def test_trains_when_an_episode_ends_and_not_when_asked(trainings):
+    study = optimised(7)
+    assert trainings == [1]
+    study.tell(study.ask(GRID), 1.0)
+    assert trainings == [1, 2]
+    for _ in range(4):
+        study.ask(GRID)
+    assert trainings == [1, 2]
+
+
+def test_waits_for_all_of_an_episode(trainings):
+    study = optimised(0)
+    asked = [study.ask(GRID) for _ in range(4)]
+    for trial in reversed(asked[1:]):
+        study.tell(trial, 1.0)
+    assert trainings == []
+    study.tell(asked[0], state=TrialState.FAIL)
+    assert trainings == [1]
+
+
+def test_a_cached_predictor_serves_another_process(tmp_path, trainings):
+    cache = tmp_path / "new" / "controller.pt"
+    study = optimised(8, cache=cache)
+    assert trainings == [1, 2]
+    again = sampler(cache=cache).expected(study)
+    assert trainings == [1, 2], "it was loaded"
+    assert again == sampler().expected(study)
+    assert list(cache.parent.iterdir()) == [cache]
+    content = torch.load(cache, weights_only=True)
+    assert set(content) == {"fingerprint", "weights", "memory", "units"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "text", "shape"])
+def test_a_cache_of_no_use_is_ignored(tmp_path, damage):
+    cache = tmp_path / "controller.pt"
+    study = optimised(8, cache=cache)
+    content = cache.read_bytes()
+    if damage == "cut":
+        cache.write_bytes(content[: len(content) // 2])
+    elif damage == "text":
+        cache.write_text("no predictor")
+    elif damage == "shape":
+        loaded = torch.load(cache, weights_only=True)
+        cache.unlink()
+        torch.save({**loaded, "weights": {"head.bias": torch.zeros(1)}}, cache)
+    else:
+        optimised(4, cache=cache)
+    assert sampler(cache=cache).expected(study) == sampler().expected(study)
+    assert torch.load(cache, weights_only=True)["fingerprint"] == torch.load(cache, weights_only=True)["fingerprint"]
+
+
+def test_one_model_throughout_although_every_episode_has_its_seed():
+    study = optimised(8)
+    assert sampler(seed=5, model_seed=1).expected(study) == sampler(seed=6, model_seed=1).expected(study)
+    assert sampler(seed=5).expected(study) != sampler(seed=6).expected(study)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "allowed"),
+    [
+        ("candidates", 0, "a whole number from 1"),
+        ("epochs", 1.5, "a whole number from 1"),
+        ("epsilon", 1.5, "from 0 to 1"),
+        ("epsilon_min", -0.1, "from 0 to 1"),
+        ("epsilon_decay", "x", "from 0 to 1"),
+        ("decay", float("nan"), "from 0 to 1"),
+        ("learning_rate", 0, "a number above 0"),
+    ],
+)
+def test_says_what_is_wrong_with_an_argument(key, given, allowed):
+    with pytest.raises(ConfigError) as error:
+        FeedbackSampler(**{"candidates": 4, key: given})
+    assert str(error.value) == f"controller.{key}={given!r}: must be {allowed}"
+
+
+# -- whether it learns
+
+
+def smooth(params) -> float:
+    """Falls off with size on one side and with latency on the other."""
+    size = (params["layers"] / 3) ** 0.7 * (params["hidden"] / 192) ** 0.8 * (params["ffn"] / 384) ** 0.25
+    latency = params["layers"] * (4 * params["hidden"] ** 2 + 2 * params["hidden"] * params["ffn"] + 150_000)
+    return (1 - 0.28 / size - 0.01 * (params["act"] == "relu")) * latency**-0.06
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ranks_the_space_after_ten_episodes(seed, tmp_path):
+    grid = {
+        "layers": CategoricalDistribution([3, 4, 6, 10, 12]),
+        "heads": CategoricalDistribution([2, 3, 4, 6, 12]),
+        "hidden": CategoricalDistribution([192, 288, 384, 576]),
+        "ffn": CategoricalDistribution([384, 512, 576, 768, 1024, 1536, 2048, 3072]),
+        "act": CategoricalDistribution(["gelu", "relu", "silu"]),
+    }
+    controller = factory("feedback", tmp_path, candidates=20)(seed=seed)
+    study = optuna.create_study(sampler=controller, direction="maximize")
+    noise = random.Random(seed)
+    for _ in range(10):
+        for trial in [study.ask(grid) for _ in range(20)]:
+            study.tell(trial, smooth(trial.params) + noise.gauss(0, 0.002))
+    points, expected = zip(*controller.expected(study), strict=True)
+    truth = [smooth(point) for point in points]
+    untrained = factory("feedback", tmp_path, candidates=20)(seed=seed, learning_rate=1e-12, cache=None)
+    assert len(points) == 2400
+    assert spearmanr(expected, truth).statistic > 0.8
+    assert abs(spearmanr([reward for _, reward in untrained.expected(study)], truth).statistic) < 0.6

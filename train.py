@@ -1,0 +1,21 @@
+"""Distils one architecture in full, or fine-tunes what was distilled: python train.py +experiment=demo"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> dict[str, float]:
+    from kdnas.errors import ConfigError
+    from kdnas.runner import run
+
+    try:
+        return run(cfg)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
