@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.errors import ConfigError
@@ -32,7 +38,10 @@ def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir() if path.is_file()}
-    return {"configs": {prefix: model.config.to_json_string(False) for prefix, model in models.items()}, "tokenizer": files}
+    return {
+        "configs": {prefix: model.config.to_json_string(False) for prefix, model in models.items()},
+        "tokenizer": files,
+    }
 
 
 def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
@@ -48,15 +57,19 @@ def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
     return checkpoint
 
 
-def unpack(path: Path, student: int = 0, key: str = "checkpoint") -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
+def unpack(
+    path: Path, student: int = 0, key: str = "checkpoint"
+) -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
     """Config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint."""
-    checkpoint = read(path, key)
+    checkpoint = read(path)
     if PACK not in checkpoint:
-        raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
+        raise ConfigError(f"checkpoint={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
     prefix, text = list(checkpoint[PACK]["configs"].items())[student]
     values = json.loads(text)
     config = AutoConfig.for_model(values.pop("model_type"), **values)
-    weights = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    weights = {
+        name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
+    }
     with tempfile.TemporaryDirectory() as folder:
         for name, content in checkpoint[PACK]["tokenizer"].items():
             (Path(folder) / Path(name).name).write_text(content, encoding="utf-8")
@@ -84,7 +97,7 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
         return AutoModelForSequenceClassification.from_config(config), tokenizer
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            source if weights is None else None,
+            source if weights is None else None,  # type: ignore[arg-type]
             config=config,
             state_dict=weights,
             dtype=torch.float32,
@@ -106,7 +119,7 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
 
 
 def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Path:
-    """Writes a folder that `AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained` load; whole or not at all."""
+    """Writes a folder that transformers' `from_pretrained` loads, model and tokenizer; whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from kdnas.architecture import Architecture
 from kdnas.errors import ConfigError
 from kdnas.models import new_encoder
 from kdnas.search.study import Latency
@@ -82,26 +84,34 @@ def device_name(accelerator: str) -> str:
 
 
 def measure(model: PreTrainedModel, accelerator: str, protocol: Protocol) -> list[float]:
-    """Milliseconds of each of `repeats` inferences."""
+    """Milliseconds of each of `repeats` inferences.
+
+    An inference that the scheduler interrupted for another process says nothing of the model: it is repeated, as
+    long as there are not more of them than counted ones.
+    """
     synchronize = BACKENDS[accelerator][1]
     model = model.eval().to(accelerator, dtype=getattr(torch, protocol.dtype))
     tokens = torch.full((protocol.batch_size, protocol.length), 1, dtype=torch.long, device=accelerator)
     mask = torch.ones_like(tokens)
     threads = torch.get_num_threads()
     torch.set_num_threads(protocol.threads)
-    times = []
+    times: list[float] = []
+    disturbed: list[float] = []
     try:
         with torch.inference_mode():
-            for i in range(protocol.warmup + protocol.repeats):
+            for _ in range(protocol.warmup):
+                model(input_ids=tokens, attention_mask=mask)
+            while len(times) < protocol.repeats and len(disturbed) < protocol.repeats:
                 synchronize()
+                interruptions = getrusage(RUSAGE_SELF).ru_nivcsw
                 start = time.perf_counter()
                 model(input_ids=tokens, attention_mask=mask)
                 synchronize()
-                if i >= protocol.warmup:
-                    times.append((time.perf_counter() - start) * 1e3)
+                elapsed = (time.perf_counter() - start) * 1e3
+                (times if getrusage(RUSAGE_SELF).ru_nivcsw == interruptions else disturbed).append(elapsed)
     finally:
         torch.set_num_threads(threads)
-    return times
+    return (times + disturbed)[: protocol.repeats]
 
 
 def measure_config(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
@@ -169,8 +179,7 @@ class LatencyTable:
 
     @staticmethod
     def key(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> dict[str, Any]:
-        names = ("model_type", "vocab_size", "num_hidden_layers", "num_attention_heads", "hidden_size")
-        names += ("intermediate_size", "hidden_act")
+        names = ["model_type", "vocab_size", *Architecture.__dataclass_fields__]
         model = {name: getattr(config, name) for name in names}
         software = {"torch": torch.__version__, "attention": config._attn_implementation or "sdpa"}
         return model | {"accelerator": accelerator, "device": device_name(accelerator)} | asdict(protocol) | software

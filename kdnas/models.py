@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +24,9 @@ def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
         raise _not_found(key, path) from error
     missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
     if missing:
-        raise ConfigError(f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder")
+        raise ConfigError(
+            f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"
+        )
     return config
 
 
@@ -50,7 +53,7 @@ def _not_found(key: str, path: str, what: str = "model") -> ConfigError:
 def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
     """No objective here trains the pooler, so it is left out: what is exported holds trained weights only."""
     if hasattr(model, "pooler"):
-        model.pooler = None
+        setattr(model, "pooler", None)  # noqa: B010 - a module's own assignment takes only tensors and modules
     return model
 
 
@@ -63,9 +66,11 @@ def student_config(
         dropout: of hidden states and attention; None keeps the teacher's.
     """
     if architecture.hidden_act not in ACT2FN:
-        raise ConfigError(f"architecture.hidden_act={architecture.hidden_act}: must be one of {', '.join(sorted(ACT2FN))}")
+        raise ConfigError(
+            f"architecture.hidden_act={architecture.hidden_act}: must be one of {', '.join(sorted(ACT2FN))}"
+        )
     config = copy.deepcopy(teacher)
-    settings = architecture.to_dict() | {"dtype": "float32", "architectures": None}
+    settings: dict[str, Any] = architecture.to_dict() | {"dtype": "float32", "architectures": None}
     if dropout is not None:
         settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config.update(settings)
@@ -85,7 +90,7 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     return Architecture.of({name: getattr(config, name) for name in Architecture.__dataclass_fields__})
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parameters(path: str, num_hidden_layers: int, hidden_size: int, intermediate_size: int) -> int:
     architecture = Architecture(num_hidden_layers, 1, hidden_size, intermediate_size, "gelu")
     return count_parameters(student_config(load_config(path), architecture))

@@ -7,6 +7,7 @@ callbacks and its stage's settings.
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import sys
 import warnings
@@ -21,14 +22,16 @@ import optuna
 import transformers
 from filelock import FileLock
 from hydra import compose
-from kdnas.config import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.architecture import Architecture
 from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress
 from kdnas.checkpoints import read
+from kdnas.config import instantiate
 from kdnas.errors import ConfigError
+from kdnas.modules.base import ExportingModule
 from kdnas.search.study import Study, open_storage
 
 log = logging.getLogger(__name__)
@@ -61,16 +64,16 @@ def quieten() -> None:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (r".*exists and is not empty", r".*LeafSpec", r".*smaller than the logging interval", r".*does not have many workers"):
-        warnings.filterwarnings("ignore", message)
+    for message in ("exists and is not empty", "LeafSpec", "smaller than the logging interval", "have many workers"):
+        warnings.filterwarnings("ignore", f".*{message}")
 
 
-def build(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule, LatencyBenchmark | None]:
+def build(cfg: DictConfig) -> tuple[ExportingModule, L.LightningDataModule, LatencyBenchmark | None]:
     """The module, the data module and (for distillation) the latency callback of a config."""
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     latency = instantiate(cfg.latency) if cfg.latency else None
-    architectures = {"architectures": [architecture(values) for values in cfg.architectures]} if cfg.architectures else {}
-    module = instantiate(cfg.module, **architectures)
+    students = {"architectures": [architecture(values) for values in cfg.architectures]} if cfg.architectures else {}
+    module = instantiate(cfg.module, **students)
     return module, instantiate(cfg.data, tokenizer=module.tokenizer), latency
 
 
@@ -109,21 +112,22 @@ def train(cfg: DictConfig) -> dict[str, float]:
         callbacks.append(latency)
     if export:
         callbacks.append(ExportModels(export))
-    if cfg.search.trials:
+    if cfg.search.trials and latency:
         study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger))
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     best = checkpoint.best_model_path or None
     trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    (output / "results.json").write_text(json.dumps(module.results, indent=1) + "\n")
     if export:
-        log.info("wrote %s and %s", best, output / "last.ckpt")
+        log.info("wrote %s, %s and results.json beside them", best, output / "last.ckpt")
     else:
         (output / "last.ckpt").unlink(missing_ok=True)
     return dict(module.results[0])
 
 
-def resumable(path: Path, module: L.LightningModule) -> str | None:
+def resumable(path: Path, module: ExportingModule) -> str | None:
     """A checkpoint to go on from, if there is one; refused before training if it does not fit."""
     if not path.is_file():
         return None
@@ -143,7 +147,9 @@ def failures_told(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        if not trials:
+        # Lightning ends the process when it is interrupted; the trial goes on when the search does.
+        interrupted = isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
+        if interrupted or not trials:
             raise
         log.exception("this candidate failed")
         study = open_study(cfg)
@@ -163,5 +169,10 @@ def ensure_teacher(cfg: DictConfig) -> None:
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             log.info("the teacher %s is not there yet: training it", folder)
-            overrides = [*steps, f"paths.export={folder}", f"paths.output={folder}.training", f"paths.runs={cfg.paths.runs}"]
+            overrides = [
+                *steps,
+                f"paths.export={folder}",
+                f"paths.output={folder}.training",
+                f"paths.runs={cfg.paths.runs}",
+            ]
             run(compose("train", overrides))

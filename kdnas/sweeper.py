@@ -20,9 +20,9 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from kdnas.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from kdnas.config import instantiate
 from kdnas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,12 +94,13 @@ class KDNASSweeper(Sweeper):
             "{" + ",".join(f"{name}:{value}" for name, value in trial.params.items()) + "}" for trial in gang
         )
         names = "+".join(f"{number:04d}" for number in numbers)
-        which = f"candidate {'+'.join(str(number + 1) for number in numbers)}" if stage == "mini" else f"finalist {numbers[0] + 1}"
-        where = f"episode {gang[0].user_attrs['episode'] + 1}/{settings.episodes} " if stage == "mini" else ""
+        episode = gang[0].user_attrs["episode"] + 1
+        title = "finalist" if stage == "full" else f"episode {episode}/{settings.episodes} candidate"
+        title += f" {'+'.join(str(number + 1) for number in numbers)}"
         return [
             f"stage={stage}",
             f"job={stage}/{names}",
-            f"title='{where}{which}'",
+            f"title='{title}'",
             f"architectures=[{architectures}]",
             f"search.trials=[{','.join(str(number) for number in numbers)}]",
         ]
@@ -147,7 +148,7 @@ def refuse_changes(study: Study, config: DictConfig) -> None:
     """Observations are only comparable under the same settings; the first run's are kept in the study."""
     names = ("teacher", "data", "objective", "module", "reward", "latency", "search.mini", "seed")
     chosen = {name: OmegaConf.select(config, name) for name in names}
-    settings = {}
+    settings: dict[str, Any] = {}
     for name, value in chosen.items():
         plain = OmegaConf.to_container(value, resolve=False) if isinstance(value, DictConfig) else value
         settings |= flatten({name: plain})

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from kdnas.callbacks.latency import LatencyBenchmark
+from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.reward import Reward
 from kdnas.search.study import Study
 
@@ -40,10 +41,10 @@ class ControllerUpdate(L.Callback):
         self.export = export
         self._start = time.monotonic()
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, module: StudentDistiller) -> None:
         self._start = time.monotonic()
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, module: StudentDistiller) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
             return
         self.study.teacher = self.latency.teacher

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from kdnas.checkpoints import export
+from kdnas.modules.base import ExportingModule
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class ExportModels(L.Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, module: ExportingModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
             return
         models = list(module.exports.values())

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from kdnas.errors import ConfigError
 from kdnas.latency import LatencyTable, Protocol, QuietHost, available_accelerators, check_accelerators
 from kdnas.models import count_flops, count_parameters
+from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.study import Cost
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,11 @@ class LatencyBenchmark(L.Callback):
         flops = count_flops(config, self.protocol.batch_size, self.protocol.length)
         return Cost(count_parameters(config), flops, latency)
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, module: StudentDistiller) -> None:
         if not trainer.is_global_zero:
             return
         self.teacher = self.cost(module.teacher_config)
-        self.students = [self.cost(student.model.config) for student in module.students]
+        self.students = [self.cost(student.model.config) for student in module.trainees]
         for architecture, cost in zip(module.architectures, self.students, strict=True):
             for name, latency in cost.latency.items():
                 speedup = self.teacher.latency[name].median / latency.median
@@ -64,10 +65,14 @@ class LatencyBenchmark(L.Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         self._step.enter_context(self._host.busy())
 
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self._step.enter_context(self._host.busy())
+
     def on_train_batch_end(self, *_: Any) -> None:
         self._step.close()
 
-    on_validation_batch_start, on_validation_batch_end = on_train_batch_start, on_train_batch_end
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._step.close()
 
     def on_exception(self, *_: Any) -> None:
         self._step.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -38,7 +39,7 @@ class Progress(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"{self.title}, epoch {trainer.current_epoch + 1}")
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: object) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, module, *args)
         step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
         if step * LINES // total > (step - 1) * LINES // total:
@@ -49,5 +50,7 @@ class Progress(TQDMProgressBar):
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_validation_end(trainer, module)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            figures = [f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items() if name[:4] == "val/"]
+            figures = [
+                f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items() if name[:4] == "val/"
+            ]
             log.info("%s: epoch %d, %s", self.title, trainer.current_epoch + 1, ", ".join(figures))

@@ -48,7 +48,12 @@ class EncodedDataModule(L.LightningDataModule):
         super().__init__()
         if not 0 < proxy <= 1:
             raise ConfigError(f"data.proxy={proxy}: must be above 0 and at most 1")
-        for name, value in (("rows", rows), ("held_out", held_out), ("max_length", max_length), ("batch_size", batch_size)):
+        for name, value in (
+            ("rows", rows),
+            ("held_out", held_out),
+            ("max_length", max_length),
+            ("batch_size", batch_size),
+        ):
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value}: must be a whole number from 1")
         self.tokenizer = tokenizer
@@ -97,7 +102,7 @@ class EncodedDataModule(L.LightningDataModule):
         lengths = [len(tokens) for tokens in dataset.with_format(None)["input_ids"]]
         sampler = BucketSampler(lengths, self.batch_size, shuffle, self.seed)
         return DataLoader(
-            dataset,  # type: ignore[arg-type]
+            dataset,
             batch_sampler=sampler,
             collate_fn=self.collate,
             num_workers=self.workers,
@@ -116,7 +121,9 @@ def read_dataset(path: str, name: str | None = None) -> DatasetDict:
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         which = f"data.path={path}" + (f", name {name}" if name else "")
-        raise ConfigError(f"{which}: no readable dataset there, on disk or within reach on the hub ({reason})") from error
+        raise ConfigError(
+            f"{which}: no readable dataset there, on disk or within reach on the hub ({reason})"
+        ) from error
 
 
 def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[str]) -> Dataset:
@@ -126,7 +133,9 @@ def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[st
     rows = dataset[split]
     for column in columns:
         if column not in rows.column_names:
-            raise ConfigError(f"data.path={path}: {split} has no column {column}; it has {', '.join(rows.column_names)}")
+            raise ConfigError(
+                f"data.path={path}: {split} has no column {column}; it has {', '.join(rows.column_names)}"
+            )
     if not len(rows):
         raise ConfigError(f"data.path={path}: {split} holds no rows")
     return rows

@@ -249,7 +249,9 @@ def pairs(rows: int, seed: int) -> list[dict[str, str | int]]:
             if premise and (str(premise), str(hypothesis)) not in found:
                 found[str(premise), str(hypothesis)] = label
                 break
-    return [{"premise": premise, "hypothesis": hypothesis, "label": label} for (premise, hypothesis), label in found.items()]
+    return [
+        {"premise": premise, "hypothesis": hypothesis, "label": label} for (premise, hypothesis), label in found.items()
+    ]
 
 
 def vocabulary() -> list[str]:

@@ -25,12 +25,15 @@ class SyntheticNLI(GlueDataModule):
 
     def __init__(self, rows: int = 12_000, held_out: int = 1_000, **settings: Any) -> None:
         columns = ["premise", "hypothesis"]
+        self.pairs, self.held_out_pairs = rows, held_out
         super().__init__(path="(built in)", columns=columns, rows=rows, held_out=held_out, **settings)
 
     def load(self) -> tuple[Dataset, Dataset]:
-        held_out = grammar.pairs(self.held_out, HELD_OUT_SEED)
+        held_out = grammar.pairs(self.held_out_pairs, HELD_OUT_SEED)
         unseen = {(pair["premise"], pair["hypothesis"]) for pair in held_out}
-        train = [pair for pair in grammar.pairs(self.rows, self.seed) if (pair["premise"], pair["hypothesis"]) not in unseen]
+        train = [
+            pair for pair in grammar.pairs(self.pairs, self.seed) if (pair["premise"], pair["hypothesis"]) not in unseen
+        ]
         return self.prepare(Dataset.from_list(train), None), self.prepare(Dataset.from_list(held_out), None)
 
 
@@ -42,5 +45,7 @@ def untrained(num_labels: int, **architecture: Any) -> tuple[BertForSequenceClas
     """
     tokenizer = grammar.tokenizer()
     positions = tokenizer.model_max_length
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=positions, num_labels=num_labels, **architecture)
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": positions}
+    config = BertConfig(**sizes, **architecture)
+    config.num_labels = num_labels
     return BertForSequenceClassification(config), tokenizer

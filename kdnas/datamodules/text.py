@@ -70,14 +70,17 @@ class TextDataModule(EncodedDataModule):
         else:
             parts = train.train_test_split(test_size=max(1, round(0.05 * len(train))), seed=self.seed)
             train, held_out = parts["train"], parts["test"]
-        return self._prepare(train, columns, sentences, self.rows), self._prepare(held_out, columns, sentences, self.held_out)
+        return self._prepare(train, columns, sentences, self.rows), self._prepare(
+            held_out, columns, sentences, self.held_out
+        )
 
     def _prepare(self, rows: Dataset, columns: Sequence[str], sentences: bool, limit: int | None) -> Dataset:
         rows = self.sample(rows.select_columns(list(columns)), limit)
         if sentences:
             column = columns[0]
             rows = rows.map(
-                lambda batch: {column: [piece for text in batch[column] for piece in split_sentences(text)]}, batched=True
+                lambda batch: {column: [piece for text in batch[column] for piece in split_sentences(text)]},
+                batched=True,
             )
             rows = self.sample(rows, limit)
         return self.encode(rows, columns)

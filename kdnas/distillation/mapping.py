@@ -54,6 +54,6 @@ def layer_mapping(strategy: str, student: int, teacher: int) -> Mapping:
         raise ConfigError(f"objective.mapping={strategy}: must be one of {', '.join(STRATEGIES)}")
     if student > teacher:
         raise ConfigError(
-            f"architecture.num_hidden_layers={student}: must be at most the teacher's {teacher} layers to be mapped to them"
+            f"architecture.num_hidden_layers={student}: must be at most {teacher}, the layers of the teacher to map to"
         )
     return STRATEGIES[strategy](student, teacher)

@@ -27,7 +27,11 @@ class HiddenStateObjective(nn.Module):
     """
 
     def __init__(
-        self, student: PreTrainedConfig, teacher: PreTrainedConfig, mapping: str = "uniform_last", normalize: str = "none"
+        self,
+        student: PreTrainedConfig,
+        teacher: PreTrainedConfig,
+        mapping: str = "uniform_last",
+        normalize: str = "none",
     ) -> None:
         super().__init__()
         if normalize not in ("none", "variance"):
@@ -38,6 +42,7 @@ class HiddenStateObjective(nn.Module):
         self.projections = nn.ModuleList(
             nn.Linear(student.hidden_size, teacher.hidden_size, bias=False) for _ in self.pairs
         )
+        self.variance: Tensor
         self.register_buffer("variance", torch.ones(len(self.pairs)))
 
     @property

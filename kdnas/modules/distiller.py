@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from transformers import BatchEncoding, PreTrainedConfig
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
 from kdnas.checkpoints import PACK, pack
@@ -17,6 +16,7 @@ from kdnas.distillation.objectives import HiddenStateObjective
 from kdnas.distillation.teacher import HiddenStates, OnlineTeacher, TeacherOutputs, hidden_states
 from kdnas.errors import ConfigError
 from kdnas.models import architecture_of, load_encoder, load_tokenizer, new_encoder, student_config
+from kdnas.modules.base import ExportingModule
 from kdnas.modules.optimization import adamw, linear_schedule
 
 ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], HiddenStateObjective]
@@ -25,7 +25,13 @@ ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], HiddenStateObj
 class Student(nn.Module):
     """One student with its objective: everything that one architecture trains."""
 
-    def __init__(self, config: PreTrainedConfig, teacher: PreTrainedConfig, objective: ObjectiveFactory, seed: int) -> None:
+    model: PreTrainedModel
+    objective: HiddenStateObjective
+    held_out: MeanMetric
+
+    def __init__(
+        self, config: PreTrainedConfig, teacher: PreTrainedConfig, objective: ObjectiveFactory, seed: int
+    ) -> None:
         super().__init__()
         self.model = new_encoder(config, seed)
         with torch.random.fork_rng(devices=[]):
@@ -39,7 +45,7 @@ class Student(nn.Module):
         return self.objective(states, teacher)
 
 
-class StudentDistiller(L.LightningModule):
+class StudentDistiller(ExportingModule):
     """Distils k >= 1 students from one teacher; a single student is the case k = 1.
 
     The students share each batch and the teacher's pass over it, and nothing else: every one has its own
@@ -85,23 +91,26 @@ class StudentDistiller(L.LightningModule):
             for architecture in architectures
         )
         self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
-        self.layers = set().union(*(student.objective.teacher_layers for student in self.students))
-        self.results: list[dict[str, float]] = []
+        self.layers = {layer for student in self.trainees for layer in student.objective.teacher_layers}
+
+    @property
+    def trainees(self) -> list[Student]:
+        return [student for student in self.students if isinstance(student, Student)]
 
     @property
     def architectures(self) -> list[Architecture]:
-        return [architecture_of(student.model.config) for student in self.students]
+        return [architecture_of(student.model.config) for student in self.trainees]
 
     @property
-    def exports(self) -> dict[str, Any]:
-        """The Hugging Face models to leave behind, by the prefix of their weights."""
-        return {f"students.{i}.model.": student.model for i, student in enumerate(self.students)}
+    def exports(self) -> dict[str, PreTrainedModel]:
+        return {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
 
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
-        objectives = [student.objective for student in self.students if student.objective.normalize]
+        objectives = [student.objective for student in self.trainees if student.objective.normalize]
         if objectives and self.trainer.ckpt_path is None:
-            variances = self._teacher_variances(self.trainer.datamodule.val_dataloader())
+            trainer: Any = self.trainer
+            variances = self._teacher_variances(trainer.datamodule.val_dataloader())
             for objective in objectives:
                 objective.calibrate(variances)
 
@@ -111,45 +120,38 @@ class StudentDistiller(L.LightningModule):
     @torch.no_grad()
     def _teacher_variances(self, batches: Iterable[BatchEncoding]) -> dict[int, float]:
         """The mean over features of each teacher layer's variance over the held-out tokens."""
-        count, total, squares = 0, dict.fromkeys(self.layers, 0.0), dict.fromkeys(self.layers, 0.0)
+        count = 0
+        total, squares = ({layer: torch.zeros((), dtype=torch.double) for layer in self.layers} for _ in range(2))
         for batch in batches:
             for layer, states in self.teacher(batch.to(self.device), self.layers).items():
-                total[layer] = total[layer] + states.double().sum(0)
-                squares[layer] = squares[layer] + states.double().square().sum(0)
+                total[layer] = total[layer] + states.double().sum(0).cpu()
+                squares[layer] = squares[layer] + states.double().square().sum(0).cpu()
             count += int(batch["attention_mask"].sum())
         return {j: float((squares[j] / count - (total[j] / count).square()).mean()) for j in self.layers}
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         teacher = self.teacher(batch, self.layers)
         # The students' parameters are disjoint, so the gradient of the sum is each one's own.
-        losses = torch.stack([student(batch, teacher) for student in self.students])
+        losses = torch.stack([student(batch, teacher) for student in self.trainees])
         self.log("train/loss", losses.detach().mean(), prog_bar=True, batch_size=len(batch["input_ids"]))
         return losses.sum()
-
-    def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clips each student by its own norm, so that none is slowed by a neighbour."""
-        if gradient_clip_val:
-            for student in self.students:
-                nn.utils.clip_grad_norm_(student.parameters(), gradient_clip_val)
 
     def validation_step(self, batch: BatchEncoding, _: int) -> None:
         teacher = self.teacher(batch, self.layers)
         tokens = batch["attention_mask"].sum()
-        for student in self.students:
+        for student in self.trainees:
             student.held_out.update(student(batch, teacher), weight=tokens)
 
     def on_validation_epoch_end(self) -> None:
-        losses = [student.held_out.compute() for student in self.students]
-        for i, (student, loss) in enumerate(zip(self.students, losses, strict=True)):
+        losses = [student.held_out.compute() for student in self.trainees]
+        for i, (student, loss) in enumerate(zip(self.trainees, losses, strict=True)):
             student.held_out.reset()
             self.log(f"val/loss/{i}", loss)
         self.log("val/loss", torch.stack(losses).mean(), prog_bar=True)
         self.results = [{"loss": float(loss)} for loss in losses]
 
     def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.students, self.learning_rate, self.betas, self.weight_decay)
+        optimizer = adamw(self.students, self.learning_rate, self.betas, self.weight_decay, self.trainer.precision)
         return linear_schedule(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -157,7 +159,7 @@ class StudentDistiller(L.LightningModule):
         checkpoint["architectures"] = [architecture.to_dict() for architecture in self.architectures]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        theirs = [str(Architecture.of(values)) for values in checkpoint.get("architectures", [])]
-        ours = [str(architecture) for architecture in self.architectures]
+        theirs = ", ".join(str(Architecture.of(values)) for values in checkpoint.get("architectures", []))
+        ours = ", ".join(str(architecture) for architecture in self.architectures)
         if theirs != ours:
-            raise ConfigError(f"checkpoint: of architecture {', '.join(theirs) or 'unknown'}; this run trains {', '.join(ours)}")
+            raise ConfigError(f"checkpoint: holds {theirs or 'no student'}; this run trains {ours}")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import BatchEncoding, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.checkpoints import PACK, pack
+from kdnas.modules.base import ExportingModule
 from kdnas.modules.optimization import adamw, linear_schedule
 
 
-class FineTuner(L.LightningModule):
+class FineTuner(ExportingModule):
     """A sequence classifier (or, with one label, a regressor) trained on hard labels.
 
     Args:
@@ -44,17 +43,18 @@ class FineTuner(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model: PreTrainedModel
-        self.tokenizer: Tokenizer
         self.model, self.tokenizer = source(num_labels=num_labels)
         self.monitor = f"val/{next(iter(metrics))}"
         self.metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
-        self.results: list[dict[str, float]] = []
 
     @property
     def exports(self) -> dict[str, PreTrainedModel]:
-        """The Hugging Face model to leave behind, by the prefix of its weights."""
         return {"model.": self.model}
+
+    @property
+    def trainees(self) -> Sequence[PreTrainedModel]:
+        return [self.model]
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         loss = self.model(**batch).loss
@@ -73,7 +73,7 @@ class FineTuner(L.LightningModule):
         self.results = [{name.removeprefix("val/"): float(value) for name, value in computed.items()}]
 
     def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.model, self.learning_rate, self.betas, self.weight_decay)
+        optimizer = adamw(self.model, self.learning_rate, self.betas, self.weight_decay, self.trainer.precision)
         return linear_schedule(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

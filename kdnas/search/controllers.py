@@ -158,7 +158,7 @@ class FeedbackSampler(BaseSampler):
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Trains if this trial is the last of its episode, so that the next one finds the predictor ready."""
         finished = copy.copy(trial)
-        finished.state, finished.values = state, values  # type: ignore[assignment]  # the setter takes None
+        finished.state, finished.values = state, values  # the setter takes None
         trials = [finished if other.number == trial.number else other for other in study.get_trials(deepcopy=False)]
         episode = self._episode(trial)
         members = self._members(trials, episode)
@@ -199,7 +199,6 @@ class FeedbackSampler(BaseSampler):
         prediction = _sign(study) * predictions[chosen] if predictions else None
         for name, value in {"origin": origin, "prediction": prediction}.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
-            trial.user_attrs[name] = value  # optuna.Trial answers from this copy
         return chosen
 
     def _predictions(self, study: Study, trials: list[FrozenTrial], grid: Grid, before: float) -> dict[State, float]:

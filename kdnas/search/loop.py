@@ -73,11 +73,11 @@ class Search:
         for episode in range(self.settings.episodes):
             self.mini.propose(self.settings.candidates, episode, self.space, self.controller, self.seed)
             self._finish("mini", self.mini)
-        best = self.mini.ranked()[: self.settings.finalists]
-        if not best:
+        ranked = self.mini.ranked()
+        if not ranked:
             raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
         known = {trial.user_attrs["candidate"] for trial in self.full.trials()}
-        for seen in best:
+        for seen in ranked[: self.settings.finalists]:
             if seen.trial not in known:
                 self.full.add(seen.architecture, {"episode": 0, "origin": seen.origin, "candidate": seen.trial})
         self._finish("full", self.full)

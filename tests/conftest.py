@@ -1,0 +1,82 @@
+"""Tiny teachers and data that the tests share."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches out; a path that is not there is refused at once
+
+import datasets
+import pytest
+import tokenizers
+import torch
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
+
+from kdnas.datamodules import grammar
+
+torch.set_num_threads(1)
+
+SIZES = {"num_hidden_layers": 4, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What `datasets` keeps goes to a folder that pytest clears away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        datasets.disable_progress_bars()
+        yield
+
+
+def save_teacher(model, tokenizer, folder: Path) -> str:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # Wide random weights make its layers differ; a student that takes over its config starts from the usual ones.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"initializer_range": 0.02}))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory) -> str:
+    """A random BERT over the grammar's words: 4 layers, hidden 16, 4 heads, FFN 32."""
+    tokenizer = grammar.tokenizer()
+    torch.manual_seed(1)
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.3, **SIZES)
+    return save_teacher(BertModel(config), tokenizer, tmp_path_factory.mktemp("teacher") / "bert")
+
+
+@pytest.fixture(scope="session")
+def roberta_teacher(tmp_path_factory) -> str:
+    """The same as a RoBERTa, with a byte-level BPE trained on the grammar's words."""
+    folder = tmp_path_factory.mktemp("teacher") / "roberta"
+    pieces = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    words = [" " + word for word in grammar.vocabulary()]
+    pieces.train_from_iterator(words, vocab_size=400, show_progress=False, special_tokens=special)
+    folder.mkdir()
+    vocab, merges = pieces.save_model(str(folder))
+    tokenizer = RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=64)
+    torch.manual_seed(2)
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=66, initializer_range=0.3, **SIZES)
+    return save_teacher(RobertaModel(config), tokenizer, folder)
+
+
+@pytest.fixture(scope="session")
+def text_dataset(tmp_path_factory) -> str:
+    """60 training and 20 held-out pairs of the grammar, in a folder as `datasets.load_dataset` reads it."""
+    folder = tmp_path_factory.mktemp("data") / "pairs"
+    folder.mkdir()
+    pairs = grammar.pairs(80, seed=5)
+    for name, rows in (("train", pairs[:60]), ("validation", pairs[60:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real data and models, for the tests that want them."""
+    folder = Path(os.environ.get("KDNAS_DATA", Path(__file__).resolve().parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; KDNAS_DATA names its folder")
+    return folder
