@@ -72,7 +72,7 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, L.LightningDataModule, Late
     """The module, the data module and (for distillation) the latency callback of a config."""
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     latency = instantiate(cfg.latency) if cfg.latency else None
-    students = {"architectures": [architecture(values) for values in cfg.architectures]} if cfg.architectures else {}
+    students = {"architectures": [architecture(values) for values in cfg.architectures]} if cfg.architectures is not None else {}
     module = instantiate(cfg.module, **students)
     return module, instantiate(cfg.data, tokenizer=module.tokenizer), latency
 

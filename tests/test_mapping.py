@@ -1,5 +1,6 @@
 """Layer mappings against the paper's equations and tables written out by hand."""
 
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -62,7 +63,7 @@ def test_last_keeps_to_the_end_of_the_teacher():
 def test_uniform_starts_at_the_first_layer_and_keeps_its_stride():
     for student, teacher in DEPTHS:
         layers = [layer for (layer,) in layer_mapping("uniform", student, teacher)]
-        strides = {b - a for a, b in zip(layers, layers[1:], strict=False)}
+        strides = {b - a for a, b in pairwise(layers)}
         assert layers[0] == 1 and strides <= {teacher // student, ceil(teacher / student)}
 
 

@@ -123,10 +123,10 @@ class Narrator:
 
     def narrate(self, study: Study) -> None:
         """A line for every trial that has ended since the last call."""
-        for trial in study.trials():
-            if trial.state.is_finished() and trial.number not in self.told:
-                self.told.add(trial.number)
-                self.say(self._line(trial, study.observations))
+        ended = [t for t in study.trials() if t.state.is_finished() and t.number not in self.told]
+        self.told |= {trial.number for trial in ended}
+        for trial in ended:
+            self.say(self._line(trial, study.observations))
 
     def _line(self, trial: FrozenTrial, seen: Sequence[Observation]) -> str:
         total = self.settings.episodes * self.settings.candidates

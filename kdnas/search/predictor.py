@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -154,7 +155,8 @@ def recall(
     learned = _load(fingerprint, cache, sizes, settings)
     if learned is None:
         learned = learn(episodes, sizes, settings)
-        _save(learned, fingerprint, cache)
+        with contextlib.suppress(OSError):  # A full disk costs time, not the search.
+            _save(learned, fingerprint, cache)
     return learned
 
 

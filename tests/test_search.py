@@ -1,0 +1,198 @@
+"""The whole job through the real command, at the smallest size that is still the real thing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from optuna.trial import TrialState
+from transformers import AutoModel, AutoTokenizer
+
+from kdnas.search.study import Study, open_storage
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "+experiment=demo",
+    "space.num_hidden_layers=[1,2]",
+    "space.hidden_size=[16,32]",
+    "space.num_attention_heads=[2]",
+    "space.intermediate_size=[32,64]",
+    "data.rows=256",
+    "data.held_out=64",
+    "data.proxy=0.5",
+    "latency.repeats=3",
+    "latency.runs=1",
+    "latency.accelerators=[cpu]",
+    "search.stages.mini.trainer.max_epochs=1",
+    "trainer.max_epochs=1",
+]
+
+
+def command(script, *overrides, runs, teacher):
+    teachers = [f"teacher.path={teacher}", "++teacher.prepare=null", f"paths.runs={runs}"]
+    return [sys.executable, script, *TINY, *teachers, *overrides]
+
+
+def call(script, *overrides, runs, teacher, **settings):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command(script, *overrides, runs=runs, teacher=teacher),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **settings,
+    )
+
+
+def observed(folder):
+    return {seen.trial: (seen.architecture, seen.metrics["loss"]) for seen in Study(open_storage(folder)).observations}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, teacher):
+    """A finished search of 2 episodes x 3 candidates and 2 finalists: its folder, and what it printed."""
+    runs = tmp_path_factory.mktemp("searched")
+    sizes = ["search.episodes=2", "search.candidates=3", "search.finalists=2", "controller.epsilon_decay=0.5"]
+    done = call("search.py", *sizes, runs=runs, teacher=teacher)
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    return runs / "search/demo", done.stdout, sizes
+
+
+def test_a_search_leaves_everything_that_it_promises(searched):
+    folder, printed, _ = searched
+    mini, full = Study(open_storage(folder)), Study(open_storage(folder), "full")
+    assert [seen.trial for seen in mini.observations] == list(range(6))
+    assert len({seen.architecture for seen in mini.observations}) == 6
+    assert [seen.origin for seen in mini.observations] == ["random"] * 3 + ["controller"] + ["random"] * 2
+    best = [seen.trial for seen in mini.ranked()[:2]]
+    assert [trial.user_attrs["candidate"] for trial in full.trials(TrialState.COMPLETE)] == best
+    for trial in full.trials():
+        model = AutoModel.from_pretrained(trial.user_attrs["export"])
+        assert model.config.hidden_size == trial.params["hidden_size"]
+        AutoTokenizer.from_pretrained(trial.user_attrs["export"])
+        for name in ("last.ckpt", "best.ckpt"):
+            assert (Path(trial.user_attrs["export"]).parent / name).is_file()
+    for name in ("table.csv", "table.md", "reward.png", "pareto.png", "controller.png"):
+        assert (folder / "report" / name).stat().st_size > 0
+    for name in ("episode 2/2, candidate 6/6", "best so far", "left", "architecture=from_search", "AutoModel"):
+        assert name in printed
+    assert "best so far" in (folder / "search.log").read_text()
+
+
+def test_the_reward_is_the_papers(searched):
+    """Eq. 4 from what the study holds: (1 - loss) (lat / (0.6 lat_T))^-0.06, divided where 1 - loss < 0."""
+    study = Study(open_storage(searched[0]))
+    lat_teacher = study.teacher.latency["cpu"].median
+    for seen in study.observations:
+        factor = (seen.cost.latency["cpu"].median / (0.6 * lat_teacher)) ** -0.06
+        quality = 1 - seen.metrics["loss"]
+        assert seen.reward == pytest.approx(quality * factor if quality >= 0 else quality / factor)
+
+
+def test_the_same_command_again_trains_nothing(searched, teacher):
+    folder, _, sizes = searched
+    before = observed(folder)
+    jobs = {path: path.stat().st_mtime_ns for path in folder.glob("mini/*/results.json")}
+    again = call("search.py", *sizes, runs=folder.parent.parent, teacher=teacher)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert observed(folder) == before
+    assert jobs == {path: path.stat().st_mtime_ns for path in folder.glob("mini/*/results.json")}
+
+
+def test_other_settings_in_the_same_folder_are_refused(searched, teacher):
+    folder, _, sizes = searched
+    refused = call("search.py", *sizes, "data.proxy=0.25", runs=folder.parent.parent, teacher=teacher)
+    assert refused.returncode != 0
+    assert refused.stderr.strip().splitlines()[-1].startswith("error: data.proxy=0.25: ")
+
+
+def test_a_jobs_overrides_repeat_its_candidate_by_hand(searched, teacher, tmp_path):
+    folder, _, _ = searched
+    overrides = OmegaConf.load(folder / "mini/0002/.hydra/overrides.yaml")
+    own = [override for override in overrides if not override.startswith(("search.trials", "job="))]
+    done = subprocess.run(
+        [sys.executable, "train.py", *own, f"paths.output={tmp_path}"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result[0]["loss"] == pytest.approx(observed(folder)[2][1], rel=1e-5)
+
+
+def test_distil_the_winner_again_and_fine_tune_it(searched, teacher, tmp_path):
+    folder, _, _ = searched
+    rank = ["architecture=from_search", f"search.dir={folder}", "architecture.rank=2", f"paths.output={tmp_path / 'kd'}"]
+    done = call("train.py", *rank, runs=tmp_path, teacher=teacher)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = Study(open_storage(folder)).ranked()[1].architecture
+    assert AutoModel.from_pretrained(tmp_path / "kd/model").config.intermediate_size == expected.intermediate_size
+    for source in (tmp_path / "kd/best.ckpt", tmp_path / "kd/model"):
+        tuned = subprocess.run(
+            [sys.executable, "train.py", "+experiment=finetune", f"checkpoint={source}", "data=demo", "task=demo"]
+            + ["data.rows=64", "data.held_out=32", "trainer.max_epochs=1", f"paths.output={tmp_path / source.name / 'ft'}"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert tuned.returncode == 0, tuned.stderr[-2000:]
+        assert 0 <= json.loads((tmp_path / source.name / "ft/results.json").read_text())[0]["accuracy"] <= 1
+    for name in ("last.ckpt", "best.ckpt", "model/config.json"):
+        assert (tmp_path / "best.ckpt/ft" / name).is_file()
+
+
+def test_a_killed_search_goes_on_and_ends_as_if_nothing_had_happened(searched, teacher, tmp_path):
+    folder, _, sizes = searched
+    process = subprocess.Popen(
+        command("search.py", *sizes, runs=tmp_path, teacher=teacher),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    mine = tmp_path / "search/demo"
+    deadline = time.monotonic() + 200
+    while not (mine / "mini/0001/results.json").is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = json.loads((mine / "mini/0001/results.json").read_text())
+    done = call("search.py", *sizes, runs=tmp_path, teacher=teacher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    mine_seen, theirs = observed(mine), observed(folder)
+    assert len(mine_seen) == 6 and mine_seen[1][1] == pytest.approx(finished[0]["loss"])
+    # Rewards hold a latency, which no two runs measure alike, so only the first, random episode must be the same.
+    for trial in range(3):
+        assert mine_seen[trial][0] == theirs[trial][0]
+        assert mine_seen[trial][1] == pytest.approx(theirs[trial][1], rel=1e-5)
+
+
+def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(teacher, tmp_path):
+    broken = ["space.hidden_act=[gelu,no_such_act]", "search.episodes=1", "search.candidates=4"]
+    done = call("search.py", *broken, "search.finalists=1", "seed=3", runs=tmp_path, teacher=teacher)
+    study = Study(open_storage(tmp_path / "search/demo"))
+    failed = study.trials(TrialState.FAIL)
+    assert failed and study.observations, done.stderr[-2000:]
+    assert all("architecture.hidden_act=no_such_act" in trial.user_attrs["reason"] for trial in failed)
+    assert done.returncode == 0
+    log = tmp_path / f"search/demo/mini/{failed[0].number:04d}/search.log"
+    assert "Traceback" in log.read_text()
+
+
+def test_joblib_launcher(teacher, tmp_path):
+    sizes = ["search.episodes=1", "search.candidates=2", "search.finalists=0", "hydra/launcher=joblib"]
+    done = call("search.py", *sizes, "hydra.launcher.n_jobs=2", runs=tmp_path, teacher=teacher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(observed(tmp_path / "search/demo")) == 2
