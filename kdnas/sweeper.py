@@ -146,7 +146,7 @@ def make_folder(folder: Path, fresh: bool) -> None:
 
 def refuse_changes(study: Study, config: DictConfig) -> None:
     """Observations are only comparable under the same settings; the first run's are kept in the study."""
-    names = ("teacher", "data", "objective", "module", "reward", "latency", "search.mini", "seed")
+    names = ("teacher", "data", "space", "objective", "module", "reward", "latency", "trainer", "search.stages", "seed")
     chosen = {name: OmegaConf.select(config, name) for name in names}
     settings: dict[str, Any] = {}
     for name, value in chosen.items():

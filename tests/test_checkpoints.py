@@ -246,17 +246,16 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_its_path(tmp_path, name)
         load_classifier(str(tmp_path / name), num_labels=2)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"hidden_size": 12},
-        {"intermediate_size": 32},
-        {"vocab_size": 50},
-        {"num_hidden_layers": 3},
-        {"num_hidden_layers": 1},
-    ],
-    ids=str,
-)
+OTHERS = [
+    {"hidden_size": 12},
+    {"intermediate_size": 32},
+    {"vocab_size": 50},
+    {"num_hidden_layers": 3},
+    {"num_hidden_layers": 1},
+]
+
+
+@pytest.mark.parametrize("values", OTHERS, ids=str)
 def test_weights_of_another_architecture_than_the_config_are_refused(trained, damaged, tmp_path, values):
     path = damaged(other_config(**values))
     with pytest.raises(ConfigError, match=f"^checkpoint={path}: "):

@@ -196,3 +196,9 @@ def test_joblib_launcher(teacher, tmp_path):
     done = call("search.py", *sizes, "hydra.launcher.n_jobs=2", runs=tmp_path, teacher=teacher)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(observed(tmp_path / "search/demo")) == 2
+
+
+def test_hydra_starts_without_torch():
+    """Hydra imports every sweeper at every start, `--help` and shell completion included."""
+    code = "import hydra_plugins.kdnas_sweeper, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -70,6 +70,7 @@ class Search:
 
     def run(self) -> None:
         """Every episode, then the finalists. What has finished before is kept."""
+        self.mini.optuna.set_user_attr("finished", False)
         for episode in range(self.settings.episodes):
             self.mini.propose(self.settings.candidates, episode, self.space, self.controller, self.seed)
             self._finish("mini", self.mini)
@@ -111,6 +112,7 @@ class Narrator:
     def __init__(self, settings: SearchSettings, say: Callable[[str], None] = log.info) -> None:
         self.settings, self.say = settings, say
         self.told: set[int] = set()
+        self.before = 0
         self.start = time.monotonic()
 
     def skip(self, study: Study) -> None:

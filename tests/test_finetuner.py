@@ -1,0 +1,155 @@
+"""The fine-tuner: its metrics against scikit-learn's and SciPy's, and that it learns."""
+
+import copy
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding
+
+from kdnas.checkpoints import load_classifier
+from kdnas.config import instantiate
+from kdnas.datamodules import grammar
+from kdnas.datamodules.synthetic import untrained
+from kdnas.modules import FineTuner
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+TASKS = sorted((Path(__file__).resolve().parent.parent / "conf" / "task").glob("*.yaml"))
+GLUE = {  # the metrics that GLUE reports of each task, the deciding one first
+    "cola": {"matthews": matthews_corrcoef},
+    "mrpc": {"f1": f1_score, "accuracy": accuracy_score},
+    "qqp": {"f1": f1_score, "accuracy": accuracy_score},
+    "stsb": {"pearson": lambda y, x: pearsonr(x, y)[0], "spearman": lambda y, x: spearmanr(x, y)[0]},
+}
+LABELS = {"mnli": 3, "demo": 3, "stsb": 1}
+
+
+def trainer(**settings):
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **settings,
+    )
+
+
+class Answers(torch.nn.Module):
+    """Stands for a model whose logits are known."""
+
+    def __init__(self, num_labels):
+        super().__init__()
+        self.config = SimpleNamespace(num_labels=num_labels)
+
+    def forward(self, logits, labels):
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
+def test_the_metrics_of_every_task(path):
+    task = OmegaConf.load(path)
+    expected = GLUE.get(task.name, {"accuracy": accuracy_score})
+    assert list(task.metrics) == list(expected) and task.num_labels == LABELS.get(task.name, 2)
+
+    rng = np.random.default_rng(0)
+    count, batch = 101, 8
+    if task.num_labels == 1:
+        labels = rng.uniform(0, 5, count).round(1).astype(np.float32)  # with ties, as in STS-B
+        logits = (labels + rng.normal(0, 1.5, count)).round(1).astype(np.float32)[:, None]
+        predicted = logits[:, 0]
+    else:
+        labels = rng.choice(task.num_labels, count, p=[0.2, 0.8] if task.num_labels == 2 else None)
+        logits = rng.normal(size=(count, task.num_labels)).astype(np.float32)
+        logits[np.arange(count), labels] += 0.5
+        predicted = logits.argmax(1)
+    cuts = range(0, count, batch)
+    batches = [
+        {"logits": torch.tensor(logits[i : i + batch]), "labels": torch.tensor(labels[i : i + batch])} for i in cuts
+    ]
+    module = FineTuner(lambda num_labels: (Answers(num_labels), None), task.num_labels, instantiate(task.metrics))
+    run = trainer()
+    for _ in range(2):  # and nothing of one validation is left in the next
+        run.validate(module, DataLoader(batches, batch_size=None), verbose=False)
+        assert module.results[0].keys() == expected.keys()
+        for name, metric in expected.items():
+            assert module.results[0][name] == pytest.approx(metric(labels, predicted), abs=1e-4)
+            assert run.callback_metrics[f"val/{name}"].item() == module.results[0][name]
+    assert module.monitor == f"val/{next(iter(expected))}" and module.mode == "max"
+
+
+def batches_of(tokenizer, rows, size=8):
+    features = [tokenizer(text) | {"labels": label} for text, label in rows]
+    return DataLoader(features, batch_size=size, collate_fn=DataCollatorWithPadding(tokenizer))
+
+
+def accuracy(num_labels=2):
+    return instantiate(
+        {"accuracy": {"_target_": "torchmetrics.classification.MulticlassAccuracy", "num_classes": num_labels}}
+    )
+
+
+def test_it_learns_to_tell_dogs_from_cats():
+    small = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    nouns = ["dogs", "cats"]
+    rows = [
+        (f"{pattern.format(nouns[label], verb)}", label)
+        for pattern in grammar.QUANTIFIERS
+        for verb in ("running", "sleeping", "dancing", "sitting")
+        for label in (0, 1)
+    ]
+    torch.manual_seed(0)
+    module = FineTuner(partial(untrained, **small), 2, accuracy(), learning_rate=1e-2)
+    train, held_out = (batches_of(module.tokenizer, part) for part in (rows[16:], rows[:16]))
+    run = trainer(max_epochs=6, gradient_clip_val=1.0)
+    run.fit(module, train, held_out)
+    assert module.results == [{"accuracy": 1.0}]
+
+
+def test_a_regressor_is_trained_on_the_mean_squared_error(teacher):
+    torch.manual_seed(0)
+    mse = {"error": instantiate({"_target_": "torchmetrics.MeanSquaredError"})}
+    module = FineTuner(partial(load_classifier, teacher), 1, mse, learning_rate=0.0)
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    start = copy.deepcopy(module.model).eval()
+    rows = [("all dogs are running", 4.5), ("no cats are sleeping in the park", -1.0), ("some owls are moving", 0.25)]
+    loader = batches_of(module.tokenizer, rows)
+    run = trainer(max_epochs=1)
+    run.fit(module, loader, loader)
+    batch = dict(next(iter(loader)))
+    labels = batch.pop("labels").numpy()
+    with torch.no_grad():
+        predicted = start(**batch).logits.numpy()[:, 0]
+    expected = np.mean((predicted - labels) ** 2)
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(expected, rel=1e-4)
+    assert module.results[0]["error"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_classifier_is_trained_on_the_cross_entropy(teacher):
+    torch.manual_seed(0)
+    module = FineTuner(partial(load_classifier, teacher), 3, accuracy(3), learning_rate=0.0)
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    start = copy.deepcopy(module.model).eval()
+    loader = batches_of(module.tokenizer, [("all dogs are running", 2), ("no cats are sleeping in the park", 0)])
+    run = trainer(max_epochs=1)
+    run.fit(module, loader, loader)
+    batch = dict(next(iter(loader)))
+    labels = batch.pop("labels").numpy()
+    with torch.no_grad():
+        logits = start(**batch).logits.double().numpy()
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[[0, 1], labels])
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(expected, rel=1e-4)
