@@ -93,29 +93,42 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
         config, weights, tokenizer = load_config(source, "checkpoint"), None, load_tokenizer(source, "checkpoint")
     config.num_labels = num_labels
     config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
-    if random:
-        return AutoModelForSequenceClassification.from_config(config), tokenizer
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            source if weights is None else None,  # type: ignore[arg-type]
-            config=config,
-            state_dict=weights,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"checkpoint={source}: no readable weights there") from error
+    if random or weights is not None:
+        model = AutoModelForSequenceClassification.from_config(config)
+        wrong = [] if random else _fill(model, weights or {})
+    else:
+        model, wrong = _from_folder(source, config)
     encoder = f"{model.base_model_prefix}."
-    wrong = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
-    wrong += list(report["missing_keys"])
-    wrong = [name for name in wrong if name.startswith(encoder) and not name.startswith(f"{encoder}pooler.")]
+    wrong = sorted(name for name in wrong if name.startswith(encoder) and not name.startswith(f"{encoder}pooler."))
     if wrong:
         raise ConfigError(
             f"checkpoint={source}: its weights are of another architecture than its config "
-            f"({len(wrong)} tensors do not fit, the first is {sorted(wrong)[0]})"
+            f"({len(wrong)} tensors do not fit, the first is {wrong[0]})"
         )
     return model, tokenizer
+
+
+def _fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
+    """Copies an encoder's or a whole classifier's weights into a classifier; returns the names that did not fit."""
+    encoder = f"{model.base_model_prefix}."
+    whole = any(name.startswith(encoder) for name in weights)
+    named = weights if whole else {f"{encoder}{name}": value for name, value in weights.items()}
+    own = model.state_dict()
+    fitting = {name: value for name, value in named.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    return sorted((own.keys() | named.keys()) - fitting.keys())
+
+
+def _from_folder(source: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    """A classifier with a folder's or hub id's weights, and the names of those that did not fit."""
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"checkpoint={source}: no readable weights there") from error
+    mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
+    return model, [*mismatched, *report["missing_keys"]]
 
 
 def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Path:

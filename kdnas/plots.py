@@ -149,7 +149,7 @@ def pareto_plot(
 def controller_plot(seen: Sequence[Observation], search: str) -> Figure | None:
     """The reward that the controller expected against the one earned, coloured by episode; None without predictions."""
     pairs = pd.DataFrame(
-        [(one.prediction, one.reward, one.episode) for one in seen if one.prediction is not None],
+        [(one.prediction, one.reward, one.episode + 1) for one in seen if one.prediction is not None],
         columns=["predicted", "actual", "episode"],
         dtype=float,
     )
@@ -226,7 +226,7 @@ def _shade_episodes(axes: Axes, seen: Sequence[Observation]) -> Patch:
         if index % every == 0:
             centre = (edges[index] + edges[index + 1]) / 2
             top = axes.get_xaxis_transform()
-            axes.text(centre, 0.99, str(episode), transform=top, ha="center", va="top", color="0.4", fontsize=8)
+            axes.text(centre, 0.99, str(episode + 1), transform=top, ha="center", va="top", color="0.4", fontsize=8)
     return Patch(color="0.93", label="episode (number on top)")
 
 

@@ -80,7 +80,7 @@ def _candidate(seen: Observation, rank: int, distilled: Mapping[int, Mapping[str
         "held-out loss": seen.metrics.get("loss", math.nan),
         "reward": seen.reward,
         "chosen by": seen.origin,
-        "episode": seen.episode,
+        "episode": seen.episode + 1,
         "full held-out loss": full.get("metrics", {}).get("loss", math.nan),
         "export": full.get("export", math.nan),
         **(_cost(seen.cost) if seen.cost else {}),

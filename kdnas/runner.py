@@ -72,7 +72,9 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, L.LightningDataModule, Late
     """The module, the data module and (for distillation) the latency callback of a config."""
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     latency = instantiate(cfg.latency) if cfg.latency else None
-    students = {"architectures": [architecture(values) for values in cfg.architectures]} if cfg.architectures is not None else {}
+    students = {}
+    if cfg.architectures is not None:
+        students["architectures"] = [architecture(values) for values in cfg.architectures]
     module = instantiate(cfg.module, **students)
     return module, instantiate(cfg.data, tokenizer=module.tokenizer), latency
 
@@ -117,7 +119,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger))
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    best = checkpoint.best_model_path or None
+    # Not the path that a checkpoint remembers: the folder may have moved since.
+    best = str(output / "best.ckpt") if export else None
     trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     (output / "results.json").write_text(json.dumps(module.results, indent=1) + "\n")
     if export:

@@ -95,8 +95,8 @@ class KDNASSweeper(Sweeper):
         )
         names = "+".join(f"{number:04d}" for number in numbers)
         episode = gang[0].user_attrs["episode"] + 1
-        title = "finalist" if stage == "full" else f"episode {episode}/{settings.episodes} candidate"
-        title += f" {'+'.join(str(number + 1) for number in numbers)}"
+        title = "finalist" if stage == "full" else f"episode {episode}/{settings.episodes} trial"
+        title += f" {'+'.join(str(number) for number in numbers)}"
         return [
             f"stage={stage}",
             f"job={stage}/{names}",

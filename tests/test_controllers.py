@@ -284,6 +284,7 @@ def test_epsilon_falls_to_its_minimum():
     ]
     picks = FeedbackSampler(candidates=8).random_picks
     assert [picks(episode) for episode in (0, 1, 2, 3, 5, 10, 18, 19, 50)] == [8, 8, 8, 7, 6, 4, 1, 1, 1]
+    assert FeedbackSampler(candidates=100).random_picks(9) == 55
 
 
 def test_an_episode_is_the_controllers_picks_then_random_ones():
@@ -318,17 +319,16 @@ def test_minimising_is_maximising_the_negative():
 def test_failed_trials_teach_nothing_but_are_seen_and_have_their_place():
     study = optimised(9)
     before = sampler().expected(study)
-    params = study.ask(GRID).params  # It stays running.
-    failed = study.ask(GRID)
+    running, failed = study.ask(GRID), study.ask(GRID)
     study.tell(failed, state=TrialState.FAIL)
-    for state in (TrialState.FAIL, TrialState.PRUNED):
-        study.add_trial(create_trial(state=state, params=params, distributions=GRID))
+    study.add_trial(create_trial(state=TrialState.FAIL, params=running.params, distributions=GRID))
+    study.add_trial(create_trial(state=TrialState.PRUNED, value=99, params=running.params, distributions=GRID))
     assert sampler().expected(study) == before
-    study.add_trial(create_trial(value=99, params=params, distributions=GRID))
+    study.add_trial(create_trial(value=99, params=running.params, distributions=GRID))
     assert sampler().expected(study) != before
-    last = study.ask(GRID)
-    assert last.params not in [params, failed.params]
-    assert last.number == 14 and study.trials[14].user_attrs["origin"] == "controller"
+    asked = [study.ask(GRID) for _ in range(2)]
+    assert all(trial.params not in [running.params, failed.params] for trial in asked)
+    assert [trial.user_attrs["origin"] for trial in study.trials[14:]] == ["controller", "random"]
 
 
 def test_the_episode_is_the_trials_own_and_rejected_ones_have_no_place():

@@ -35,7 +35,7 @@ def write(folder, **splits):
 
 
 def texts(dataset, tokenizer):
-    return tokenizer.batch_decode(dataset["input_ids"], skip_special_tokens=True)
+    return tokenizer.batch_decode(list(dataset["input_ids"]), skip_special_tokens=True)
 
 
 def pairs(dataset, tokenizer):
@@ -127,11 +127,11 @@ def test_texts_are_cut_into_sentences():
 
 Anarchism is a political philosophy. Is it sceptical of authority? It is!
 Too short. See also
-It calls for the abolition of the state, e.g. of its borders  and  laws."""
+It calls for 2.5 abolitions of  the  state."""
     assert split_sentences(text) == [
         "Anarchism is a political philosophy.",
         "Is it sceptical of authority?",
-        "It calls for the abolition of the state, e.g. of its borders  and  laws.",
+        "It calls for 2.5 abolitions of  the  state.",
     ]
     assert split_sentences("") == split_sentences(" \n\n ") == []
 
@@ -334,9 +334,10 @@ def test_texts_without_any_sentence_are_refused(tmp_path, tokenizer):
         module(path, ["text"], tokenizer, sentences=True)
 
 
-def test_sentences_of_two_columns_are_refused(text_dataset, tokenizer):
+def test_sentences_of_two_columns_are_refused(tmp_path, tokenizer):
+    rows = [{"premise": "All dogs are running. No cats are sleeping.", "hypothesis": "dogs"}] * 20
     with pytest.raises(ConfigError, match=r"data\.\w+"):
-        module(text_dataset, COLUMNS, tokenizer, sentences=True)
+        module(write(tmp_path / "d", train=rows), COLUMNS, tokenizer, sentences=True)
 
 
 def test_a_single_row_cannot_be_trained_on_and_held_out(tmp_path, tokenizer):

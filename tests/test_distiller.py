@@ -183,7 +183,8 @@ def test_padding_changes_neither_loss_nor_gradients(family, request):
 
     real = batch_of(path)
     real["input_ids"][0, 2] += 1  # a real token does matter
-    assert not torch.isclose(outcome(real)[0], plain[0], rtol=1e-4)
+    changes = [(after - before).abs().max() for before, after in zip(plain, outcome(real), strict=True)]
+    assert max(changes) > 1e-3
 
 
 def test_a_padded_batch_of_a_roberta_is_as_its_rows_alone(roberta_teacher):
@@ -372,7 +373,7 @@ def distil(folder, teacher, *overrides):
     gang = [OmegaConf.create(architecture.to_dict()) for architecture in (SMALL, WIDE)]
     settings = ["data=demo", "data.rows=60", "data.held_out=12", "data.batch_size=4", "objective.normalize=variance"]
     settings += ["module.dropout=0.0", "module.learning_rate=1e-2", "trainer.accelerator=cpu"]
-    settings += ["trainer.max_epochs=4", "search.stages.mini.trainer.max_epochs=4", "trainer.enable_progress_bar=false"]
+    settings += ["trainer.max_epochs=4", "search.stages.mini.trainer.max_epochs=4"]
     settings += [f"teacher.path={teacher}", f"paths.runs={folder}", f"paths.output={folder}", "search.dir=null"]
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("train", [*settings, *overrides])

@@ -115,7 +115,7 @@ def test_top_rows_and_speed_ups(study: Study) -> None:
     assert list(rows["speed-up cpu"]) == [8, 2.5]
     assert list(rows["speed-up cuda"]) == [6, 2]
     assert list(rows["chosen by"]) == ["controller", "random"]
-    assert list(rows["episode"]) == [1, 0]
+    assert list(rows["episode"]) == [2, 1]
     assert rows["full held-out loss"].isna().all() and rows["export"].isna().all()
 
 

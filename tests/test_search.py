@@ -172,6 +172,7 @@ def test_a_killed_search_goes_on_and_ends_as_if_nothing_had_happened(searched, t
     done = call("search.py", *sizes, runs=tmp_path, teacher=teacher)
     assert done.returncode == 0, done.stderr[-3000:]
     mine_seen, theirs = observed(mine), observed(folder)
+    print({k: (str(v[0]), v[1]) for k, v in mine_seen.items()}, {k: (str(v[0]), v[1]) for k, v in theirs.items()})
     assert len(mine_seen) == 6 and mine_seen[1][1] == pytest.approx(finished[0]["loss"])
     # Rewards hold a latency, which no two runs measure alike, so only the first, random episode must be the same.
     for trial in range(3):

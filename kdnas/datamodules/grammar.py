@@ -6,14 +6,14 @@ A sentence counts the things of a kind that have, or lack, a property::
 
 **Words.** Kinds and properties are conjunctions of words. The words of one dimension (nouns, verbs, places ...) form
 trees. A word implies the words above it (poodles are dogs), and two words of a dimension exclude each other unless one
-is above the other (no dogs are cats, no one runs and sleeps). Nothing else is known: there are dogs that are neither
-poodles nor beagles, and the dimensions are independent. A name is a noun that holds of exactly one thing.
+is above the other (no dogs are cats, and nothing runs while it sleeps). Nothing else is known: there may be dogs that
+are neither poodles nor beagles, and the dimensions are independent. A name is a noun that holds of exactly one thing.
 
 **Existence.** Whoever speaks of a kind takes it to exist: a pair is judged in the worlds where the kinds of both
 sentences have members. So "all dogs are running" implies "some dogs are running" and contradicts "no dogs are running".
 
 **Labels.** A premise entails a hypothesis if no such world makes the first true and the second false, contradicts it
-if none makes both true, and is neutral otherwise. Both are one question, which `consistent` decides.
+if none makes both true, and is neutral otherwise. Both are one question, which `consistent` answers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from random import Random
+from typing import NamedTuple
 
 from transformers import BertTokenizer
 
@@ -31,27 +32,21 @@ ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
 
 PATHS: dict[str, tuple[str, ...]] = {
     "size": ("small", "big"),
-    "age": ("young", "old"),
     "noun": (
-        "animals/mammals/dogs/poodles",
-        "animals/mammals/dogs/beagles",
-        "animals/mammals/cats",
-        "animals/mammals/horses",
+        "animals/dogs/poodles",
+        "animals/dogs/beagles",
+        "animals/cats",
         "animals/birds/ducks",
-        "animals/birds/owls",
-        "people/adults/women/anna",
-        "people/adults/women/clara",
-        "people/adults/men/ben",
-        "people/adults/men/david",
-        "people/children/girls",
-        "people/children/boys",
+        "people/women/anna",
+        "people/women/clara",
+        "people/men/ben",
+        "people/men/david",
+        "people/children",
     ),
     "verb": (
         "moving/running/jogging",
         "moving/running/sprinting",
         "moving/swimming",
-        "moving/dancing",
-        "resting/sleeping/napping",
         "resting/sleeping/dozing",
         "resting/sitting",
     ),
@@ -60,208 +55,202 @@ PATHS: dict[str, tuple[str, ...]] = {
         "outdoors/in the park",
         "outdoors/in the garden",
         "indoors/in the house/in the kitchen",
-        "indoors/in the house/in the attic",
         "indoors/at the office",
     ),
 }
-"""Each dimension's words, from the most general to the most specific, in the order in which a sentence has them."""
+"""Each dimension's trees, as the paths from the most general word to the most specific ones."""
+
+OPTIONAL = {"size": 0.4, "manner": 0.3, "place": 0.6}
+"""The dimensions that a sentence may leave open, and how often it does not."""
 
 NAMES = frozenset({"anna", "clara", "ben", "david"})
 
+WORDS = {name: tuple(dict.fromkeys("/".join(paths).split("/"))) for name, paths in PATHS.items()}
+DIMENSION = {word: name for name, words in WORDS.items() for word in words}
 ABOVE: dict[str, frozenset[str]] = {}
 """Each word with all that it implies, itself among them."""
-WORDS: dict[str, list[str]] = {}
-"""The words of each dimension."""
-for _dimension, _paths in PATHS.items():
-    for _path in _paths:
-        _steps = _path.split("/")
-        ABOVE.update({word: frozenset(_steps[: depth + 1]) for depth, word in enumerate(_steps)})
-    WORDS[_dimension] = list(dict.fromkeys(word for _path in _paths for word in _path.split("/")))
-DIMENSION = {word: dimension for dimension, words in WORDS.items() for word in words}
+for _path in (path for paths in PATHS.values() for path in paths):
+    _steps = _path.split("/")
+    ABOVE |= {word: frozenset(_steps[: depth + 1]) for depth, word in enumerate(_steps)}
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """How many things of a kind have (`inside`) or lack a property: `number` or more (`at_least`), or fewer."""
+class Count(NamedTuple):
+    """How many of a kind have (`inside`) or lack a property: `number` or more (`at_least`), or fewer."""
 
-    kind: frozenset[str]
-    property: frozenset[str]
     number: int
     inside: bool
     at_least: bool
 
-    def denied(self) -> Meaning:
-        """What holds where this does not. Of the one bearer of a name, that is to lack what this says it has."""
-        if self.kind <= NAMES:
-            return replace(self, inside=not self.inside)
-        return replace(self, at_least=not self.at_least)
 
-
-QUANTIFIERS: dict[str, tuple[int, bool, bool]] = {
-    "all {} are {}": (1, False, False),
-    "no {} are {}": (1, True, False),
-    "some {} are {}": (1, True, True),
-    "not all {} are {}": (1, False, True),
-    "some {} are not {}": (1, False, True),
-    "at least two {} are {}": (2, True, True),
-    "fewer than two {} are {}": (2, True, False),
+OF_KINDS = {
+    "all {} are {}": Count(1, inside=False, at_least=False),
+    "no {} are {}": Count(1, inside=True, at_least=False),
+    "some {} are {}": Count(1, inside=True, at_least=True),
+    "some {} are not {}": Count(1, inside=False, at_least=True),
+    "not all {} are {}": Count(1, inside=False, at_least=True),
+    "at least two {} are {}": Count(2, inside=True, at_least=True),
+    "fewer than two {} are {}": Count(2, inside=True, at_least=False),
 }
-"""What a sentence about a kind looks like, and the `number`, `inside` and `at_least` of its meaning."""
+OF_NAMES = {  # the one bearer exists and has what no bearer lacks
+    "{} is {}": Count(1, inside=False, at_least=False),
+    "{} is not {}": Count(1, inside=True, at_least=False),
+}
+PATTERNS = OF_KINDS | OF_NAMES
+"""What sentences look like, and what they count."""
 
-NAMED: dict[str, tuple[int, bool, bool]] = {"{} is {}": (1, False, False), "{} is not {}": (1, True, False)}
-"""The same of a name: as its bearer exists and is one, to be running is that none of the name is not running."""
+
+@dataclass(frozen=True)
+class Meaning:
+    """A count of the things of a kind with regard to a property; both are conjunctions of words."""
+
+    kind: frozenset[str]
+    property: frozenset[str]
+    count: Count
+
+    def denied(self) -> Meaning:
+        """What holds where this does not."""
+        number, inside, at_least = self.count
+        if self.kind <= NAMES:  # who does not have the property lacks it
+            return replace(self, count=Count(number, not inside, at_least))
+        return replace(self, count=Count(number, inside, not at_least))
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A pattern and its words, one for each dimension; "" for a dimension that the sentence leaves open."""
+    """A pattern, and a word of each dimension ("" where it is left open)."""
 
     pattern: str
     size: str
-    age: str
     noun: str
     verb: str
     manner: str
     place: str
 
     def __str__(self) -> str:
-        kind = " ".join(filter(None, (self.size, self.age, self.noun)))
-        return self.pattern.format(kind, " ".join(filter(None, (self.verb, self.manner, self.place))))
+        parts = (self.size, self.noun), (self.verb, self.manner, self.place)
+        return self.pattern.format(*(" ".join(filter(None, part)) for part in parts))
 
     @property
     def meaning(self) -> Meaning:
-        kind = frozenset({self.size, self.age, self.noun} - {""})
-        action = frozenset({self.verb, self.manner, self.place} - {""})
-        return Meaning(kind, action, *(QUANTIFIERS | NAMED)[self.pattern])
+        kind = frozenset({self.size, self.noun} - {""})
+        return Meaning(kind, frozenset({self.verb, self.manner, self.place} - {""}), PATTERNS[self.pattern])
 
 
 @cache
-def implied(words: frozenset[str]) -> frozenset[str] | None:
-    """All that these words imply, or nothing where two of them exclude each other."""
-    for one, other in combinations(words, 2):
-        if DIMENSION[one] == DIMENSION[other] and one not in ABOVE[other] and other not in ABOVE[one]:
-            return None
-    return frozenset().union(*(ABOVE[word] for word in words))
+def implied(words: frozenset[str]) -> frozenset[str]:
+    """All that holds of a thing of which these words hold."""
+    return frozenset[str]().union(*(ABOVE[word] for word in words))
 
 
-def consistent(one: Meaning, other: Meaning) -> bool:
-    """Whether some world with members of both kinds makes both true.
-
-    Some things must exist: a member of either kind, and what an "at least" counts. Take each to be no more than it
-    must be, and apply the "fewer than" rules, which say what all members of a kind must have or must not have. The
-    claims are consistent exactly if no such thing breaks: all of them together are then a world. A rule that allows
-    `number - 1` exceptions binds only where at least `number` things are alike.
-    """
-    rules = [claim for claim in (one, other) if not claim.at_least]
-    return all(
-        _possible(has, lacks, [rule for rule in rules if rule.number <= number])
-        for claim in (one, other)
-        for has, lacks, number in _witnesses(claim)
+@cache
+def compatible(words: frozenset[str]) -> bool:
+    """Whether no two of these words exclude each other."""
+    return not any(
+        DIMENSION[one] == DIMENSION[other] and one not in ABOVE[other] and other not in ABOVE[one]
+        for one, other in combinations(words, 2)
     )
 
 
-def _witnesses(claim: Meaning) -> Iterator[tuple[frozenset[str], frozenset[str] | None, int]]:
-    """What the claim says exists: words that hold of it, words that do not all hold of it, and how many."""
-    yield claim.kind, None, 1
-    if claim.at_least and claim.inside:
-        yield claim.kind | claim.property, None, claim.number
-    elif claim.at_least:
-        yield claim.kind, claim.property, claim.number
+def consistent(one: Meaning, other: Meaning) -> bool:
+    """Whether some world, with members of both kinds, makes both true.
+
+    Claims of "at least" and of existence ask for things; claims of "fewer" are rules about all things of a kind, with
+    `number - 1` exceptions. Let each thing that is asked for be as little else as it can. If all of them can keep the
+    rules, together they are the world; if one cannot, there is none. (A rule about two does not bind one thing.)
+    """
+    rules = [claim for claim in (one, other) if not claim.count.at_least]
+    return all(
+        possible(has, lacks, [rule for rule in rules if rule.count.number <= number])
+        for claim in (one, other)
+        for number, has, lacks in asked_for(claim)
+    )
 
 
-def _possible(has: frozenset[str], lacks: frozenset[str] | None, rules: list[Meaning]) -> bool:
-    """Whether a thing with these words, but not all of those, can meet the rules."""
-    known = implied(has)
-    if known is None:
-        return False
-    # One pass is enough: rules are about kinds and add properties, so no rule makes another one apply.
-    binding = [rule for rule in rules if rule.kind <= known]
-    known = implied(has.union(*(rule.property for rule in binding if not rule.inside)))
-    if known is None or (lacks is not None and lacks <= known):
-        return False
-    return not any(rule.inside and rule.property <= known for rule in binding)
+def asked_for(claim: Meaning) -> Iterator[tuple[int, frozenset[str], frozenset[str] | None]]:
+    """The things that there must be: how many, the words that hold of each, and words that do not hold together."""
+    yield 1, claim.kind, None
+    number, inside, at_least = claim.count
+    if at_least:
+        yield (number, claim.kind | claim.property, None) if inside else (number, claim.kind, claim.property)
+
+
+def possible(has: frozenset[str], lacks: frozenset[str] | None, rules: list[Meaning]) -> bool:
+    """Whether a thing of which those words hold, and these not all, can keep the rules."""
+    # Once is enough: a rule adds properties and no kind, so that it never makes another rule apply.
+    rules = [rule for rule in rules if rule.kind <= implied(has)]
+    known = implied(has.union(*(rule.property for rule in rules if not rule.count.inside)))
+    forbidden = [rule.property for rule in rules if rule.count.inside] + ([lacks] if lacks is not None else [])
+    return compatible(known) and not any(words <= known for words in forbidden)
 
 
 def relation(premise: Sentence, hypothesis: Sentence) -> int:
-    """The label of a pair: 0 entailment, 1 neutral, 2 contradiction."""
+    """The label of a pair."""
     given, claim = premise.meaning, hypothesis.meaning
     if not consistent(given, claim.denied()):
         return ENTAILMENT
     return NEUTRAL if consistent(given, claim) else CONTRADICTION
 
 
-OPTIONAL = {"size": 0.3, "age": 0.3, "manner": 0.3, "place": 0.7}
-"""How often a sentence says something of the dimensions that it may leave open."""
-
-
 def sentence(rng: Random) -> Sentence:
-    """Any sentence of the grammar."""
-    words = {d: rng.choice(words) if rng.random() < OPTIONAL.get(d, 1.0) else "" for d, words in WORDS.items()}
-    return _well_formed(Sentence(rng.choice(list(QUANTIFIERS)), **words), rng)
+    """Any sentence."""
+    said = {name: rng.random() < OPTIONAL.get(name, 1.0) for name in WORDS}
+    return well_formed("", {name: rng.choice(words) if said[name] else "" for name, words in WORDS.items()}, rng)
 
 
-def _well_formed(draft: Sentence, rng: Random) -> Sentence:
-    """The draft with a pattern that fits its noun; names have no adjectives."""
-    if draft.noun in NAMES:
-        pattern = draft.pattern if draft.pattern in NAMED else rng.choice(list(NAMED))
-        return replace(draft, pattern=pattern, size="", age="")
-    return draft if draft.pattern in QUANTIFIERS else replace(draft, pattern=rng.choice(list(QUANTIFIERS)))
+def variation(original: Sentence, rng: Random) -> Sentence:
+    """The sentence with some of its words replaced, and often its pattern."""
+    words = {name: getattr(original, name) for name in WORDS}
+    for name, word in words.items():
+        if rng.random() < 0.22:
+            words[name] = rng.choice(substitutes(name, word))
+    return well_formed(original.pattern if rng.random() < 0.35 else "", words, rng)
 
 
-def variant(original: Sentence, rng: Random) -> Sentence:
-    """The sentence with another pattern (or the same) and some of its words moved along their trees."""
-    changed: dict[str, str] = {}
-    if rng.random() < 0.7:
-        changed["pattern"] = rng.choice(list(QUANTIFIERS))
-    for dimension in WORDS:
-        if rng.random() < 0.35:
-            changed[dimension] = _neighbour(getattr(original, dimension), dimension, rng)
-    return _well_formed(replace(original, **changed), rng)
+def well_formed(pattern: str, words: dict[str, str], rng: Random) -> Sentence:
+    """A sentence of these words, except that names have no size, and of this pattern, except where it does not fit."""
+    fitting = OF_NAMES if words["noun"] in NAMES else OF_KINDS
+    if fitting is OF_NAMES:
+        words = words | {"size": ""}
+    return Sentence(pattern if pattern in fitting else rng.choice(tuple(fitting)), **words)
 
 
-def _neighbour(word: str, dimension: str, rng: Random) -> str:
-    """A word above or below this one, or (one time in three) any other of the dimension; "" is above all."""
-    options = [other for other in WORDS[dimension] if other != word]
-    related = [other for other in options if not word or other in ABOVE[word] or word in ABOVE[other]]
-    if dimension in OPTIONAL and word:
-        options.append("")
-        related.append("")
-    return rng.choice(related if related and rng.random() < 2 / 3 else options)
+@cache
+def substitutes(name: str, word: str) -> list[str]:
+    """The other words of a dimension, "" among them if it is optional; those above and below the word three times."""
+    others = [other for other in (*WORDS[name], *[""][: name in OPTIONAL]) if other != word]
+    related = [other for other in others if not word or not other or other in ABOVE[word] or word in ABOVE[other]]
+    return others + 2 * related
 
 
 def pairs(rows: int, seed: int) -> list[dict[str, str | int]]:
-    """Labelled pairs, none of them twice: the same for the same seed, and a longer list begins with the shorter one.
+    """Different labelled pairs. The seed decides all of them, and more rows only add to fewer.
 
-    The labels come in shuffled threes, so that any stretch of the list is balanced: cut it to get disjoint splits.
-    A hypothesis is drawn before its label, and then varied into a premise that gives this label. So the hypothesis
-    alone says nothing of the label.
+    Labels come in shuffled threes, so that every stretch of the list is balanced: slices of it are disjoint splits.
+    A hypothesis is drawn first, and then varied until it has a premise of the label that is due. So a hypothesis says
+    nothing of its label.
     """
     rng = Random(seed)
     found: dict[tuple[str, str], int] = {}
-    labels: list[int] = []
+    due: list[int] = []
     while len(found) < rows:
-        labels = labels or rng.sample(range(3), 3)
-        label = labels.pop()
-        while True:
-            hypothesis = sentence(rng)
-            tries = (variant(hypothesis, rng) for _ in range(100))
-            premise = next((p for p in tries if p != hypothesis and relation(p, hypothesis) == label), None)
-            if premise and (str(premise), str(hypothesis)) not in found:
-                found[str(premise), str(hypothesis)] = label
+        due = due or rng.sample((ENTAILMENT, NEUTRAL, CONTRADICTION), 3)
+        hypothesis = sentence(rng)
+        for _ in range(100):
+            premise = variation(hypothesis, rng)
+            pair = str(premise), str(hypothesis)
+            if premise != hypothesis and pair not in found and relation(premise, hypothesis) == due[-1]:
+                found[pair] = due.pop()
                 break
-    return [
-        {"premise": premise, "hypothesis": hypothesis, "label": label} for (premise, hypothesis), label in found.items()
-    ]
+    return [{"premise": pair[0], "hypothesis": pair[1], "label": label} for pair, label in found.items()]
 
 
 def vocabulary() -> list[str]:
-    """Every word that a sentence can have, sorted."""
-    patterns = " ".join(QUANTIFIERS | NAMED).replace("{}", " ")
-    return sorted({*patterns.split(), *" ".join(ABOVE).split()})
+    """The words that sentences are made of, sorted."""
+    return sorted({*" ".join([*PATTERNS, *ABOVE]).replace("{}", "").split()})
 
 
 def tokenizer(max_length: int = 64) -> BertTokenizer:
-    """BERT's WordPiece over the grammar's words, each of which is one piece."""
+    """BERT's own WordPiece, to which each word is one piece."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab = {piece: number for number, piece in enumerate(special + vocabulary())}
     return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=max_length, padding_side="right")

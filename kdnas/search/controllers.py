@@ -177,7 +177,7 @@ class FeedbackSampler(BaseSampler):
     def random_picks(self, episode: int) -> int:
         """⌈εN⌉ with the ε of this episode (Algorithm 1, whose `min` is a misprint for `max`)."""
         epsilon = max(self.epsilon - self.epsilon_decay * episode, self.epsilon_min)
-        return math.ceil(round(epsilon * self.candidates, 9))  # 0.55 · 20 is a little above 11 in floats
+        return math.ceil(round(epsilon * self.candidates, 9))  # 0.55 * 100 is above 55 in floats
 
     def _choose(self, study: Study, trial: FrozenTrial, grid: Grid) -> State:
         """A state that no trial has (any, once none is left); notes on this trial why it was chosen."""

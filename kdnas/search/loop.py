@@ -133,7 +133,7 @@ class Narrator:
     def _line(self, trial: FrozenTrial, seen: Sequence[Observation]) -> str:
         total = self.settings.episodes * self.settings.candidates
         episode = trial.user_attrs["episode"]
-        where = f"episode {episode + 1}/{self.settings.episodes}, candidate {trial.number + 1}/{total}"
+        where = f"episode {episode + 1}/{self.settings.episodes}, trial {trial.number} ({trial.number + 1} of {total})"
         architecture = Architecture.of(trial.params)
         if trial.state != TrialState.COMPLETE:
             return f"{where} {architecture}: failed: {trial.user_attrs.get('reason', 'unknown')}"

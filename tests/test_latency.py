@@ -1,0 +1,467 @@
+"""Latency: the table, what is counted, and the lock that keeps training out of measurements."""
+
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from dataclasses import replace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadding, RobertaConfig
+
+from kdnas import latency
+from kdnas.architecture import Architecture
+from kdnas.callbacks import LatencyBenchmark
+from kdnas.distillation.objectives import HiddenStateObjective
+from kdnas.errors import ConfigError
+from kdnas.latency import LatencyTable, Protocol, QuietHost
+from kdnas.models import count_flops, count_parameters, student_config
+from kdnas.modules import StudentDistiller
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+processes = multiprocessing.get_context("fork")
+QUICK = Protocol(length=8, warmup=0, repeats=3, runs=2)
+LONG = 60
+"""Seconds after which a process that should have got somewhere is stuck."""
+
+
+@pytest.fixture(autouse=True)
+def own_host(tmp_path, monkeypatch):
+    """Locks of these tests' own: searches that run beside them are neither waited for nor held up."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def config():
+    return BertConfig(
+        vocab_size=50,
+        num_hidden_layers=2,
+        hidden_size=8,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Puts made-up times in the place of measurements; gives how often one was asked for, in any process."""
+    tally = tmp_path / "tally"
+
+    def measure(model, accelerator, protocol):
+        with tally.open("a") as file:
+            file.write("x")
+        return [float(tally.stat().st_size * 10 + i) for i in range(protocol.repeats)]
+
+    monkeypatch.setattr(latency, "measure", measure)
+    return lambda: tally.stat().st_size if tally.exists() else 0
+
+
+def start(target, *arguments):
+    process = processes.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def end(*started):
+    for process in started:
+        process.join(LONG)
+        assert process.exitcode == 0
+
+
+# -- the table
+
+
+def test_a_latency_is_the_median_and_half_the_middle_of_all_runs(config, measured, tmp_path):
+    table = LatencyTable(tmp_path / "table.jsonl")
+    found = table.latency(config, "cpu", replace(QUICK, repeats=100))
+    times = np.concatenate([np.arange(10, 110), np.arange(20, 120)])
+    assert found.median == pytest.approx(np.median(times))
+    assert found.spread == pytest.approx((np.quantile(times, 0.95) - np.quantile(times, 0.05)) / 2)
+    assert table.latency(config, "cpu", replace(QUICK, repeats=100)) == found
+
+
+def test_the_same_question_is_measured_once(config, measured, tmp_path):
+    path = tmp_path / "folder" / "table.jsonl"
+    first = LatencyTable(path).latency(config, "cpu", QUICK)
+    assert measured() == QUICK.runs
+    assert LatencyTable(path).latency(config, "cpu", QUICK) == first
+    assert measured() == QUICK.runs and len(path.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"threads": 2},
+        {"length": 9},
+        {"batch_size": 2},
+        {"dtype": "bfloat16"},
+        {"repeats": 4},
+        {"num_hidden_layers": 3},
+        {"hidden_act": "relu"},
+        {"num_attention_heads": 4},
+        {"intermediate_size": 17},
+        {"hidden_size": 12},
+    ],
+    ids=str,
+)
+def test_another_question_is_measured_anew(config, measured, tmp_path, changed):
+    table = LatencyTable(tmp_path / "table.jsonl")
+    first = table.latency(config, "cpu", QUICK)
+    protocol = replace(QUICK, **{name: value for name, value in changed.items() if hasattr(QUICK, name)})
+    for name, value in changed.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    assert table.latency(config, "cpu", protocol).median > first.median
+    assert measured() == 2 * QUICK.runs
+
+
+def test_what_latency_does_not_depend_on_is_not_measured_anew(config, measured, tmp_path):
+    table = LatencyTable(tmp_path / "table.jsonl")
+    table.latency(config, "cpu", QUICK)
+    config.hidden_dropout_prob, config.num_labels = 0.3, 7
+    table.latency(config, "cpu", QUICK)
+    assert measured() == QUICK.runs
+
+
+def test_a_line_cut_short_is_measured_anew_and_spoils_no_other(config, measured, tmp_path):
+    path = tmp_path / "table.jsonl"
+    other = replace(QUICK, length=9)
+    kept = LatencyTable(path).latency(config, "cpu", other)
+    LatencyTable(path).latency(config, "cpu", QUICK)
+    path.write_text(path.read_text()[:-40])
+    before = measured()
+    assert LatencyTable(path).latency(config, "cpu", other) == kept and measured() == before
+    again = LatencyTable(path).latency(config, "cpu", QUICK)
+    assert measured() == before + QUICK.runs
+    assert LatencyTable(path).latency(config, "cpu", QUICK) == again
+    assert measured() == before + QUICK.runs  # what was measured after the crash is found again
+
+
+def test_processes_that_ask_together_agree(config, measured, tmp_path):
+    path, together, answers = tmp_path / "table.jsonl", processes.Barrier(3), processes.Queue()
+
+    def ask():
+        together.wait(LONG)
+        answers.put(LatencyTable(path).latency(config, "cpu", QUICK))
+
+    asking = [start(ask) for _ in range(3)]
+    given = [answers.get(timeout=LONG) for _ in asking]
+    end(*asking)
+    assert len(set(given)) == 1 and measured() == QUICK.runs
+
+
+# -- measuring
+
+
+class Model(torch.nn.Module):
+    """Notes how it is called; may fail."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.fails, self.calls = fails, []
+
+    def forward(self, input_ids, attention_mask):
+        self.calls.append(
+            (torch.get_num_threads(), tuple(input_ids.shape), bool(attention_mask.all()), self.weight.dtype)
+        )
+        if self.fails:
+            raise RuntimeError
+
+
+def test_measuring_follows_the_protocol_and_restores_the_threads():
+    model, threads = Model(), torch.get_num_threads()
+    protocol = Protocol(batch_size=3, length=7, threads=threads + 2, warmup=4, repeats=6, dtype="bfloat16")
+    times = latency.measure(model, "cpu", protocol)
+    assert len(times) == 6 and min(times) > 0
+    assert set(model.calls) == {(threads + 2, (3, 7), True, torch.bfloat16)}
+    assert 4 + 6 <= len(model.calls) <= 4 + 2 * 6 and not model.training
+    assert torch.get_num_threads() == threads
+
+
+def test_threads_are_restored_when_measuring_fails():
+    threads = torch.get_num_threads()
+    with pytest.raises(RuntimeError):
+        latency.measure(Model(fails=True), "cpu", Protocol(threads=threads + 1))
+    assert torch.get_num_threads() == threads
+
+
+def test_interrupted_inferences_are_repeated_within_limits(monkeypatch):
+    """Half of the inferences are interrupted, then all of them; the clock says which is which."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+
+    class Usage:
+        ru_nivcsw = 0
+
+    def interrupted(every):
+        class Interrupted(Model):
+            def forward(self, **inputs):
+                super().forward(**inputs)
+                clock.append(clock[-1] + 0.001)
+                if len(self.calls) % every == 0:
+                    Usage.ru_nivcsw += 1
+                    clock.append(clock[-1] + 1)
+
+        return Interrupted()
+
+    clock = [0.0]
+    monkeypatch.setattr(latency, "getrusage", lambda _: Usage)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[-1])
+    protocol = Protocol(length=2, warmup=0, repeats=5)
+    assert latency.measure(interrupted(2), "cpu", protocol) == pytest.approx([1.0] * 5)
+    always = interrupted(1)
+    assert latency.measure(always, "cpu", protocol) == pytest.approx([1001.0] * 5) and len(always.calls) == 5
+
+
+def test_a_real_measurement(config, tmp_path):
+    found = LatencyTable(tmp_path / "table.jsonl").latency(config, "cpu", QUICK)
+    assert found.median > 0 and found.spread >= 0
+    assert json.loads((tmp_path / "table.jsonl").read_text())["median"] == found.median
+
+
+def test_an_input_longer_than_the_model_takes_is_refused(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"latency.length=33: .*32"):
+        LatencyTable(tmp_path / "table.jsonl").latency(config, "cpu", replace(QUICK, length=33))
+
+
+def test_the_longest_input_that_a_roberta_takes_is_measured_and_no_longer_one(tmp_path):
+    """Its positions begin after the padding's: 34 of them are 32 for tokens."""
+    config = RobertaConfig(
+        vocab_size=50,
+        num_hidden_layers=1,
+        hidden_size=8,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=34,
+    )
+    table = LatencyTable(tmp_path / "table.jsonl")
+    assert table.latency(config, "cpu", replace(QUICK, length=32)).median > 0
+    with pytest.raises(ConfigError, match="latency.length=33: "):
+        table.latency(config, "cpu", replace(QUICK, length=33))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "length", "threads", "repeats", "runs"])
+def test_a_protocol_of_nothing_is_refused(name):
+    with pytest.raises(ConfigError, match=f"latency.{name}=0: "):
+        Protocol(**{name: 0})
+
+
+def test_a_dtype_that_torch_does_not_know_is_refused():
+    with pytest.raises(ConfigError, match=r"latency.dtype=float31: .*bfloat16"):
+        Protocol(dtype="float31")
+
+
+@pytest.mark.parametrize("name", ["tpu", "CPU", "xpu:0"])
+def test_an_unknown_accelerator_is_refused_with_those_that_there_are(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"latency.accelerators={name}: .*cpu"):
+        LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu", name])
+
+
+def test_no_accelerator_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"latency.accelerators=\[\]"):
+        LatencyBenchmark(str(tmp_path / "table.jsonl"), [])
+
+
+# -- the lock
+
+
+def mark(file, begin):
+    file.write(f"{begin} {time.monotonic()}\n")
+    file.flush()
+
+
+def hold(how, path, times, stop):
+    """Takes the lock and gives it back again and again, at least so often, and writes down when it had it."""
+    lock = getattr(QuietHost(), how)
+    with path.open("w") as file:
+        while times > 0 or not stop.is_set():
+            with lock():
+                begin = time.monotonic()
+                time.sleep(0.003)
+                mark(file, begin)
+            times -= 1
+
+
+def intervals(path):
+    return [tuple(map(float, line.split())) for line in path.read_text().splitlines()]
+
+
+def test_training_steps_and_measurements_never_overlap(tmp_path):
+    """Two processes train without a pause, so that there is nearly always a step under way."""
+    stop, paths = processes.Event(), {name: tmp_path / name for name in ("busy1", "busy2", "quiet1", "quiet2")}
+    training = [start(hold, "busy", paths[name], 20, stop) for name in ("busy1", "busy2")]
+    done = processes.Event()
+    done.set()
+    measuring = [start(hold, "quiet", paths[name], 10, done) for name in ("quiet1", "quiet2")]
+    end(*measuring)  # they come to their turn
+    stop.set()
+    end(*training)
+    busy = intervals(paths["busy1"]) + intervals(paths["busy2"])
+    quiet = [intervals(paths["quiet1"]), intervals(paths["quiet2"])]
+    assert len(busy) >= 40 and [len(own) for own in quiet] == [10, 10]
+    for others, own in ((busy, quiet[0] + quiet[1]), (quiet[0], quiet[1])):
+        overlaps = [(a, b) for a in others for b in own if a[0] < b[1] and b[0] < a[1]]
+        assert overlaps == []
+
+
+def test_training_steps_of_two_processes_go_together():
+    inside, leave = processes.Barrier(2), processes.Event()
+
+    def train():
+        with QuietHost().busy():
+            inside.wait(LONG)  # broken, and an error, unless both are in
+            leave.wait(LONG)
+
+    training = [start(train), start(train)]
+    leave.set()
+    end(*training)
+
+
+@pytest.mark.parametrize("how", ["busy", "quiet"])
+def test_a_killed_process_leaves_no_lock_behind(how):
+    inside, got = processes.Event(), processes.Event()
+
+    def stay():
+        with getattr(QuietHost(), how)():
+            inside.set()
+            time.sleep(10 * LONG)
+
+    def measure():
+        with QuietHost().quiet():
+            got.set()
+
+    holder = start(stay)
+    assert inside.wait(LONG)
+    waiting = start(measure)
+    assert not got.wait(0.2)  # it is kept out while the holder lives
+    os.kill(holder.pid, signal.SIGKILL)
+    assert got.wait(LONG)
+    end(waiting)
+    holder.join(LONG)
+
+
+def test_an_error_inside_gives_the_lock_back():
+    for how in ("busy", "quiet"):
+        with pytest.raises(ZeroDivisionError), getattr(QuietHost(), how)():
+            raise ZeroDivisionError
+    got = processes.Event()
+
+    def measure():
+        with QuietHost().quiet():
+            got.set()
+
+    end(start(measure))
+    assert got.is_set()
+
+
+# -- the callback
+
+
+class Probed(StudentDistiller):
+    """Notes at each step whether another process could measure; may fail at the last one."""
+
+    fails = False
+
+    def training_step(self, batch, index):
+        self.free.append(can_measure())
+        if self.fails and index == 2:
+            raise ZeroDivisionError
+        return super().training_step(batch, index)
+
+    def validation_step(self, batch, index):
+        self.free.append(can_measure())
+        super().validation_step(batch, index)
+
+
+def can_measure():
+    got = processes.Event()
+
+    def measure():
+        with QuietHost().quiet():
+            got.set()
+
+    process = start(measure)
+    free = got.wait(0.3)
+    process.kill()
+    process.join(LONG)
+    return free
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_fit_measures_before_it_trains_and_keeps_measurements_out_of_its_steps(teacher, measured, tmp_path, fails):
+    architecture = Architecture(1, 2, 8, 16, "gelu")
+    module = Probed(teacher, [architecture], HiddenStateObjective)
+    module.fails, module.free = fails, []
+    rows = [module.tokenizer("all dogs are running")] * 3
+    loader = DataLoader(rows, batch_size=1, collate_fn=DataCollatorWithPadding(module.tokenizer))
+    benchmark = LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu"], length=8, repeats=3, runs=2)
+    run = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        callbacks=[benchmark],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            run.fit(module, loader, loader)
+    else:
+        run.fit(module, loader, loader)
+    assert module.free == [False] * (3 if fails else 4)
+    assert can_measure()
+    # made-up times: the first model's two runs give 10 11 12 20 21 22, the second's 30 31 32 40 41 42
+    assert benchmark.teacher.latency["cpu"].median == 16 and benchmark.students[0].latency["cpu"].median == 36
+    teacher_config = AutoConfig.from_pretrained(teacher)
+    for cost, own in zip((benchmark.teacher, benchmark.students[0]), (teacher_config, architecture), strict=True):
+        own = student_config(teacher_config, own) if own is architecture else own
+        model = AutoModel.from_config(own)
+        encoder = [p for name, p in model.named_parameters() if not name.startswith("pooler.")]
+        assert cost.parameters == sum(p.numel() for p in encoder)
+        assert cost.flops == flops(own, 1, 8)
+
+
+# -- counting
+
+
+def flops(config, batch, length):
+    """Two for each multiply-add of every matrix product: four projections, Q K^T, A V, and the FFN's two."""
+    hidden, ffn = config.hidden_size, config.intermediate_size
+    layer = 4 * length * hidden * hidden + 2 * length * length * hidden + 2 * length * hidden * ffn
+    return 2 * batch * config.num_hidden_layers * layer
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "hidden", "ffn", "batch", "length"),
+    [(2, 2, 8, 16, 1, 8), (3, 4, 12, 50, 4, 31), (1, 1, 20, 7, 2, 1)],
+)
+def test_flops_are_those_of_all_matrix_products(layers, heads, hidden, ffn, batch, length):
+    sizes = {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "vocab_size": 50,
+    }
+    for config in (BertConfig(**sizes), RobertaConfig(**sizes)):
+        assert count_flops(config, batch, length) == flops(config, batch, length)
+
+
+@pytest.mark.parametrize("path", ["teacher", "roberta_teacher"])
+def test_parameters_are_those_of_a_built_model_without_its_pooler(path, request):
+    config = AutoConfig.from_pretrained(request.getfixturevalue(path))
+    for architecture in (Architecture(1, 2, 8, 16, "gelu"), Architecture(3, 4, 20, 50, "relu")):
+        own = student_config(config, architecture)
+        built = AutoModel.from_config(own, add_pooling_layer=False)
+        assert count_parameters(own) == sum(parameter.numel() for parameter in built.parameters())
