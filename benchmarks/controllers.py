@@ -1,7 +1,7 @@
 """Compares the controllers on a search whose answer is known: a smooth reward over the 2400 architectures, and noise.
 
-    python benchmarks/controllers.py --seeds 10 --out controllers.json
-    python benchmarks/controllers.py random feedback "feedback learning_rate=1e-3 epochs=30"
+    python -m benchmarks.controllers --seeds 10 --out controllers.json
+    python -m benchmarks.controllers random feedback "feedback learning_rate=1e-3 epochs=30"
 
 A controller is a name in conf/controller, with overrides if any. No model is trained but the controllers' own.
 """

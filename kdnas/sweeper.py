@@ -55,10 +55,13 @@ class KDNASSweeper(Sweeper):
             sys.exit(f"error: {error}")
 
     def _search(self, arguments: list[str]) -> None:
+        import optuna
+
         from kdnas import report
         from kdnas.search.loop import Narrator, Search, SearchSettings
         from kdnas.search.study import Study, open_storage
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.overrides = arguments
         refuse_sweeps(arguments)
         search = self.config.search

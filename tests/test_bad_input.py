@@ -27,7 +27,12 @@ def composed(tmp_path, teacher):
     """Composes a config as the commands do; `output` is where the run would write."""
 
     def compose_one(name, *overrides):
-        base = [f"teacher.path={teacher}", "++teacher.prepare=null", f"paths.runs={tmp_path}", f"paths.output={tmp_path}/out"]
+        base = [
+            f"teacher.path={teacher}",
+            "++teacher.prepare=null",
+            f"paths.runs={tmp_path}",
+            f"paths.output={tmp_path}/out",
+        ]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose(name, [*base, *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
@@ -52,10 +57,16 @@ def refused(cfg, tmp_path):
         ("architecture.num_hidden_layers=0", "architecture.num_hidden_layers=0: must be a whole number from 1"),
         ("architecture.num_hidden_layers=2.5", "architecture.num_hidden_layers=2.5: must be a whole number from 1"),
         ("architecture.num_hidden_layers=9", "architecture.num_hidden_layers=9: must be at most 4"),
-        ("architecture.num_attention_heads=3", "architecture.num_attention_heads=3: must divide architecture.hidden_size=16"),
+        (
+            "architecture.num_attention_heads=3",
+            "architecture.num_attention_heads=3: must divide architecture.hidden_size=16",
+        ),
         ("architecture.hidden_act=gellu", "architecture.hidden_act=gellu: must be one of"),
         ("+architecture.heads=4", "architecture.heads=4: not a key"),
-        ("objective.mapping=every_second", "objective.mapping=every_second: must be one of last_1, last, uniform, uniform_last"),
+        (
+            "objective.mapping=every_second",
+            "objective.mapping=every_second: must be one of last_1, last, uniform, uniform_last",
+        ),
         ("objective.normalize=std", "objective.normalize=std: must be one of none, variance"),
         ("data.rows=0", "data.rows=0: must be a whole number from 1"),
         ("latency.accelerators=[tpu]", "latency.accelerators=tpu: not on this machine; it has cpu"),

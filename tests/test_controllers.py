@@ -25,7 +25,7 @@ from kdnas.search.predictor import Memory, RewardPredictor, Settings, controller
 from kdnas.search.study import Cost, Study, open_storage
 
 CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "controller"
-CONTROLLERS = ["feedback", "feedback_paper", "random", "tpe", "gp", "nsgaii"]
+CONTROLLERS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -33,22 +33,20 @@ TINY = [
 ]
 
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def command(script, *overrides, runs, teacher):
     teachers = [f"teacher.path={teacher}", "++teacher.prepare=null", f"paths.runs={runs}"]
     return [sys.executable, script, *TINY, *teachers, *overrides]
 
 
-def call(script, *overrides, runs, teacher, **settings):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        command(script, *overrides, runs=runs, teacher=teacher),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **settings,
-    )
+def start(words):
+    return subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+
+
+def call(script, *overrides, runs, teacher):
+    return start(command(script, *overrides, runs=runs, teacher=teacher))
 
 
 def observed(folder):
@@ -81,7 +79,7 @@ def test_a_search_leaves_everything_that_it_promises(searched):
             assert (Path(trial.user_attrs["export"]).parent / name).is_file()
     for name in ("table.csv", "table.md", "reward.png", "pareto.png", "controller.png"):
         assert (folder / "report" / name).stat().st_size > 0
-    for name in ("episode 2/2, candidate 6/6", "best so far", "left", "architecture=from_search", "AutoModel"):
+    for name in ("episode 2/2, trial 5 (6 of 6)", "best so far", "left", "architecture=from_search", "AutoModel"):
         assert name in printed
     assert "best so far" in (folder / "search.log").read_text()
 
@@ -117,13 +115,7 @@ def test_a_jobs_overrides_repeat_its_candidate_by_hand(searched, teacher, tmp_pa
     folder, _, _ = searched
     overrides = OmegaConf.load(folder / "mini/0002/.hydra/overrides.yaml")
     own = [override for override in overrides if not override.startswith(("search.trials", "job="))]
-    done = subprocess.run(
-        [sys.executable, "train.py", *own, f"paths.output={tmp_path}"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = start([sys.executable, "train.py", *own, f"paths.output={tmp_path}"])
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "results.json").read_text())
     assert result[0]["loss"] == pytest.approx(observed(folder)[2][1], rel=1e-5)
@@ -131,22 +123,23 @@ def test_a_jobs_overrides_repeat_its_candidate_by_hand(searched, teacher, tmp_pa
 
 def test_distil_the_winner_again_and_fine_tune_it(searched, teacher, tmp_path):
     folder, _, _ = searched
-    rank = ["architecture=from_search", f"search.dir={folder}", "architecture.rank=2", f"paths.output={tmp_path / 'kd'}"]
+    rank = [
+        "architecture=from_search",
+        f"search.dir={folder}",
+        "architecture.rank=2",
+        f"paths.output={tmp_path / 'kd'}",
+    ]
     done = call("train.py", *rank, runs=tmp_path, teacher=teacher)
     assert done.returncode == 0, done.stderr[-2000:]
     expected = Study(open_storage(folder)).ranked()[1].architecture
     assert AutoModel.from_pretrained(tmp_path / "kd/model").config.intermediate_size == expected.intermediate_size
     for source in (tmp_path / "kd/best.ckpt", tmp_path / "kd/model"):
-        tuned = subprocess.run(
-            [sys.executable, "train.py", "+experiment=finetune", f"checkpoint={source}", "data=demo", "task=demo"]
-            + ["data.rows=64", "data.held_out=32", "trainer.max_epochs=1", f"paths.output={tmp_path / source.name / 'ft'}"],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
+        folder = tmp_path / source.name / "ft"
+        words = ["train.py", "+experiment=finetune", f"checkpoint={source}", "data=demo", "task=demo", "data.rows=64"]
+        words += ["data.held_out=32", "trainer.max_epochs=1", f"paths.output={folder}"]
+        tuned = start([sys.executable, *words])
         assert tuned.returncode == 0, tuned.stderr[-2000:]
-        assert 0 <= json.loads((tmp_path / source.name / "ft/results.json").read_text())[0]["accuracy"] <= 1
+        assert 0 <= json.loads((folder / "results.json").read_text())[0]["accuracy"] <= 1
     for name in ("last.ckpt", "best.ckpt", "model/config.json"):
         assert (tmp_path / "best.ckpt/ft" / name).is_file()
 
@@ -156,7 +149,7 @@ def test_a_killed_search_goes_on_and_ends_as_if_nothing_had_happened(searched, t
     process = subprocess.Popen(
         command("search.py", *sizes, runs=tmp_path, teacher=teacher),
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -172,7 +165,6 @@ def test_a_killed_search_goes_on_and_ends_as_if_nothing_had_happened(searched, t
     done = call("search.py", *sizes, runs=tmp_path, teacher=teacher)
     assert done.returncode == 0, done.stderr[-3000:]
     mine_seen, theirs = observed(mine), observed(folder)
-    print({k: (str(v[0]), v[1]) for k, v in mine_seen.items()}, {k: (str(v[0]), v[1]) for k, v in theirs.items()})
     assert len(mine_seen) == 6 and mine_seen[1][1] == pytest.approx(finished[0]["loss"])
     # Rewards hold a latency, which no two runs measure alike, so only the first, random episode must be the same.
     for trial in range(3):
