@@ -3,6 +3,8 @@
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 
@@ -14,6 +16,8 @@ def main(cfg: DictConfig) -> dict[str, float]:
     try:
         return run(cfg)
     except ConfigError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # an exit would end the other jobs too
         sys.exit(f"error: {error}")
 
 

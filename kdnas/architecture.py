@@ -93,8 +93,12 @@ class SearchSpace:
             "hidden_act": tuple(hidden_act),
         }
         for name, values in self.dimensions.items():
-            if not values or len(set(values)) < len(values):
-                raise ConfigError(f"space.{name}={list(values)}: must be a list of one or more different values")
+            if name == "hidden_act":
+                what, fits = "names", all(isinstance(value, str) for value in values)
+            else:
+                what, fits = "whole numbers from 1", all(isinstance(value, int) and value > 0 for value in values)
+            if not values or not fits or len(set(values)) < len(values):
+                raise ConfigError(f"space.{name}={list(values)}: must be a list of one or more different {what}")
         self.constraints = tuple(constraints)
         self.grid_size = math.prod(len(values) for values in self.dimensions.values())
         self._members: tuple[Architecture, ...] | None = None

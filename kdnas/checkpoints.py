@@ -131,6 +131,12 @@ def _from_folder(source: str, config: PreTrainedConfig) -> tuple[PreTrainedModel
     return model, [*mismatched, *report["missing_keys"]]
 
 
+def check_export(folder: Path) -> None:
+    """An export replaces an earlier one, and nothing else."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ConfigError(f"paths.export={folder}: holds something that is not a model; must be empty or not there")
+
+
 def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Path:
     """Writes a folder that transformers' `from_pretrained` loads, model and tokenizer; whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,15 @@ from kdnas.errors import ConfigError
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:
-    """Hydra's `instantiate`, with plain containers, and with a `ConfigError` raised as itself rather than wrapped."""
+    """Hydra's `instantiate`, with plain containers, and with the mistakes that it wraps as `ConfigError`."""
     try:
         return hydra.utils.instantiate(config, _convert_="object", **arguments)
     except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ConfigError):
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__
-        raise cause or error from error
+        if isinstance(cause, ConfigError):
+            raise cause from error
+        if isinstance(cause, TypeError | ValueError):  # a value of the wrong type, a key that it does not have
+            raise ConfigError(f"{str(config.get('_target_')).rsplit('.')[-1]}: {cause}") from error
+        raise

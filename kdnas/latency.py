@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
 from kdnas.errors import ConfigError
-from kdnas.models import new_encoder
+from kdnas.models import new_encoder, positions
 from kdnas.search.study import Latency
 
 BACKENDS: dict[str, tuple[Callable[[], bool], Callable[[], None]]] = {
@@ -68,7 +67,8 @@ class Protocol:
         for name in ("batch_size", "length", "threads", "repeats", "runs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"latency.{name}={getattr(self, name)}: must be a whole number from 1")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+        dtype = getattr(torch, self.dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ConfigError(f"latency.dtype={self.dtype}: must be a torch dtype, as float32, bfloat16 or float16")
 
 
@@ -116,8 +116,8 @@ def measure(model: PreTrainedModel, accelerator: str, protocol: Protocol) -> lis
 
 def measure_config(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
     """The latency of a model of this config, randomly initialised: weights do not matter to it."""
-    if protocol.length > config.max_position_embeddings:
-        raise ConfigError(f"latency.length={protocol.length}: the model has {config.max_position_embeddings} positions")
+    if protocol.length > positions(config):
+        raise ConfigError(f"latency.length={protocol.length}: the model has {positions(config)} positions")
     times = [time for _ in range(protocol.runs) for time in measure(new_encoder(config, seed=0), accelerator, protocol)]
     low, median, high = np.percentile(times, [5, 50, 95])
     return Latency(median=float(median), spread=float(high - low) / 2)
@@ -132,7 +132,8 @@ class QuietHost:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        folder = folder or Path(tempfile.gettempdir()) / f"kdnas-{os.getuid()}"
+        # Not $TMPDIR, which a cluster sets for each job: the processes of one host must meet here.
+        folder = folder or Path("/tmp") / f"kdnas-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         self.gate, self.host = folder / "gate.lock", folder / "host.lock"
 
@@ -140,6 +141,15 @@ class QuietHost:
     def busy(self) -> Iterator[None]:
         with self._locked(self.host, fcntl.LOCK_SH, behind_gate=True):
             yield
+
+    def wanted(self) -> bool:
+        """Whether a measurement is waiting for the host."""
+        with self.gate.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

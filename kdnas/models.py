@@ -57,6 +57,11 @@ def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def check_activation(name: str) -> None:
+    if name not in ACT2FN:
+        raise ConfigError(f"architecture.hidden_act={name}: must be one of {', '.join(sorted(ACT2FN))}")
+
+
 def student_config(
     teacher: PreTrainedConfig, architecture: Architecture, dropout: float | None = None
 ) -> PreTrainedConfig:
@@ -65,10 +70,7 @@ def student_config(
     Args:
         dropout: of hidden states and attention; None keeps the teacher's.
     """
-    if architecture.hidden_act not in ACT2FN:
-        raise ConfigError(
-            f"architecture.hidden_act={architecture.hidden_act}: must be one of {', '.join(sorted(ACT2FN))}"
-        )
+    check_activation(architecture.hidden_act)
     config = copy.deepcopy(teacher)
     settings: dict[str, Any] = architecture.to_dict() | {"dtype": "float32", "architectures": None}
     if dropout is not None:
@@ -84,6 +86,12 @@ def new_encoder(config: PreTrainedConfig, seed: int | None = None) -> PreTrained
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _without_pooler(AutoModel.from_config(config))
+
+
+def positions(config: PreTrainedConfig) -> int:
+    """The longest input: RoBERTa's family counts its positions from the padding id onwards."""
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    return config.max_position_embeddings - offset
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:

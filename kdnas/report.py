@@ -222,15 +222,23 @@ def _marked(study: Study, finalists: Study | None, top: int) -> dict[int, int]:
 # -- the closing message
 
 
-def summary(study: Study, finalists: Study | None, folder: Path, experiment: str, written: Sequence[Path] = ()) -> str:
+def summary(
+    study: Study,
+    finalists: Study | None,
+    folder: Path,
+    distil: Sequence[str],
+    finetune: str,
+    written: Sequence[Path] = (),
+) -> str:
     """Plain text to end a search with: the winner, how it compares, and the commands to use it.
 
     Args:
         folder: the search folder.
-        experiment: the name that `+experiment=` takes.
+        distil: the words of a command that distils with the search's own teacher, data and settings.
+        finetune: the task's overrides in the command that fine-tunes.
         written: the report's files, to be listed.
     """
-    commands = _commands(study, finalists, folder, experiment)
+    commands = _commands(study, finalists, folder, distil, finetune)
     return "\n\n".join(["\n".join(_winner(study, finalists)), *commands, *_files(study, written)])
 
 
@@ -254,11 +262,13 @@ def _winner(study: Study, finalists: Study | None) -> list[str]:
             lines.append(f"  latency        {latency.median:.2f} ± {latency.spread:.2f} ms on {device}{faster}")
     random = [seen.reward for seen in ranked if seen.origin == "random"]
     if random:
-        mean = sum(random) / len(random)
-        lead = f"and by {best.reward - random[0]:.4f} at its best ({random[0]:.4f})"
-        at_best = "and is its best" if best.origin == "random" else lead
-        gain = f"{best.reward - mean:.4f} in reward on average ({mean:.4f}, mean of {len(random)})"
-        lines.append(f"  beats random   by {gain} {at_best}")
+        chosen = [seen.reward for seen in ranked if seen.origin != "random"]
+        for name, rewards in (("at random", random), ("by controller", chosen)):
+            if rewards:
+                mean = sum(rewards) / len(rewards)
+                lines.append(
+                    f"  {len(rewards)} chosen {name}: reward {mean:.4f} on average, {max(rewards):.4f} at best"
+                )
     ranks = {seen.trial: (rank, seen.architecture) for rank, seen in enumerate(ranked, start=1)}
     for candidate, full in _distilled(finalists).items():
         rank, architecture = ranks[candidate]
@@ -267,16 +277,16 @@ def _winner(study: Study, finalists: Study | None) -> list[str]:
     return lines + trouble
 
 
-def _commands(study: Study, finalists: Study | None, folder: Path, experiment: str) -> list[str]:
+def _commands(study: Study, finalists: Study | None, folder: Path, distil: Sequence[str], finetune: str) -> list[str]:
     ranked = study.ranked()
     if not ranked:
         return []
-    again = f"python train.py +experiment={experiment} architecture=from_search {_override('search.dir', folder)}"
+    again = f"{shlex.join(distil)} architecture=from_search {_override('search.dir', folder)}"
     export = _distilled(finalists).get(ranked[0].trial, {}).get("export")
     purpose = "Distil it again, or for longer:" if export else "Distil it in full:"
     commands = [f"{purpose}\n  {again} architecture.rank=1"]
     if export:
-        tune = f"python train.py +experiment=finetune {_override('checkpoint', export)} task=rte seed=1"
+        tune = f"python train.py +experiment=finetune {_override('checkpoint', export)} {finetune} seed=1"
         load = f'from transformers import AutoModel\n  model = AutoModel.from_pretrained("{export}")'
         commands += [f"Fine-tune it:\n  {tune}", f"Load it:\n  {load}"]
     return commands

@@ -27,11 +27,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.architecture import Architecture
-from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress
-from kdnas.checkpoints import read
+from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress, QuietSteps
+from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate
 from kdnas.errors import ConfigError
+from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
+from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.study import Study, open_storage
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     quieten()
     try:
         with failures_told(cfg):
+            check(cfg)
             ensure_teacher(cfg)
             return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
     finally:
@@ -66,6 +69,17 @@ def quieten() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in ("exists and is not empty", "LeafSpec", "smaller than the logging interval", "have many workers"):
         warnings.filterwarnings("ignore", f".*{message}")
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuses what can be refused without the teacher, which may still have to be trained."""
+    for part in (cfg.latency, cfg.objective, cfg.reward):
+        instantiate(part)
+    instantiate(cfg.data, tokenizer=None)
+    for values in cfg.architectures or ():
+        architecture(values)
+    if cfg.paths.export:
+        check_export(Path(cfg.paths.export))
 
 
 def build(cfg: DictConfig) -> tuple[ExportingModule, L.LightningDataModule, LatencyBenchmark | None]:
@@ -88,9 +102,16 @@ def architecture(values: DictConfig) -> Architecture:
 
 def prepare(cfg: DictConfig) -> dict[str, float]:
     """Everything that a search's jobs need, made or refused before the first of them."""
-    cfg.architectures = [instantiate(cfg.space).example.to_dict()]
-    _, data, _ = build(cfg)
+    space = instantiate(cfg.space)
+    for activation in space.dimensions["hidden_act"]:
+        check_activation(activation)
+    cfg.architectures = [space.example.to_dict()]
+    module, data, latency = build(cfg)
     data.setup("fit")
+    if latency is None or not isinstance(module, StudentDistiller):
+        raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
+    cost = latency.cost(module.teacher_config)
+    instantiate(cfg.reward)(dict.fromkeys(module.measures, 0.5), cost, cost)
     return {}
 
 
@@ -109,20 +130,23 @@ def train(cfg: DictConfig) -> dict[str, float]:
         save_last=True,
         enable_version_counter=False,
     )
-    callbacks: list[L.Callback] = [checkpoint, Progress(cfg.title)]
+    callbacks: list[L.Callback] = [checkpoint, Progress(cfg.title), QuietSteps()]
     if latency:
         callbacks.append(latency)
     if export:
         callbacks.append(ExportModels(export))
-    if cfg.search.trials and latency:
+    if cfg.search.trials and latency:  # `prepare` makes sure that a search measures
         study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger))
+    if trainer.world_size > 1:
+        raise ConfigError(f"trainer.devices={cfg.trainer.devices}: must be 1; several devices are not supported yet")
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     # Not the path that a checkpoint remembers: the folder may have moved since.
     best = str(output / "best.ckpt") if export else None
     trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    (output / "results.json").write_text(json.dumps(module.results, indent=1) + "\n")
+    (output / "results.tmp").write_text(json.dumps(module.results, indent=1) + "\n")
+    (output / "results.tmp").replace(output / "results.json")
     if export:
         log.info("wrote %s, %s and results.json beside them", best, output / "last.ckpt")
     else:
@@ -134,7 +158,13 @@ def resumable(path: Path, module: ExportingModule) -> str | None:
     """A checkpoint to go on from, if there is one; refused before training if it does not fit."""
     if not path.is_file():
         return None
-    module.on_load_checkpoint(read(path, "paths.output"))
+    checkpoint = read(path, "paths.output")
+    module.on_load_checkpoint(checkpoint)
+    theirs = {name: value.shape for name, value in checkpoint["state_dict"].items()}
+    ours = {name: value.shape for name, value in module.state_dict().items()}
+    if theirs != ours:
+        odd = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
+        raise ConfigError(f"paths.output={path.parent}: holds a run with other settings (they differ in {odd})")
     log.info("going on from %s", path)
     return str(path)
 
@@ -156,6 +186,8 @@ def failures_told(cfg: DictConfig) -> Iterator[None]:
             raise
         log.exception("this candidate failed")
         study = open_study(cfg)
+        if len(trials) > 1:
+            raise RuntimeError(str(error)) from error  # the search finds out whose fault it was
         reason = str(error).strip().splitlines()
         for trial in trials:
             study.fail(trial, f"{type(error).__name__}: {reason[0] if reason else ''}")

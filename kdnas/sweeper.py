@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
@@ -70,25 +72,27 @@ class KDNASSweeper(Sweeper):
         controller = instantiate(self.config.controller)
         controller(seed=self.config.seed)
         self.folder = Path(search.dir)
-        make_folder(self.folder, fresh=search.fresh)
-
-        with log_to(self.folder / "search.log"):
+        with in_folder(self.folder):
             self._launch([["stage=prepare", "job=prepare"]], strict=True)
             space = instantiate(self.config.space)
+            if search.fresh:
+                set_aside(self.folder)
             mini, full = (Study(open_storage(self.folder), stage) for stage in ("mini", "full"))
             refuse_changes(mini, self.config)
-            log.info("searching %s architectures in %s", space.size, self.folder)
-            narrator = Narrator(settings, log.info)
-            narrator.skip(mini)
+            with log_to(self.folder / "search.log"):
+                log.info("searching %s architectures in %s", space.size, self.folder)
+                narrator = Narrator(settings, log.info)
+                narrator.skip(mini)
 
-            def evaluate(stage: str, gangs: list[Gang]) -> None:
-                with watching(mini, narrator):
-                    self._launch([self._job(stage, gang, settings) for gang in gangs])
+                def evaluate(stage: str, gangs: list[Gang]) -> None:
+                    with watching(mini, narrator):
+                        self._launch([self._job(stage, gang, settings) for gang in gangs])
 
-            Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
-            written = report.write(self.folder, mini, full, search.finalists, self.config.name)
-            report.print_table(report.table(mini, full, search.finalists))
-            log.info("%s", report.summary(mini, full, self.folder, self.config.name, written))
+                Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
+                written = report.write(self.folder, mini, full, search.finalists, self.config.name)
+                report.print_table(report.table(mini, full, search.finalists))
+                again = ["python", "train.py", *distillation_overrides(arguments)]
+                log.info("%s", report.summary(mini, full, self.folder, again, self.config.finetune, written))
 
     def _job(self, stage: str, gang: Gang, settings: SearchSettings) -> list[str]:
         """The overrides that make a job of these trials; after the user's own, enough to repeat it by hand."""
@@ -132,24 +136,61 @@ def refuse_sweeps(overrides: list[str]) -> None:
             )
 
 
-def make_folder(folder: Path, fresh: bool) -> None:
-    """The search folder, writable. `fresh` first moves what is there aside."""
+@contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """The search folder: writable, nobody else's meanwhile, gone again if the search is refused before it begins."""
+    from kdnas.search.study import JOURNAL
+
+    made = not folder.exists()
     try:
-        if fresh and folder.exists():
-            taken = {path.name for path in folder.parent.iterdir()}
-            old = next(name for i in range(1, 10**6) if (name := f"{folder.name}.old-{i}") not in taken)
-            folder.rename(folder.with_name(old))
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"search.dir={folder}: another search is running in it") from error
     except OSError as error:
         raise ConfigError(f"search.dir={folder}: cannot be written to ({error.strerror})") from error
+    with lock:
+        try:
+            yield
+        except ConfigError:
+            if made and not (folder / JOURNAL).exists():
+                shutil.rmtree(folder)
+            raise
+
+
+def set_aside(folder: Path) -> None:
+    """Moves what an earlier search left, if any, to a folder beside it."""
+    from kdnas.search.study import JOURNAL
+
+    if (folder / JOURNAL).exists():
+        taken = {path.name for path in folder.parent.iterdir()}
+        free = next(name for i in range(1, 10**6) if (name := f"{folder.name}.old-{i}") not in taken)
+        folder.rename(folder.with_name(free))
+        folder.mkdir()
+        log.info("moved the earlier search to %s", folder.with_name(free))
+
+
+def distillation_overrides(overrides: list[str]) -> list[str]:
+    """Those of a search's overrides that a distillation by hand needs too."""
+    searching = ("search", "space", "controller", "reward", "hydra")
+    return [o for o in overrides if not o.lstrip("+~").startswith(searching)]
 
 
 def refuse_changes(study: Study, config: DictConfig) -> None:
     """Observations are only comparable under the same settings; the first run's are kept in the study."""
-    names = ("teacher", "data", "space", "objective", "module", "reward", "latency", "trainer", "search.stages", "seed")
+    names = (
+        "teacher",
+        "task",
+        "data",
+        "space",
+        "objective",
+        "module",
+        "reward",
+        "latency",
+        "trainer",
+        "search.stages",
+        "seed",
+    )
     chosen = {name: OmegaConf.select(config, name) for name in names}
     settings: dict[str, Any] = {}
     for name, value in chosen.items():

@@ -16,6 +16,7 @@ from kdnas.datamodules import grammar
 
 torch.set_num_threads(1)
 
+LENGTH = 128
 SIZES = {"num_hidden_layers": 4, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32}
 
 
@@ -43,9 +44,9 @@ def save_teacher(model, tokenizer, folder: Path) -> str:
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory) -> str:
     """A random BERT over the grammar's words: 4 layers, hidden 16, 4 heads, FFN 32."""
-    tokenizer = grammar.tokenizer()
+    tokenizer = grammar.tokenizer(max_length=LENGTH)
     torch.manual_seed(1)
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.3, **SIZES)
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=LENGTH, initializer_range=0.3, **SIZES)
     return save_teacher(BertModel(config), tokenizer, tmp_path_factory.mktemp("teacher") / "bert")
 
 
@@ -59,9 +60,10 @@ def roberta_teacher(tmp_path_factory) -> str:
     pieces.train_from_iterator(words, vocab_size=400, show_progress=False, special_tokens=special)
     folder.mkdir()
     vocab, merges = pieces.save_model(str(folder))
-    tokenizer = RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=64)
+    tokenizer = RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
     torch.manual_seed(2)
-    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=66, initializer_range=0.3, **SIZES)
+    positions = LENGTH + 2  # the first two are the padding's
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=positions, initializer_range=0.3, **SIZES)
     return save_teacher(RobertaModel(config), tokenizer, folder)
 
 

@@ -146,7 +146,7 @@ def test_a_space_with_no_more_parameters_than_the_teacher(teacher):
     vocabulary = json.loads((Path(teacher) / "config.json").read_text())["vocab_size"]
 
     def parameters(**sizes):
-        config = BertConfig(vocab_size=vocabulary, max_position_embeddings=64, **sizes)
+        config = BertConfig(vocab_size=vocabulary, max_position_embeddings=128, **sizes)
         return sum(weight.numel() for weight in BertModel(config, add_pooling_layer=False).parameters())
 
     limit = parameters(num_hidden_layers=4, hidden_size=16, num_attention_heads=4, intermediate_size=32)

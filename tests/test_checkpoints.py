@@ -105,7 +105,7 @@ def test_plain_transformers_loads_what_was_exported(trained, tmp_path):
         config, weights, tokenizer = unpack(path, student=number)
         own = BertConfig(
             vocab_size=config.vocab_size,
-            max_position_embeddings=64,
+            max_position_embeddings=128,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             hidden_size=hidden,
@@ -151,6 +151,16 @@ def test_an_export_takes_the_place_of_an_older_one(trained, tmp_path):
         export(student.model, module.tokenizer, tmp_path / "model")
         assert AutoModel.from_pretrained(tmp_path / "model").config.num_hidden_layers == layers
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_export_never_takes_the_place_of_anything_else(trained, tmp_path):
+    """As of the folder that a slip in `paths.export` names."""
+    module, _ = trained
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("dear to someone")
+    with pytest.raises(ConfigError, match=str(tmp_path / "home")):
+        export(module.students[0].model, module.tokenizer, tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "dear to someone"
 
 
 # -- a start for fine-tuning

@@ -14,10 +14,7 @@ from transformers import AutoTokenizer
 
 from kdnas.datamodules import grammar
 
-World = tuple[tuple[bool, ...], ...]
-"""Of each thing: is it of the premise's kind, has it the premise's property, and the same of the hypothesis."""
-
-TRUE_IF: dict[str, Callable[[list[tuple[bool, bool]]], bool]] = {
+TRUE_IF: dict[str, Callable[[list[tuple[bool, ...]]], bool]] = {
     r"not all (.+) are (.+)": lambda things: not all(has for of_kind, has in things if of_kind),
     r"all (.+) are (.+)": lambda things: all(has for of_kind, has in things if of_kind),
     r"no (.+) are (.+)": lambda things: not any(of_kind and has for of_kind, has in things),
@@ -28,7 +25,10 @@ TRUE_IF: dict[str, Callable[[list[tuple[bool, bool]]], bool]] = {
     r"(\w+) is not (.+)": lambda things: not any(of_kind and has for of_kind, has in things),
     r"(\w+) is (.+)": lambda things: any(of_kind and has for of_kind, has in things),
 }
-"""English read anew: what each form says of a world. The first that matches is meant."""
+"""English read anew: what each form says of things, each of the kind or not, and with the property or not.
+
+The first form that matches is meant.
+"""
 
 
 def read(text: str) -> tuple[str, str, str]:

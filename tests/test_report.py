@@ -19,6 +19,8 @@ from kdnas import plots, report
 from kdnas.architecture import Architecture
 from kdnas.search.study import Cost, Latency, Observation, Study, open_storage
 
+DISTIL = ["python", "train.py", "+experiment=demo"]
+
 TEACHER = Cost(100_000_000, 10**9, {"cpu": Latency(40.0, 1.0), "cuda": Latency(6.0, 0.1)})
 
 
@@ -27,7 +29,7 @@ def architecture(number: int) -> Architecture:
 
 
 def add(study: Study, number: int, **attributes: Any) -> int:
-    study.add(architecture(number), {"episode": 0, **attributes})
+    study.add(architecture(number), {"episode": 0, "origin": "controller", **attributes})
     return study.trials()[-1].number
 
 
@@ -269,7 +271,7 @@ def test_without_predictions_no_controller_plot(tmp_path: Path) -> None:
     written = report.write(tmp_path, study, None, 3, "demo")
     assert "controller.png" not in [path.name for path in written]
     assert not (tmp_path / "report" / "controller.png").exists()  # an earlier one does not belong to this report
-    assert "no controller.png" in report.summary(study, None, tmp_path, "demo", written)
+    assert "no controller.png" in report.summary(study, None, tmp_path, DISTIL, "task=rte", written)
 
 
 def test_one_candidate(tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ def test_one_candidate(tmp_path: Path) -> None:
     for path in written[2:]:
         check_png(path)
     assert "[3,4,192,384,gelu]" in printed(report.table(study, None, 3))
-    assert "Best of 1" in report.summary(study, None, tmp_path, "demo", written)
+    assert "Best of 1" in report.summary(study, None, tmp_path, DISTIL, "task=rte", written)
 
 
 @pytest.mark.parametrize("teacher", [None, TEACHER])
@@ -292,7 +294,7 @@ def test_nothing_finished(teacher: Cost | None, tmp_path: Path) -> None:
     assert [path.name for path in written] == ["table.csv", "table.md"]
     assert report.NO_CANDIDATE in written[1].read_text(encoding="utf-8")
     assert report.NO_CANDIDATE in printed(report.table(study, None, 3))
-    message = report.summary(study, None, tmp_path, "demo", written)
+    message = report.summary(study, None, tmp_path, DISTIL, "task=rte", written)
     assert report.NO_CANDIDATE in message and "1 failed; the last reason: out of memory" in message
     assert "train.py" not in message
 
@@ -312,11 +314,11 @@ def test_what_diverged_does_not_flatten_the_rest() -> None:
 
 def test_summary(study: Study, finalists: Study, tmp_path: Path) -> None:
     written = [tmp_path / "report" / "table.csv"]
-    lines = report.summary(study, finalists, tmp_path, "demo", written).splitlines()
+    lines = report.summary(study, finalists, tmp_path, DISTIL, "task=rte", written).splitlines()
     text = "\n".join(lines)
     assert lines[0] == "Best of 4: [6, 4, 192, 384, gelu] (trial 3, chosen by the controller)"
     assert "5.00 ± 0.25 ms on cpu, 8.0x as fast as the teacher" in text
-    assert "by 0.3000 in reward on average (0.7000, mean of 2) and by 0.1000 at its best (0.9000)" in text
+    assert "chosen at random: reward 0.7000 on average, 0.9000 at best, of 2" in text
     assert "#1 [6, 4, 192, 384, gelu], loss 0.110, in runs/3/export" in text
     assert (
         f"  python train.py +experiment=demo architecture=from_search search.dir={tmp_path} architecture.rank=1"
@@ -328,7 +330,7 @@ def test_summary(study: Study, finalists: Study, tmp_path: Path) -> None:
 
 
 def test_summary_before_the_finalists(study: Study, tmp_path: Path) -> None:
-    text = report.summary(study, None, tmp_path, "demo")
+    text = report.summary(study, None, tmp_path, DISTIL, "task=rte")
     assert "architecture.rank=1" in text and "finetune" not in text and "AutoModel" not in text
 
 
@@ -336,7 +338,7 @@ def test_summary_before_the_finalists(study: Study, tmp_path: Path) -> None:
     "folder", ["out/a search", "out/lr=0.1,seed=2", "it's", "out/é", "out/{x}[1](y)", "plain/a-b.c"]
 )
 def test_commands_survive_the_shell_and_hydra(study: Study, folder: str) -> None:
-    text = report.summary(study, None, Path(folder), "demo")
+    text = report.summary(study, None, Path(folder), DISTIL, "task=rte")
     command = next(line for line in text.splitlines() if "search.dir" in line)
     overrides = OverridesParser.create().parse_overrides(shlex.split(command)[2:])
     assert {override.key_or_group: override.value() for override in overrides}["search.dir"] == folder

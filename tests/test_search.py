@@ -173,15 +173,26 @@ def test_a_killed_search_goes_on_and_ends_as_if_nothing_had_happened(searched, t
 
 
 def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(teacher, tmp_path):
-    broken = ["space.hidden_act=[gelu,no_such_act]", "search.episodes=1", "search.candidates=4"]
-    done = call("search.py", *broken, "search.finalists=1", "seed=3", runs=tmp_path, teacher=teacher)
+    sizes = ["search.episodes=1", "search.candidates=4", "search.gang=4", "search.finalists=1"]
+    broken = "objective={_target_:tests.failing.for_wide_students}"
+    done = call("search.py", *sizes, "~objective", f"+{broken}", runs=tmp_path, teacher=teacher)
     study = Study(open_storage(tmp_path / "search/demo"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    # The gang fails as a whole; run one by one, only those at fault do.
+    for trial in study.trials():
+        wide = trial.params["hidden_size"] == 32
+        assert trial.state == (TrialState.FAIL if wide else TrialState.COMPLETE)
+        assert not wide or trial.user_attrs["reason"] == "MemoryError: no room for a hidden size of 32"
     failed = study.trials(TrialState.FAIL)
-    assert failed and study.observations, done.stderr[-2000:]
-    assert all("architecture.hidden_act=no_such_act" in trial.user_attrs["reason"] for trial in failed)
-    assert done.returncode == 0
-    log = tmp_path / f"search/demo/mini/{failed[0].number:04d}/search.log"
-    assert "Traceback" in log.read_text()
+    assert failed and study.observations
+    assert "Traceback" in (tmp_path / f"search/demo/mini/{failed[0].number:04d}/search.log").read_text()
+
+
+def test_a_search_whose_candidates_all_diverge_says_why_and_fails(teacher, tmp_path):
+    sizes = ["search.episodes=1", "search.candidates=2", "search.finalists=1", "module.learning_rate=1e30"]
+    done = call("search.py", *sizes, "trainer.gradient_clip_val=null", runs=tmp_path, teacher=teacher)
+    assert done.returncode != 0
+    assert "error: search: none of 2 candidates finished; 2 x diverged" in done.stderr
 
 
 def test_joblib_launcher(teacher, tmp_path):

@@ -4,5 +4,6 @@ from kdnas.callbacks.controller import ControllerUpdate
 from kdnas.callbacks.export import ExportModels
 from kdnas.callbacks.latency import LatencyBenchmark
 from kdnas.callbacks.progress import Progress
+from kdnas.callbacks.quiet import QuietSteps
 
-__all__ = ["ControllerUpdate", "ExportModels", "LatencyBenchmark", "Progress"]
+__all__ = ["ControllerUpdate", "ExportModels", "LatencyBenchmark", "Progress", "QuietSteps"]

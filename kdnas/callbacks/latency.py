@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import lightning as L
 from transformers import PreTrainedConfig
 
 from kdnas.errors import ConfigError
-from kdnas.latency import LatencyTable, Protocol, QuietHost, available_accelerators, check_accelerators
+from kdnas.latency import LatencyTable, Protocol, available_accelerators, check_accelerators
 from kdnas.models import count_flops, count_parameters
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.study import Cost
@@ -23,9 +22,6 @@ log = logging.getLogger(__name__)
 class LatencyBenchmark(L.Callback):
     """Measures teacher and students on each accelerator, once for each architecture, device and protocol.
 
-    It also keeps training steps in step with measurements on the same host (see `QuietHost`): one never runs
-    during the other, whichever processes they belong to.
-
     Args:
         table: the file that keeps the latencies.
         accelerators: cpu, cuda, mps; None measures on all that this machine has.
@@ -33,6 +29,8 @@ class LatencyBenchmark(L.Callback):
     """
 
     def __init__(self, table: str, accelerators: Sequence[str] | None = None, **protocol: Any) -> None:
+        if isinstance(accelerators, str):
+            raise ConfigError(f"latency.accelerators={accelerators}: must be a list, as [{accelerators}]")
         self.accelerators = list(accelerators) if accelerators is not None else available_accelerators()
         if not self.accelerators:
             raise ConfigError("latency.accelerators=[]: must name at least one")
@@ -41,8 +39,6 @@ class LatencyBenchmark(L.Callback):
         self.table = LatencyTable(Path(table))
         self.teacher: Cost
         self.students: list[Cost] = []
-        self._host = QuietHost()
-        self._step = ExitStack()
 
     def cost(self, config: PreTrainedConfig) -> Cost:
         latency = {name: self.table.latency(config, name, self.protocol) for name in self.accelerators}
@@ -61,18 +57,3 @@ class LatencyBenchmark(L.Callback):
                     "%s: %.2f ± %.2f ms on %s, %.1f times as fast as the teacher, %.1fM parameters",
                     *(architecture, latency.median, latency.spread, name, speedup, cost.parameters / 1e6),
                 )
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._step.enter_context(self._host.busy())
-
-    def on_validation_batch_start(self, *_: Any) -> None:
-        self._step.enter_context(self._host.busy())
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._step.close()
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        self._step.close()
-
-    def on_exception(self, *_: Any) -> None:
-        self._step.close()

@@ -22,6 +22,7 @@ class EncodedDataModule(L.LightningDataModule):
 
     Args:
         tokenizer: the teacher's.
+        source: the dataset, as messages name it.
         proxy: the fraction of the training rows to train on, drawn once from the seed.
         rows: at most so many training rows before that; None for all.
         held_out: at most so many held-out rows; None for all.
@@ -37,6 +38,7 @@ class EncodedDataModule(L.LightningDataModule):
     def __init__(
         self,
         tokenizer: Tokenizer,
+        source: str,
         proxy: float = 1.0,
         rows: int | None = None,
         held_out: int | None = None,
@@ -56,6 +58,7 @@ class EncodedDataModule(L.LightningDataModule):
         ):
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value}: must be a whole number from 1")
+        self.source = source
         self.tokenizer = tokenizer
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
         self.max_length, self.batch_size, self.workers, self.seed = max_length, batch_size, workers, seed
@@ -71,15 +74,26 @@ class EncodedDataModule(L.LightningDataModule):
         if self.train is not None:
             return
         train, validation = self.load()
+        for name, rows in (("training", train), ("held-out", validation)):
+            if not len(rows):
+                raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
         self.train = train.select(range(max(1, round(self.proxy * len(train)))))
         self.validation = validation
 
     def encode(self, dataset: Dataset, columns: Sequence[str], label: str | None = None) -> Dataset:
         """Tokenizes one text column, or two as a pair; keeps the label as `labels`."""
+        wanted: dict[str, tuple[str, ...]] = dict.fromkeys(columns, ("string",))
+        if label:
+            wanted[label] = ("int", "float")
+        for column, kinds in wanted.items():
+            kind = str(getattr(dataset.features[column], "dtype", dataset.features[column]))
+            if not any(name in kind for name in kinds):
+                raise ConfigError(f"data.path={self.source}: column {column} is {kind}; must be {' or '.join(kinds)}")
+        length = min(self.max_length, self.tokenizer.model_max_length)
 
         def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
             texts = [list(rows[column]) for column in columns]
-            encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
+            encoded = self.tokenizer(*texts, truncation=True, max_length=length)
             if label:
                 encoded["labels"] = list(rows[label])
             return encoded

@@ -31,7 +31,7 @@ class GlueDataModule(EncodedDataModule):
         validation: str = "validation",
         **settings: Any,
     ) -> None:
-        super().__init__(**settings)
+        super().__init__(source=path, **settings)
         self.path, self.name = path, name
         self.columns, self.label = list(columns), label
         self.split, self.validation_split = split, validation

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from kdnas.datamodules.base import EncodedDataModule, read_dataset, take_split
+from kdnas.errors import ConfigError
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORTEST = 4
@@ -45,7 +46,7 @@ class TextDataModule(EncodedDataModule):
         extra: Sequence[Mapping[str, Any]] = (),
         **settings: Any,
     ) -> None:
-        super().__init__(**settings)
+        super().__init__(source=path, **settings)
         first = {"path": path, "columns": columns, "name": name, "split": split, "validation": validation}
         self.sources = [first | {"sentences": sentences}, *extra]
 
@@ -63,11 +64,15 @@ class TextDataModule(EncodedDataModule):
         validation: str | None = None,
         sentences: bool = False,
     ) -> tuple[Dataset, Dataset]:
+        if sentences and len(columns) > 1:
+            raise ConfigError(f"data.sentences=true: only of one column; data.columns={list(columns)}")
         dataset = read_dataset(path, name)
         train = take_split(dataset, path, split, columns)
         if validation:
             held_out = take_split(dataset, path, validation, columns)
         else:
+            if len(train) < 2:
+                raise ConfigError(f"data.path={path}: {split} holds one row; must be two to hold one out")
             parts = train.train_test_split(test_size=max(1, round(0.05 * len(train))), seed=self.seed)
             train, held_out = parts["train"], parts["test"]
         return self._prepare(train, columns, sentences, self.rows), self._prepare(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -34,8 +37,6 @@ class HiddenStateObjective(nn.Module):
         normalize: str = "none",
     ) -> None:
         super().__init__()
-        if normalize not in ("none", "variance"):
-            raise ConfigError(f"objective.normalize={normalize}: must be one of none, variance")
         layers = layer_mapping(mapping, student.num_hidden_layers, teacher.num_hidden_layers)
         self.pairs = [(i, j) for i, targets in enumerate(layers, start=1) for j in targets]
         self.normalize = normalize == "variance"
@@ -66,3 +67,17 @@ class HiddenStateObjective(nn.Module):
             for (i, j), projection, variance in zip(self.pairs, self.projections, self.variance, strict=True)
         ]
         return torch.stack(terms).mean()
+
+
+def hidden_states(
+    mapping: str = "uniform_last", normalize: str = "none"
+) -> Callable[[PreTrainedConfig, PreTrainedConfig], HiddenStateObjective]:
+    """Makes a `HiddenStateObjective` of these settings from a student's and a teacher's config.
+
+    Raises:
+        ConfigError: a name that does not exist, before there is a student or a teacher.
+    """
+    layer_mapping(mapping, student=1, teacher=1)
+    if normalize not in ("none", "variance"):
+        raise ConfigError(f"objective.normalize={normalize}: must be one of none, variance")
+    return partial(HiddenStateObjective, mapping=mapping, normalize=normalize)

@@ -15,6 +15,7 @@ from kdnas.checkpoints import PACK, pack
 from kdnas.distillation.objectives import HiddenStateObjective
 from kdnas.distillation.teacher import HiddenStates, OnlineTeacher, TeacherOutputs, hidden_states
 from kdnas.errors import ConfigError
+from kdnas.latency import QuietHost
 from kdnas.models import architecture_of, load_encoder, load_tokenizer, new_encoder, student_config
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.optimization import adamw, linear_schedule
@@ -66,6 +67,8 @@ class StudentDistiller(ExportingModule):
     """
 
     monitor, mode = "val/loss", "min"
+    measures = ("loss",)
+    """The held-out figures that a reward can be made of."""
 
     def __init__(
         self,
@@ -110,7 +113,8 @@ class StudentDistiller(ExportingModule):
         objectives = [student.objective for student in self.trainees if student.objective.normalize]
         if objectives and self.trainer.ckpt_path is None:
             trainer: Any = self.trainer
-            variances = self._teacher_variances(trainer.datamodule.val_dataloader())
+            with QuietHost().busy():
+                variances = self._teacher_variances(trainer.datamodule.val_dataloader())
             for objective in objectives:
                 objective.calibrate(variances)
 

@@ -77,11 +77,14 @@ class Search:
         ranked = self.mini.ranked()
         if not ranked:
             raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
-        known = {trial.user_attrs["candidate"] for trial in self.full.trials()}
+        there = self.full.trials(TrialState.RUNNING, TrialState.COMPLETE)
+        known = {trial.user_attrs["candidate"] for trial in there}
         for seen in ranked[: self.settings.finalists]:
             if seen.trial not in known:
                 self.full.add(seen.architecture, {"episode": 0, "origin": seen.origin, "candidate": seen.trial})
         self._finish("full", self.full)
+        if self.settings.finalists and not self.full.observations:
+            raise ConfigError(f"search: no finalist could be distilled in full; {reasons(self.full)}")
         self.mini.optuna.set_user_attr("finished", True)
 
     def _finish(self, stage: str, study: Study) -> None:
@@ -90,6 +93,9 @@ class Search:
         gangs = [pending[i : i + size] for i in range(0, len(pending), size)]
         if gangs:
             self.evaluate(stage, gangs)
+        left = study.trials(TrialState.RUNNING)
+        if left and size > 1:  # a gang that failed as a whole: whose fault was it?
+            self.evaluate(stage, [[trial] for trial in left])
         for trial in study.trials(TrialState.RUNNING):
             study.fail(trial.number, "the job ended without a word")
 

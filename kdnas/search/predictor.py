@@ -172,6 +172,7 @@ def _save(learned: Learned, fingerprint: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         torch.save(content, file)
+    os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
     os.replace(file.name, path)
 
 

@@ -151,12 +151,14 @@ class Study:
         """
         earlier = [trial for trial in self.trials() if trial.user_attrs["episode"] < episode]
         there = {Architecture.of(trial.params) for trial in self.trials() if trial.user_attrs["episode"] == episode}
-        sampler = controller(seed=seed + episode)
+        # Far from the neighbours': seed 1 must not search as seed 0 does, one episode later.
+        own = Random(f"{seed}/{episode}").getrandbits(32)
+        sampler = controller(seed=own)
         origin = "random" if isinstance(sampler, RandomSampler) else "controller"
         rehearsal = optuna.create_study(sampler=sampler, direction="maximize")
         rehearsal.add_trials(earlier)
         seen = {Architecture.of(trial.params) for trial in earlier}
-        rng = Random(seed + episode)
+        rng = Random(own)
         for _ in range(count):
             try:
                 trial = self._rehearse(rehearsal, episode, space, seen, rng)
