@@ -85,13 +85,17 @@ class SearchSpace:
         hidden_act: Sequence[str],
         constraints: Sequence[Constraint] = (),
     ) -> None:
-        self.dimensions: dict[str, tuple[Any, ...]] = {
-            "num_hidden_layers": tuple(num_hidden_layers),
-            "num_attention_heads": tuple(num_attention_heads),
-            "hidden_size": tuple(hidden_size),
-            "intermediate_size": tuple(intermediate_size),
-            "hidden_act": tuple(hidden_act),
+        given: dict[str, Sequence[Any]] = {
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "hidden_act": hidden_act,
         }
+        for name, values in given.items():
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise ConfigError(f"space.{name}={values}: must be a list, as [{values}]")
+        self.dimensions = {name: tuple(values) for name, values in given.items()}
         for name, values in self.dimensions.items():
             if name == "hidden_act":
                 what, fits = "names", all(isinstance(value, str) for value in values)
@@ -120,6 +124,16 @@ class SearchSpace:
     def size(self) -> int:
         """Members, or the points of the grid where there are too many to list."""
         return len(self.members) if self.enumerable else self.grid_size
+
+    @property
+    def reachable(self) -> dict[str, tuple[Any, ...]]:
+        """The dimensions without the values that no member of an enumerable space has."""
+        if not self.enumerable:
+            return self.dimensions
+        used = {name: {getattr(member, name) for member in self.members} for name in self.dimensions}
+        return {
+            name: tuple(value for value in values if value in used[name]) for name, values in self.dimensions.items()
+        }
 
     @property
     def example(self) -> Architecture:

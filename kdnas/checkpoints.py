@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -125,10 +126,13 @@ def _from_folder(source: str, config: PreTrainedConfig) -> tuple[PreTrainedModel
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ConfigError(f"checkpoint={source}: no readable weights there") from error
     mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
-    return model, [*mismatched, *report["missing_keys"]]
+    encoder = f"{model.base_model_prefix}."
+    parts = tuple(f"{name}." for name, _ in model.base_model.named_children())
+    full = [f"{encoder}{name}" if name.startswith(parts) else name for name in report["unexpected_keys"]]
+    return model, [*mismatched, *report["missing_keys"], *full]
 
 
 def check_export(folder: Path) -> None:
@@ -139,6 +143,7 @@ def check_export(folder: Path) -> None:
 
 def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Path:
     """Writes a folder that transformers' `from_pretrained` loads, model and tokenizer; whole or not at all."""
+    check_export(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -208,6 +208,8 @@ class LatencyTable:
 
     def _measure(self, key: dict[str, Any], config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
         measured = measure_config(config, accelerator, protocol)
+        # A line that a crash cut short must not spoil this one.
+        cut = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as file:
-            file.write(json.dumps({"key": key, **asdict(measured)}) + "\n")
+            file.write("\n" * cut + json.dumps({"key": key, **asdict(measured)}) + "\n")
         return measured

@@ -7,6 +7,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -42,7 +43,7 @@ def load_encoder(path: str, key: str = "teacher.path") -> PreTrainedModel:
     load_config(path, key)
     try:
         return _without_pooler(AutoModel.from_pretrained(path, dtype=torch.float32)).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_found(key, path) from error
 
 

@@ -30,6 +30,7 @@ from kdnas.architecture import Architecture
 from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress, QuietSteps
 from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate
+from kdnas.datamodules.base import EncodedDataModule
 from kdnas.errors import ConfigError
 from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
@@ -82,7 +83,7 @@ def check(cfg: DictConfig) -> None:
         check_export(Path(cfg.paths.export))
 
 
-def build(cfg: DictConfig) -> tuple[ExportingModule, L.LightningDataModule, LatencyBenchmark | None]:
+def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyBenchmark | None]:
     """The module, the data module and (for distillation) the latency callback of a config."""
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     latency = instantiate(cfg.latency) if cfg.latency else None
@@ -120,17 +121,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
     output, export = Path(cfg.paths.output), cfg.paths.export
     module, data, latency = build(cfg)
     data.setup("fit")
-    last = resumable(output / "last.ckpt", module)
-    checkpoint = ModelCheckpoint(
-        output,
-        filename="best",
-        monitor=module.monitor,
-        mode=module.mode,
-        save_top_k=1 if export else 0,
-        save_last=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[L.Callback] = [checkpoint, Progress(cfg.title), QuietSteps()]
+    last = resumable(output / "last.ckpt", module, data)
+    callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps()]
+    if export:
+        callbacks.append(checkpoint(output, "best", module.monitor, module.mode))
+    callbacks.append(checkpoint(output, "last"))  # after the best, whose score it holds
     if latency:
         callbacks.append(latency)
     if export:
@@ -154,17 +149,26 @@ def train(cfg: DictConfig) -> dict[str, float]:
     return dict(module.results[0])
 
 
-def resumable(path: Path, module: ExportingModule) -> str | None:
+def checkpoint(output: Path, name: str, monitor: str | None = None, mode: str = "min") -> ModelCheckpoint:
+    """Keeps `<name>.ckpt`: of the epoch that is best by `monitor`, or, without one, of the last epoch."""
+    # Saved when the epoch has ended: one made at its validation would make Lightning count it again.
+    return ModelCheckpoint(
+        output, name, monitor=monitor, mode=mode, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+
+
+def resumable(path: Path, module: ExportingModule, data: EncodedDataModule) -> str | None:
     """A checkpoint to go on from, if there is one; refused before training if it does not fit."""
     if not path.is_file():
         return None
-    checkpoint = read(path, "paths.output")
-    module.on_load_checkpoint(checkpoint)
-    theirs = {name: value.shape for name, value in checkpoint["state_dict"].items()}
+    saved = read(path, "paths.output")
+    module.on_load_checkpoint(saved)
+    theirs = {name: value.shape for name, value in saved["state_dict"].items()}
     ours = {name: value.shape for name, value in module.state_dict().items()}
     if theirs != ours:
         odd = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
         raise ConfigError(f"paths.output={path.parent}: holds a run with other settings (they differ in {odd})")
+    data.first_epoch = saved["epoch"] + 1
     log.info("going on from %s", path)
     return str(path)
 

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -78,9 +79,7 @@ def test_an_epoch_holds_every_row_once(rows, shuffle):
 
 def test_the_order_follows_from_seed_and_epoch():
     def order(seed, epoch):
-        sampler = BucketSampler(lengths(), batch_size=8, seed=seed)
-        sampler.set_epoch(epoch)
-        return list(sampler)
+        return list(BucketSampler(lengths(), batch_size=8, seed=seed, epoch=lambda: epoch))
 
     assert order(1, 0) == order(1, 0)
     orders = [order(seed, epoch) for seed in (1, 2) for epoch in (0, 1, 2)]
@@ -103,10 +102,11 @@ def test_little_of_a_batch_is_padding():
 
 def test_batches_hold_rows_of_like_length_padded_to_the_longest(text_dataset, tokenizer):
     data = module(text_dataset, COLUMNS, tokenizer, validation="validation", batch_size=8)
+    data.trainer = SimpleNamespace(current_epoch=0)
     loader = data.train_dataloader()
     seen = []
     for epoch in (0, 1):
-        loader.batch_sampler.set_epoch(epoch)
+        data.trainer.current_epoch = epoch
         batches = list(loader)
         counts = [batch["attention_mask"].sum(1) for batch in batches]
         assert sum(map(len, counts)) == 60
@@ -183,11 +183,13 @@ def test_the_proxy_is_a_fraction_of_the_training_rows_alone(text_dataset, tokeni
     assert (len(data.train), len(data.validation)) == (count, 20)
 
 
-def test_the_proxy_is_a_random_part_of_the_rows(text_dataset, tokenizer):
+@pytest.mark.parametrize("kind", [TextDataModule, GlueDataModule])
+@pytest.mark.parametrize("limit", [{"proxy": 0.5}, {"rows": 30}], ids=str)
+def test_a_part_of_the_rows_is_a_random_part(text_dataset, tokenizer, kind, limit):
     known = [(row["premise"], row["hypothesis"]) for row in rows_of(text_dataset)]
-    proxy = pairs(module(text_dataset, COLUMNS, tokenizer, validation="validation", proxy=0.5).train, tokenizer)
-    places = sorted(known.index(pair) for pair in proxy)
-    assert len(set(places)) == 30 and 5 < sum(place < 30 for place in places) < 25
+    part = pairs(module(text_dataset, COLUMNS, tokenizer, kind, validation="validation", **limit).train, tokenizer)
+    places = {known.index(pair) for pair in part}
+    assert len(places) == 30 and 5 < sum(place < 30 for place in places) < 25
 
 
 def test_held_out_rows_are_none_of_the_training_rows(text_dataset, tokenizer):

@@ -456,7 +456,7 @@ def test_a_checkpoint_of_other_architectures_is_refused(checkpoint, teacher, arc
         trainer().fit(module, datamodule=Texts(teacher), ckpt_path=checkpoint, weights_only=True)
     assert re.search(f"^checkpoint: .*{re.escape(theirs)};.*{re.escape(ours)}$", str(refusal.value))
     with pytest.raises(ConfigError):
-        runner.resumable(checkpoint, module)
+        runner.resumable(checkpoint, module, Texts(teacher))
 
 
 def test_there_is_nothing_to_resume_before_the_first_checkpoint(teacher, tmp_path):

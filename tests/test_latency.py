@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadd
 
 from kdnas import latency
 from kdnas.architecture import Architecture
-from kdnas.callbacks import LatencyBenchmark
+from kdnas.callbacks import LatencyBenchmark, QuietSteps
 from kdnas.distillation.objectives import HiddenStateObjective
 from kdnas.errors import ConfigError
 from kdnas.latency import LatencyTable, Protocol, QuietHost
@@ -30,12 +29,6 @@ processes = multiprocessing.get_context("fork")
 QUICK = Protocol(length=8, warmup=0, repeats=3, runs=2)
 LONG = 60
 """Seconds after which a process that should have got somewhere is stuck."""
-
-
-@pytest.fixture(autouse=True)
-def own_host(tmp_path, monkeypatch):
-    """Locks of these tests' own: searches that run beside them are neither waited for nor held up."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -348,6 +341,23 @@ def test_a_killed_process_leaves_no_lock_behind(how):
     holder.join(LONG)
 
 
+def test_a_step_can_ask_whether_a_measurement_waits_for_it():
+    host, asked = QuietHost(), processes.Event()
+
+    def measure():
+        with QuietHost().quiet():
+            pass
+
+    with host.busy():
+        assert not host.wanted()
+        waiting = start(measure)
+        while waiting.is_alive() and not asked.is_set():
+            if host.wanted():
+                asked.set()
+    end(waiting)
+    assert asked.is_set() and not host.wanted()
+
+
 def test_an_error_inside_gives_the_lock_back():
     for how in ("busy", "quiet"):
         with pytest.raises(ZeroDivisionError), getattr(QuietHost(), how)():
@@ -409,7 +419,7 @@ def test_a_fit_measures_before_it_trains_and_keeps_measurements_out_of_its_steps
         limit_val_batches=1,
         num_sanity_val_steps=0,
         logger=False,
-        callbacks=[benchmark],
+        callbacks=[benchmark, QuietSteps()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

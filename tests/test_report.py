@@ -318,7 +318,7 @@ def test_summary(study: Study, finalists: Study, tmp_path: Path) -> None:
     text = "\n".join(lines)
     assert lines[0] == "Best of 4: [6, 4, 192, 384, gelu] (trial 3, chosen by the controller)"
     assert "5.00 ± 0.25 ms on cpu, 8.0x as fast as the teacher" in text
-    assert "chosen at random: reward 0.7000 on average, 0.9000 at best, of 2" in text
+    assert "2 chosen at random: reward 0.7000 on average, 0.9000 at best" in text
     assert "#1 [6, 4, 192, 384, gelu], loss 0.110, in runs/3/export" in text
     assert (
         f"  python train.py +experiment=demo architecture=from_search search.dir={tmp_path} architecture.rank=1"

@@ -31,6 +31,9 @@ class EncodedDataModule(L.LightningDataModule):
         workers: processes that load batches; 0 loads them in this one.
         seed: of the proxy, the row limits and the order.
 
+    Attributes:
+        first_epoch: the one that a resumed run goes on with.
+
     Raises:
         ConfigError: a setting out of range, or (in `setup`) data that is missing, empty or without the columns.
     """
@@ -58,10 +61,15 @@ class EncodedDataModule(L.LightningDataModule):
         ):
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value}: must be a whole number from 1")
+        if tokenizer is not None and max_length > tokenizer.model_max_length:
+            raise ConfigError(
+                f"data.max_length={max_length}: must be at most the teacher's {tokenizer.model_max_length}"
+            )
         self.source = source
         self.tokenizer = tokenizer
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
         self.max_length, self.batch_size, self.workers, self.seed = max_length, batch_size, workers, seed
+        self.first_epoch = 0
         self.train: Dataset | None = None
         self.validation: Dataset | None = None
         self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
@@ -89,11 +97,10 @@ class EncodedDataModule(L.LightningDataModule):
             kind = str(getattr(dataset.features[column], "dtype", dataset.features[column]))
             if not any(name in kind for name in kinds):
                 raise ConfigError(f"data.path={self.source}: column {column} is {kind}; must be {' or '.join(kinds)}")
-        length = min(self.max_length, self.tokenizer.model_max_length)
 
         def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
             texts = [list(rows[column]) for column in columns]
-            encoded = self.tokenizer(*texts, truncation=True, max_length=length)
+            encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
             if label:
                 encoded["labels"] = list(rows[label])
             return encoded
@@ -114,7 +121,7 @@ class EncodedDataModule(L.LightningDataModule):
     def _loader(self, dataset: Dataset | None, shuffle: bool) -> DataLoader[Any]:
         assert dataset is not None, "setup() comes first"
         lengths = [len(tokens) for tokens in dataset.with_format(None)["input_ids"]]
-        sampler = BucketSampler(lengths, self.batch_size, shuffle, self.seed)
+        sampler = BucketSampler(lengths, self.batch_size, shuffle, self.seed, self._epoch)
         return DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -122,6 +129,10 @@ class EncodedDataModule(L.LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
+
+    def _epoch(self) -> int:
+        # Lightning draws a resumed run's first batch before it restores the epoch.
+        return max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)
 
 
 def read_dataset(path: str, name: str | None = None) -> DatasetDict:

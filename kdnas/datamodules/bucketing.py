@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -19,18 +19,21 @@ class BucketSampler(Sampler[list[int]]):
         batch_size: rows of a batch (the last one may be smaller).
         shuffle: False gives the rows sorted by length, the same every time.
         seed: with the epoch, decides the order.
+        epoch: tells the current one. Asked, not told: Lightning does not say where a resumed run goes on.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.epoch = 0
-        # Lightning looks for set_epoch on a loader's samplers; this is the only one there is.
-        self.sampler = self
-
-    def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -39,7 +42,7 @@ class BucketSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         if not self.shuffle:
             return iter(self._cut(self.lengths.argsort(stable=True)))
-        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch())) % 2**63)
         order = torch.randperm(len(self.lengths), generator=generator)
         batches: list[list[int]] = []
         for window in order.split(WINDOW * self.batch_size):

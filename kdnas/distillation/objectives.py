@@ -37,6 +37,7 @@ class HiddenStateObjective(nn.Module):
         normalize: str = "none",
     ) -> None:
         super().__init__()
+        check_normalize(normalize)
         layers = layer_mapping(mapping, student.num_hidden_layers, teacher.num_hidden_layers)
         self.pairs = [(i, j) for i, targets in enumerate(layers, start=1) for j in targets]
         self.normalize = normalize == "variance"
@@ -78,6 +79,10 @@ def hidden_states(
         ConfigError: a name that does not exist, before there is a student or a teacher.
     """
     layer_mapping(mapping, student=1, teacher=1)
-    if normalize not in ("none", "variance"):
-        raise ConfigError(f"objective.normalize={normalize}: must be one of none, variance")
+    check_normalize(normalize)
     return partial(HiddenStateObjective, mapping=mapping, normalize=normalize)
+
+
+def check_normalize(name: str) -> None:
+    if name not in ("none", "variance"):
+        raise ConfigError(f"objective.normalize={name}: must be one of none, variance")

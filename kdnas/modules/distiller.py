@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
@@ -28,7 +28,8 @@ class Student(nn.Module):
 
     model: PreTrainedModel
     objective: HiddenStateObjective
-    held_out: MeanMetric
+    held_out_loss: SumMetric
+    held_out_tokens: SumMetric
 
     def __init__(
         self, config: PreTrainedConfig, teacher: PreTrainedConfig, objective: ObjectiveFactory, seed: int
@@ -38,7 +39,8 @@ class Student(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.objective = objective(config, teacher)
-        self.held_out = MeanMetric()
+        # Two sums and not a MeanMetric, which drops what is NaN, or else the weights.
+        self.held_out_loss, self.held_out_tokens = SumMetric("disable"), SumMetric("disable")
 
     def forward(self, batch: BatchEncoding, teacher: HiddenStates) -> Tensor:
         """The distillation loss of a batch."""
@@ -140,16 +142,21 @@ class StudentDistiller(ExportingModule):
         self.log("train/loss", losses.detach().mean(), prog_bar=True, batch_size=len(batch["input_ids"]))
         return losses.sum()
 
+    def on_validation_epoch_start(self) -> None:
+        for student in self.trainees:
+            student.held_out_loss.reset()
+            student.held_out_tokens.reset()
+
     def validation_step(self, batch: BatchEncoding, _: int) -> None:
         teacher = self.teacher(batch, self.layers)
         tokens = batch["attention_mask"].sum()
         for student in self.trainees:
-            student.held_out.update(student(batch, teacher), weight=tokens)
+            student.held_out_loss.update(student(batch, teacher) * tokens)
+            student.held_out_tokens.update(tokens)
 
     def on_validation_epoch_end(self) -> None:
-        losses = [student.held_out.compute() for student in self.trainees]
-        for i, (student, loss) in enumerate(zip(self.trainees, losses, strict=True)):
-            student.held_out.reset()
+        losses = [student.held_out_loss.compute() / student.held_out_tokens.compute() for student in self.trainees]
+        for i, loss in enumerate(losses):
             self.log(f"val/loss/{i}", loss)
         self.log("val/loss", torch.stack(losses).mean(), prog_bar=True)
         self.results = [{"loss": float(loss)} for loss in losses]

@@ -61,6 +61,9 @@ class FineTuner(ExportingModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["labels"]))
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self.metrics.reset()
+
     def validation_step(self, batch: BatchEncoding, _: int) -> None:
         logits = self.model(**batch).logits.float()
         predicted = logits.squeeze(-1) if self.model.config.num_labels == 1 else logits.argmax(-1)
@@ -68,7 +71,6 @@ class FineTuner(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         computed = {name: torch.as_tensor(value).float() for name, value in self.metrics.compute().items()}
-        self.metrics.reset()
         self.log_dict(computed, prog_bar=True)
         self.results = [{name.removeprefix("val/"): float(value) for name, value in computed.items()}]
 

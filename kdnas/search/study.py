@@ -25,7 +25,7 @@ from kdnas.architecture import Architecture, SearchSpace
 from kdnas.errors import ConfigError
 
 JOURNAL = "study.journal"
-REPEATS = 50
+REPEATS = 200
 """Proposals already known or outside the space that a controller may make in a row before one is drawn for it."""
 
 ControllerFactory = Callable[..., BaseSampler]
@@ -180,8 +180,8 @@ class Study:
             trial = rehearsal.ask(distributions)
             if _architecture(trial.params) in space and _architecture(trial.params) not in seen:
                 return rehearsal.get_trials(deepcopy=False)[trial.number]
+            # Left running: samplers forget failed trials, and would propose the same point again.
             trial.set_user_attr("rejected", True)
-            rehearsal.tell(trial, state=TrialState.FAIL)
         drawn = space.sample(rng, besides=seen)
         rehearsal.enqueue_trial(drawn.to_dict(), user_attrs={"episode": episode, "origin": "random"})
         return rehearsal.get_trials(deepcopy=False)[rehearsal.ask(distributions).number]
@@ -242,7 +242,7 @@ def _architecture(params: Mapping[str, Any]) -> Architecture | None:
 
 
 def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
-    return {name: CategoricalDistribution(values) for name, values in space.dimensions.items()}
+    return {name: CategoricalDistribution(values) for name, values in space.reachable.items()}
 
 
 def ranked_architecture(search: str, rank: int = 1) -> Architecture:

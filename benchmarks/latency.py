@@ -1,0 +1,43 @@
+"""Measures every architecture of a space into the latency table, and some of them twice.
+
+    python benchmarks/latency.py +experiment=minilm teacher.path=<folder or hub id>
+
+Run it while the host does nothing else. A search that follows reads the table (`latency.table`) and measures nothing.
+"""
+
+import sys
+from random import Random
+
+import hydra
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from kdnas.config import instantiate
+from kdnas.latency import measure_config
+from kdnas.models import load_config, student_config
+
+TWICE = 12
+"""Architectures that are measured again, to see whether the two medians agree within their spreads."""
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    latency = instantiate(cfg.latency)
+    teacher = load_config(cfg.teacher.path)
+    members = instantiate(cfg.space).members
+    configs = {member: student_config(teacher, member) for member in members}
+    for name in latency.accelerators:
+        print(f"teacher on {name}: {latency.table.latency(teacher, name, latency.protocol)}")
+        for config in tqdm(configs.values(), desc=name, disable=not sys.stderr.isatty()):
+            latency.table.latency(config, name, latency.protocol)
+        print(f"| architecture | first, ms on {name} | second | difference / (spread + spread) |\n|---|---|---|---|")
+        for member in Random(0).sample(members, min(TWICE, len(members))):
+            first = latency.table.latency(configs[member], name, latency.protocol)
+            second = measure_config(configs[member], name, latency.protocol)
+            share = abs(first.median - second.median) / (first.spread + second.spread)
+            row = f"{first.median:.3f} ± {first.spread:.3f} | {second.median:.3f} ± {second.spread:.3f} | {share:.2f}"
+            print(f"| {member} | {row} |")
+
+
+if __name__ == "__main__":
+    main()
