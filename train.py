@@ -1,6 +1,10 @@
 """Distils one architecture in full, or fine-tunes what was distilled: python train.py +experiment=demo"""
 
+import os
 import sys
+
+# Threads that spin at a barrier stall each other for seconds where the host has other work; set before torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

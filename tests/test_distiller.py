@@ -460,7 +460,13 @@ def test_a_checkpoint_of_other_architectures_is_refused(checkpoint, teacher, arc
 
 
 def test_there_is_nothing_to_resume_before_the_first_checkpoint(teacher, tmp_path):
-    assert runner.resumable(tmp_path / "last.ckpt", distiller(teacher)) is None
+    assert runner.resumable(tmp_path / "last.ckpt", distiller(teacher), Texts(teacher)) is None
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_its_folder(checkpoint, teacher):
+    module = distiller(teacher, SMALL, WIDE, mapping="last")
+    with pytest.raises(ConfigError, match=rf"paths.output={checkpoint.parent}: .*projections"):
+        runner.resumable(checkpoint, module, Texts(teacher))
 
 
 # -- refusals
