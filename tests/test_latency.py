@@ -342,20 +342,22 @@ def test_a_killed_process_leaves_no_lock_behind(how):
 
 
 def test_a_step_can_ask_whether_a_measurement_waits_for_it():
-    host, asked = QuietHost(), processes.Event()
+    host, step, asked = QuietHost(), processes.Event(), False
 
     def measure():
+        step.wait()
         with QuietHost().quiet():
             pass
 
+    waiting = start(measure)  # before the step: a process forked inside it would inherit its lock
     with host.busy():
         assert not host.wanted()
-        waiting = start(measure)
-        while waiting.is_alive() and not asked.is_set():
-            if host.wanted():
-                asked.set()
+        step.set()
+        while waiting.is_alive() and not asked:
+            time.sleep(0.01)
+            asked = host.wanted()
     end(waiting)
-    assert asked.is_set() and not host.wanted()
+    assert asked and not host.wanted()
 
 
 def test_an_error_inside_gives_the_lock_back():
