@@ -174,8 +174,8 @@ def test_a_killed_search_goes_on_and_ends_as_if_nothing_had_happened(searched, t
 
 def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(teacher, tmp_path):
     sizes = ["search.episodes=1", "search.candidates=4", "search.gang=4", "search.finalists=1"]
-    broken = "objective={_target_:tests.failing.for_wide_students}"
-    done = call("search.py", *sizes, "~objective", f"+{broken}", runs=tmp_path, teacher=teacher)
+    broken = ["objective._target_=tests.failing.for_wide_students", "~objective.mapping", "~objective.normalize"]
+    done = call("search.py", *sizes, *broken, runs=tmp_path, teacher=teacher)
     study = Study(open_storage(tmp_path / "search/demo"))
     assert done.returncode == 0, done.stderr[-2000:]
     # The gang fails as a whole; run one by one, only those at fault do.
