@@ -22,4 +22,4 @@ def instantiate(config: Any, **arguments: Any) -> Any:
             raise cause from error
         if isinstance(cause, TypeError | ValueError):  # a value of the wrong type, a key that it does not have
             raise ConfigError(f"{str(config.get('_target_')).rsplit('.')[-1]}: {cause}") from error
-        raise cause  # what happened, not where it was wrapped
+        raise cause from None  # what happened, not where it was wrapped
