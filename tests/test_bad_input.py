@@ -76,6 +76,10 @@ def refused(cfg, tmp_path):
         ("architectures=[]", "architectures=[]: must name at least one student"),
         ("teacher.path=/no/such/teacher", "teacher.path=/no/such/teacher: no model there"),
         ("stage=medium", "stage=medium: must be one of prepare, mini, full"),
+        (
+            "data=glue",
+            "GlueDataModule: wants a value that no chosen group gives (Interpolation key 'task.name' not found)",
+        ),
     ],
 )
 def test_a_distillation_is_refused(override, says, composed, tmp_path):

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch.utils.data import DataLoader
+from torchmetrics import MeanSquaredError
 from transformers import DataCollatorWithPadding
 
 from kdnas.checkpoints import load_classifier
@@ -53,6 +54,11 @@ class Answers(torch.nn.Module):
 
     def forward(self, logits, labels):
         return SimpleNamespace(logits=logits)
+
+
+def test_dropout_is_on_while_a_folder_is_trained(teacher):
+    module = FineTuner(partial(load_classifier, teacher), 1, {"error": MeanSquaredError()})
+    assert all(part.training for part in module.modules())
 
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)

@@ -44,6 +44,7 @@ class FineTuner(ExportingModule):
         super().__init__()
         self.model: PreTrainedModel
         self.model, self.tokenizer = source(num_labels=num_labels)
+        self.model.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves it there
         self.monitor = f"val/{next(iter(metrics))}"
         self.metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
