@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
@@ -87,6 +98,81 @@ def new_encoder(config: PreTrainedConfig, seed: int | None = None) -> PreTrained
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _without_pooler(AutoModel.from_config(config))
+
+
+class Head(ABC):
+    """Which model a student is, and what its teacher must be."""
+
+    @abstractmethod
+    def load(self, path: str) -> PreTrainedModel:
+        """The teacher, in fp32 and in evaluation mode."""
+
+    @abstractmethod
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """A student with random weights."""
+
+    def new(self, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+        """A student whose weights the seed alone decides; the global generators are left as they were."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.make(config)
+
+
+class Encoder(Head):
+    """No head: the states are all that counts."""
+
+    def load(self, path: str) -> PreTrainedModel:
+        return load_encoder(path)
+
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        return new_encoder(config)
+
+
+class MaskedLM(Encoder):
+    """A masked language model; of the teacher, the encoder is enough."""
+
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        return AutoModelForMaskedLM.from_config(config)
+
+
+@dataclass(frozen=True)
+class Classifier(Head):
+    """A sequence classifier (with one label, a regressor); the teacher must have been fine-tuned to the same classes.
+
+    Raises:
+        ConfigError: (in `load`) a teacher without a trained classifier, or with another number of classes.
+    """
+
+    num_labels: int
+
+    def load(self, path: str) -> PreTrainedModel:
+        config = load_config(path)
+        if config.num_labels != self.num_labels:
+            raise ConfigError(
+                f"teacher.path={path}: tells {config.num_labels} classes apart; the task has {self.num_labels}"
+            )
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise _not_found("teacher.path", path) from error
+        if report["missing_keys"]:
+            raise ConfigError(f"teacher.path={path}: has no classifier; must be fine-tuned on the task first")
+        return model.eval()
+
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        return AutoModelForSequenceClassification.from_config(config)
+
+
+def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
+    """A model's parameters from the top down: the head, each layer from the last to the first, the embeddings."""
+    encoder: Any = model.base_model
+    depth = model.config.num_hidden_layers
+    layers = next(part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
+    below = [list(layer.parameters()) for layer in reversed(layers)] + [list(encoder.embeddings.parameters())]
+    taken = {id(parameter) for group in below for parameter in group}
+    return [[parameter for parameter in model.parameters() if id(parameter) not in taken], *below]
 
 
 def positions(config: PreTrainedConfig) -> int:

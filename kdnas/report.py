@@ -22,6 +22,7 @@ from rich.text import Text
 from kdnas.plots import controller_plot, pareto_plot, reward_plot
 from kdnas.search.study import Cost, Observation, Study
 
+HELD_OUT = "held-out "
 MEASURED = {"latency": " (ms)", "spread": " (ms)", "speed-up": ""}
 """What the table says of each device, and the units."""
 PLOTS = ("reward.png", "pareto.png", "controller.png")
@@ -37,9 +38,10 @@ def table(study: Study, finalists: Study | None, top: int) -> pd.DataFrame:
     """The best `top` candidates and every one distilled in full, then what they are compared with.
 
     Columns: `model` (candidate, teacher, or random), `rank`, `trial`, `architecture`, `parameters (M)`,
-    `held-out loss`, for each device `latency DEVICE (ms)`, `spread DEVICE (ms)` (half the width of the middle 90 %) and
-    `speed-up DEVICE` (the teacher's latency over this one), `reward`, `chosen by`, `episode`, `full held-out loss`
-    and `export` (the folder of the student distilled in full). What is not known is NaN.
+    `held-out loss` and the other held-out figures (as `held-out accuracy`), for each device `latency DEVICE (ms)`,
+    `spread DEVICE (ms)` (half the width of the middle 90 %) and `speed-up DEVICE` (the teacher's latency over this
+    one), `reward`, `chosen by`, `episode`, `full held-out loss` (and so on) and `export` (the folder of the student
+    distilled in full). What is not known is NaN.
 
     The row `random, mean of n` averages the candidates chosen at random, and its speed-up is that of their mean
     latency; `random, best of n` is the one of them with the highest reward.
@@ -48,26 +50,32 @@ def table(study: Study, finalists: Study | None, top: int) -> pd.DataFrame:
     candidates = [_candidate(seen, rank, distilled) for rank, seen in enumerate(study.ranked(), start=1)]
     shown = [row for row in candidates if row["rank"] <= top or row["trial"] in distilled]
     teacher = study.teacher
+    held_out = [f"{HELD_OUT}{name}" for name in _figures(study)]
     costs = [teacher, *(seen.cost for seen in study.observations)]
     devices = list(dict.fromkeys(device for cost in costs if cost for device in cost.latency))
     if teacher:
         shown.append({"model": "teacher", **_cost(teacher)})
     random = [row for row in candidates if row["chosen by"] == "random"]
     if random:
-        averaged = ["parameters (M)", "held-out loss", "reward", *(f"latency {device} (ms)" for device in devices)]
+        averaged = ["parameters (M)", *held_out, "reward", *(f"latency {device} (ms)" for device in devices)]
         mean = pd.DataFrame(random).reindex(columns=averaged).astype(float).mean()
         shown.append({"model": f"random, mean of {len(random)}", **mean.to_dict()})
         shown.append({**random[0], "model": f"random, best of {len(random)}"})
 
     measured = [f"{name} {device}{unit}" for device in devices for name, unit in MEASURED.items()]
     texts = ["model", "architecture", "chosen by", "export"]
-    columns = ["model", "rank", "trial", "architecture", "parameters (M)", "held-out loss", *measured]
-    columns += ["reward", "chosen by", "episode", "full held-out loss", "export"]
+    columns = ["model", "rank", "trial", "architecture", "parameters (M)", *held_out, *measured]
+    columns += ["reward", "chosen by", "episode", *(f"full {name}" for name in held_out), "export"]
     frame = pd.DataFrame(shown, columns=columns)
     frame = frame.astype({name: object if name in texts else float for name in columns})
     for device, latency in teacher.latency.items() if teacher else ():
         frame[f"speed-up {device}"] = latency.median / frame[f"latency {device} (ms)"]
     return frame
+
+
+def _figures(study: Study) -> list[str]:
+    """The held-out figures that candidates have, the loss first."""
+    return list(dict.fromkeys(["loss", *(name for seen in study.observations for name in seen.metrics)]))
 
 
 def _candidate(seen: Observation, rank: int, distilled: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -77,11 +85,11 @@ def _candidate(seen: Observation, rank: int, distilled: Mapping[int, Mapping[str
         "rank": rank,
         "trial": seen.trial,
         "architecture": str(seen.architecture),
-        "held-out loss": seen.metrics.get("loss", math.nan),
+        **{f"{HELD_OUT}{name}": value for name, value in seen.metrics.items()},
         "reward": seen.reward,
         "chosen by": seen.origin,
         "episode": seen.episode + 1,
-        "full held-out loss": full.get("metrics", {}).get("loss", math.nan),
+        **{f"full {HELD_OUT}{name}": value for name, value in full.get("metrics", {}).items()},
         "export": full.get("export", math.nan),
         **(_cost(seen.cost) if seen.cost else {}),
     }
@@ -101,6 +109,10 @@ def _distilled(finalists: Study | None) -> dict[int, dict[str, Any]]:
     return {trial.user_attrs["candidate"]: trial.user_attrs for trial in done}
 
 
+def _held_out(frame: pd.DataFrame) -> list[str]:
+    return [name.removeprefix(HELD_OUT) for name in frame.columns if name.startswith(HELD_OUT)]
+
+
 def _devices(frame: pd.DataFrame) -> list[str]:
     return [name.removeprefix("speed-up ") for name in frame.columns if name.startswith("speed-up ")]
 
@@ -111,16 +123,18 @@ def _devices(frame: pd.DataFrame) -> list[str]:
 def as_text(frame: pd.DataFrame) -> pd.DataFrame:
     """The same rows as text to read: rounded, latencies as `3.21 ± 0.05`, nothing where nothing is known."""
     comparison = frame["model"] != "candidate"
+    held_out = _held_out(frame)
     text = pd.DataFrame(
         {
             "#": _format(frame["rank"], "{:.0f}"),
             "trial": _format(frame["trial"], "{:.0f}"),
             "architecture": frame["model"].where(comparison, frame["architecture"]),
             "params (M)": _format(frame["parameters (M)"], "{:.1f}"),
-            "loss": _format(frame["held-out loss"], "{:#.3g}"),
         },
         dtype=object,
     )
+    for name in held_out:
+        text[name] = _format(frame[f"{HELD_OUT}{name}"], "{:#.3g}")
     for device in _devices(frame):
         spread = _format(frame[f"spread {device} (ms)"], " ± {:.2f}")
         text[f"latency {device} (ms)"] = _format(frame[f"latency {device} (ms)"], "{:.2f}") + spread
@@ -128,7 +142,8 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
     text["reward"] = _format(frame["reward"], "{:.4f}")
     text["chosen by"] = frame["chosen by"].fillna("")
     text["episode"] = _format(frame["episode"], "{:.0f}")
-    text["full loss"] = _format(frame["full held-out loss"], "{:#.3g}")
+    for name in held_out:
+        text[f"full {name}"] = _format(frame[f"full {HELD_OUT}{name}"], "{:#.3g}")
     text["export"] = frame["export"].fillna("")
     return text
 
@@ -147,7 +162,7 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
         console.print(NO_CANDIDATE)
     if frame.empty:
         return
-    text, devices = as_text(frame), _devices(frame)
+    text, devices, held_out = as_text(frame), _devices(frame), _held_out(frame)
 
     def stacked(name: str) -> list[str]:
         each = (text[f"{name} {device}{MEASURED[name]}"] for device in devices)
@@ -158,14 +173,14 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
         "trial": text["trial"],
         "architecture": text["architecture"].str.replace(", ", ",").str.replace("random,", "random, "),
         "params\n(M)": text["params (M)"],
-        "loss": text["loss"],
+        **{name: text[name] for name in held_out},
         "on": ["\n".join(devices)] * len(frame),
         "latency\n(ms)": stacked("latency"),
         "speed\nup": stacked("speed-up"),
         "reward": text["reward"],
         "chosen\nby": text["chosen by"],
         "epi-\nsode": text["episode"],
-        "full\nloss": text["full loss"],
+        **{f"full\n{name}": text[f"full {name}"] for name in held_out},
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     drawn = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
@@ -253,7 +268,8 @@ def _winner(study: Study, finalists: Study | None) -> list[str]:
     best, teacher = ranked[0], study.teacher
     who = "at random" if best.origin == "random" else "by the controller"
     lines = [f"Best of {len(ranked)}: {best.architecture} (trial {best.trial}, chosen {who})"]
-    lines += [f"  reward         {best.reward:.4f}", f"  held-out loss  {best.metrics.get('loss', math.nan):#.3g}"]
+    lines.append(f"  reward         {best.reward:.4f}")
+    lines.append(f"  held-out       {_told(best.metrics)}")
     if best.cost:
         lines.append(f"  parameters     {best.cost.parameters / 1e6:.1f} M")
         for device, latency in best.cost.latency.items():
@@ -272,9 +288,13 @@ def _winner(study: Study, finalists: Study | None) -> list[str]:
     ranks = {seen.trial: (rank, seen.architecture) for rank, seen in enumerate(ranked, start=1)}
     for candidate, full in _distilled(finalists).items():
         rank, architecture = ranks[candidate]
-        loss, export = full.get("metrics", {}).get("loss", math.nan), full.get("export", "no folder")
-        lines.append(f"Distilled in full: #{rank} {architecture}, loss {loss:#.3g}, in {export}")
+        told = _told(full.get("metrics", {}))
+        lines.append(f"Distilled in full: #{rank} {architecture}, {told}, in {full.get('export', 'no folder')}")
     return lines + trouble
+
+
+def _told(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:#.3g}" for name, value in figures.items())
 
 
 def _commands(study: Study, finalists: Study | None, folder: Path, distil: Sequence[str], finetune: str) -> list[str]:

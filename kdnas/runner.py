@@ -91,7 +91,9 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     if cfg.architectures is not None:
         students["architectures"] = [architecture(values) for values in cfg.architectures]
     module = instantiate(cfg.module, **students)
-    return module, instantiate(cfg.data, tokenizer=module.tokenizer), latency
+    data = instantiate(cfg.data, tokenizer=module.tokenizer)
+    data.transfer_epochs = module.transfer_epochs
+    return module, data, latency
 
 
 def architecture(values: DictConfig) -> Architecture:
@@ -117,15 +119,12 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
-    """Fits, from `last.ckpt` if the folder holds one; validates the best (or last) weights, exports them and tells."""
+    """Fits, from `last.ckpt` if the folder holds one; validates the best weights, exports them and tells."""
     output, export = Path(cfg.paths.output), cfg.paths.export
     module, data, latency = build(cfg)
     data.setup("fit")
     last = resumable(output / "last.ckpt", module, data)
-    callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps()]
-    if export:
-        callbacks.append(checkpoint(output, "best", module.monitor, module.mode))
-    callbacks.append(checkpoint(output, "last"))  # after the best, whose score it holds
+    callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), last_checkpoint(output)]
     if latency:
         callbacks.append(latency)
     if export:
@@ -133,28 +132,41 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.search.trials and latency:  # `prepare` makes sure that a search measures
         study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger))
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger), **epochs(cfg, module, data))
     if trainer.world_size > 1:
         raise ConfigError(f"trainer.devices={cfg.trainer.devices}: must be 1; several devices are not supported yet")
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    # Not the path that a checkpoint remembers: the folder may have moved since.
-    best = str(output / "best.ckpt") if export else None
-    trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    module.best.restore()
+    if export:
+        trainer.save_checkpoint(output / "best.tmp", weights_only=True)
+        (output / "best.tmp").replace(output / "best.ckpt")
+    trainer.validate(module, datamodule=data, verbose=False)
     (output / "results.tmp").write_text(json.dumps(module.results, indent=1) + "\n")
     (output / "results.tmp").replace(output / "results.json")
     if export:
-        log.info("wrote %s, %s and results.json beside them", best, output / "last.ckpt")
+        log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
     else:
         (output / "last.ckpt").unlink(missing_ok=True)
     return dict(module.results[0])
 
 
-def checkpoint(output: Path, name: str, monitor: str | None = None, mode: str = "min") -> ModelCheckpoint:
-    """Keeps `<name>.ckpt`: of the epoch that is best by `monitor`, or, without one, of the last epoch."""
+def epochs(cfg: DictConfig, module: ExportingModule, data: EncodedDataModule) -> dict[str, int]:
+    """What the stages of a training ask of the Trainer."""
+    if module.epochs is None:
+        return {}
+    for name, none in (("max_epochs", None), ("max_steps", -1)):
+        if cfg.trainer[name] != none:
+            raise ConfigError(
+                f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
+                "the stages have epochs of their own, as objective.labels.epochs"
+            )
+    return {"max_epochs": module.epochs, "reload_dataloaders_every_n_epochs": int(data.transfer is not None)}
+
+
+def last_checkpoint(output: Path) -> ModelCheckpoint:
+    """Keeps `last.ckpt`, of the last epoch, to go on from."""
     # Saved when the epoch has ended: one made at its validation would make Lightning count it again.
-    return ModelCheckpoint(
-        output, name, monitor=monitor, mode=mode, save_on_train_epoch_end=True, enable_version_counter=False
-    )
+    return ModelCheckpoint(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 def resumable(path: Path, module: ExportingModule, data: EncodedDataModule) -> str | None:

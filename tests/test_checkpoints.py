@@ -16,7 +16,7 @@ from transformers import AutoModel, BertConfig, BertModel, DataCollatorWithPaddi
 
 from kdnas.architecture import Architecture
 from kdnas.checkpoints import PACK, export, load_classifier, read, unpack
-from kdnas.distillation.objectives import HiddenStateObjective
+from kdnas.distillation.recipes import hidden_states
 from kdnas.errors import ConfigError
 from kdnas.models import load_encoder
 from kdnas.modules import StudentDistiller
@@ -45,7 +45,7 @@ print(json.dumps([mine, *told]))
 @pytest.fixture(scope="module")
 def trained(teacher, tmp_path_factory):
     """A distiller of two students, trained a little, and its checkpoint."""
-    module = StudentDistiller(teacher, [FIRST, SECOND], HiddenStateObjective, learning_rate=1e-2, dropout=0.0)
+    module = StudentDistiller(teacher, [FIRST, SECOND], hidden_states(), learning_rate=1e-2, dropout=0.0)
     rows = [module.tokenizer(text) for text in TEXTS * 4]
     loader = DataLoader(rows, batch_size=2, collate_fn=DataCollatorWithPadding(module.tokenizer))
     run = L.Trainer(

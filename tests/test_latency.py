@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadd
 from kdnas import latency
 from kdnas.architecture import Architecture
 from kdnas.callbacks import LatencyBenchmark, QuietSteps
-from kdnas.distillation.objectives import HiddenStateObjective
+from kdnas.distillation.recipes import hidden_states
 from kdnas.errors import ConfigError
 from kdnas.latency import LatencyTable, Protocol, QuietHost
 from kdnas.models import count_flops, count_parameters, student_config
@@ -410,7 +410,7 @@ def can_measure():
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_fit_measures_before_it_trains_and_keeps_measurements_out_of_its_steps(teacher, measured, tmp_path, fails):
     architecture = Architecture(1, 2, 8, 16, "gelu")
-    module = Probed(teacher, [architecture], HiddenStateObjective)
+    module = Probed(teacher, [architecture], hidden_states())
     module.fails, module.free = fails, []
     rows = [module.tokenizer("all dogs are running")] * 3
     loader = DataLoader(rows, batch_size=1, collate_fn=DataCollatorWithPadding(module.tokenizer))

@@ -51,7 +51,7 @@ class ControllerUpdate(L.Callback):
         seconds = (time.monotonic() - self._start) / len(self.trials)
         for trial, metrics, cost in zip(self.trials, module.results, self.latency.students, strict=True):
             reward = self.reward(metrics, cost, self.latency.teacher)
-            if math.isfinite(reward):
+            if math.isfinite(reward) and math.isfinite(metrics["loss"]):
                 self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)
             else:
                 self.study.fail(trial, f"diverged: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")

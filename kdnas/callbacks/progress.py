@@ -35,9 +35,15 @@ class Progress(TQDMProgressBar):
         super().on_train_start(trainer, module)
         self._start, self._first = time.monotonic(), trainer.global_step
 
+    def _what(self, module: L.LightningModule) -> str:
+        """The title, and the part of the training if there are several."""
+        phase = getattr(module, "phase", "")
+        return f"{self.title}, {phase}" if phase else self.title
+
     def on_train_epoch_start(self, trainer: L.Trainer, *args: object) -> None:
         super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description(f"{self.title}, epoch {trainer.current_epoch + 1}")
+        what = self._what(trainer.lightning_module)
+        self.train_progress_bar.set_description(f"{what}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, module, *args)
@@ -45,7 +51,8 @@ class Progress(TQDMProgressBar):
         if step * LINES // total > (step - 1) * LINES // total:
             left = (time.monotonic() - self._start) / max(step - self._first, 1) * (total - step)
             loss = float(trainer.callback_metrics["train/loss"])
-            log.info("%s: step %d of %d, train/loss %.4g, %s left", self.title, step, total, loss, duration(left))
+            what = self._what(module)
+            log.info("%s: step %d of %d, train/loss %.4g, %s left", what, step, total, loss, duration(left))
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_validation_end(trainer, module)
@@ -53,4 +60,4 @@ class Progress(TQDMProgressBar):
             figures = [
                 f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items() if name[:4] == "val/"
             ]
-            log.info("%s: epoch %d, %s", self.title, trainer.current_epoch + 1, ", ".join(figures))
+            log.info("%s: epoch %d, %s", self._what(module), trainer.current_epoch + 1, ", ".join(figures))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding, DataCollatorWithPadding
@@ -32,6 +32,8 @@ class EncodedDataModule(L.LightningDataModule):
         seed: of the proxy, the row limits and the order.
 
     Attributes:
+        transfer: rows without labels to train on as well, in the first `transfer_epochs`; None if there are none.
+        transfer_epochs: set by whom the labels are for.
         first_epoch: the one that a resumed run goes on with.
 
     Raises:
@@ -69,14 +71,15 @@ class EncodedDataModule(L.LightningDataModule):
         self.tokenizer = tokenizer
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
         self.max_length, self.batch_size, self.workers, self.seed = max_length, batch_size, workers, seed
-        self.first_epoch = 0
+        self.first_epoch = self.transfer_epochs = 0
         self.train: Dataset | None = None
+        self.transfer: Dataset | None = None
         self.validation: Dataset | None = None
         self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
 
     @abstractmethod
     def load(self) -> tuple[Dataset, Dataset]:
-        """Tokenized training and held-out rows (see `encode`)."""
+        """Tokenized training and held-out rows (see `encode`), in a random order; may set `transfer`."""
 
     def setup(self, stage: str | None = None) -> None:
         if self.train is not None:
@@ -85,8 +88,8 @@ class EncodedDataModule(L.LightningDataModule):
         for name, rows in (("training", train), ("held-out", validation)):
             if not len(rows):
                 raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
-        self.train = train.select(range(max(1, round(self.proxy * len(train)))))
-        self.validation = validation
+        self.train, self.validation = self.fraction(train), validation
+        self.transfer = self.fraction(self.transfer) if self.transfer is not None else None
 
     def encode(self, dataset: Dataset, columns: Sequence[str], label: str | None = None) -> Dataset:
         """Tokenizes one text column, or two as a pair; keeps the label as `labels`."""
@@ -112,8 +115,16 @@ class EncodedDataModule(L.LightningDataModule):
         shuffled = dataset.shuffle(seed=self.seed)
         return shuffled.select(range(min(rows, len(shuffled)))) if rows else shuffled
 
+    def fraction(self, rows: Dataset) -> Dataset:
+        """The proxy's share of rows, which are in a random order."""
+        return rows.select(range(max(1, round(self.proxy * len(rows)))))
+
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.train, shuffle=True)
+        if self.transfer is None or self._epoch() >= self.transfer_epochs:
+            return self._loader(self.train, shuffle=True)
+        assert self.train is not None, "setup() comes first"
+        plain = self.train.remove_columns([name for name in self.train.column_names if name == "labels"])
+        return self._loader(concatenate_datasets([plain, self.transfer]), shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.validation, shuffle=False)

@@ -20,3 +20,35 @@ def hidden_state_mse(projected: Tensor, target: Tensor, variance: Tensor | float
         A scalar: the mean over tokens and features.
     """
     return functional.mse_loss(projected.float(), target.float()) / variance
+
+
+def representation_kl(projected: Tensor, target: Tensor) -> Tensor:
+    """KL(softmax(z_T) || softmax(R(z_S))) over the features, the mean over tokens: KD-NAS v1, Eq. 1.
+
+    Args:
+        projected: student states in the teacher's width, (tokens, d_T).
+        target: teacher states, (tokens, d_T).
+    """
+    own, aim = (functional.log_softmax(states.float(), dim=-1) for states in (projected, target))
+    return functional.kl_div(own, aim, reduction="batchmean", log_target=True)
+
+
+def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """1/2 ||logits_S - logits_T||^2, the mean over rows: KD-NAS v1, Eq. 2.
+
+    Args:
+        student, teacher: (rows, classes).
+    """
+    return 0.5 * (student.float() - teacher.float()).square().sum(-1).mean()
+
+
+def hard_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(logits)[label], the mean over rows (KD-NAS v1, Eq. 3); of one column, (value - label)^2.
+
+    Args:
+        logits: (rows, classes), or (rows, length, vocabulary).
+        labels: class ids, (rows,) or (rows, length), where -100 is left out; or numbers, (rows,).
+    """
+    if logits.shape[-1] == 1:
+        return functional.mse_loss(logits.float().squeeze(-1), labels.float())
+    return functional.cross_entropy(logits.float().flatten(0, -2), labels.flatten())

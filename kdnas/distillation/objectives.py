@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import BatchEncoding, PreTrainedConfig
 
-from kdnas.distillation.losses import hidden_state_mse
+from kdnas.distillation.losses import hard_labels, hidden_state_mse, logit_mse, representation_kl
 from kdnas.distillation.mapping import layer_mapping
-from kdnas.distillation.teacher import HiddenStates
+from kdnas.distillation.teacher import Outputs
 from kdnas.errors import ConfigError
 
+REPRESENTATION_LOSSES = {"kl": representation_kl, "mse": hidden_state_mse}
+REPRESENTATION_TOKENS = ("first", "all")
 
-class HiddenStateObjective(nn.Module):
+
+class Objective(nn.Module, ABC):
+    """One loss of one student.
+
+    Attributes:
+        student_layers, teacher_layers: whose states `forward` needs.
+        needs_teacher: whether it needs the teacher at all.
+        needs_labels: whether the rows must have labels.
+        normalize: whether it wants `calibrate` called before training.
+    """
+
+    needs_teacher = True
+    needs_labels = False
+    normalize = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student_layers: set[int] = set()
+        self.teacher_layers: set[int] = set()
+
+    @abstractmethod
+    def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
+        """The loss of one batch, a scalar: a mean over `count` items."""
+
+    def count(self, batch: BatchEncoding) -> Tensor:
+        """How many items the loss of a batch is the mean over; here its rows."""
+        return batch["attention_mask"].new_tensor(len(batch["attention_mask"]))
+
+    def calibrate(self, variances: dict[int, float]) -> None:
+        """Takes the variance of each of `teacher_layers` over held-out tokens, if `normalize`."""
+
+
+class HiddenStateObjective(Objective):
     """Hidden-state transfer: KD-NAS v2, Eq. 1, as the mean over the mapped pairs.
 
     L = 1/|P| sum over (i, j) in P of MSE(H_i^S W_i^j, H_j^T), over real tokens, with one bias-free projection
@@ -40,6 +73,7 @@ class HiddenStateObjective(nn.Module):
         check_normalize(normalize)
         layers = layer_mapping(mapping, student.num_hidden_layers, teacher.num_hidden_layers)
         self.pairs = [(i, j) for i, targets in enumerate(layers, start=1) for j in targets]
+        self.student_layers, self.teacher_layers = {i for i, _ in self.pairs}, {j for _, j in self.pairs}
         self.normalize = normalize == "variance"
         self.projections = nn.ModuleList(
             nn.Linear(student.hidden_size, teacher.hidden_size, bias=False) for _ in self.pairs
@@ -47,40 +81,78 @@ class HiddenStateObjective(nn.Module):
         self.variance: Tensor
         self.register_buffer("variance", torch.ones(len(self.pairs)))
 
-    @property
-    def teacher_layers(self) -> set[int]:
-        """The teacher layers whose states `forward` needs."""
-        return {j for _, j in self.pairs}
-
     def calibrate(self, variances: dict[int, float]) -> None:
-        """Sets the teacher layers' variances, if this objective divides by them."""
         self.variance.copy_(torch.tensor([variances[j] for _, j in self.pairs]))
 
-    def forward(self, student: HiddenStates, teacher: HiddenStates) -> Tensor:
-        """The loss of one batch, a scalar.
+    def count(self, batch: BatchEncoding) -> Tensor:
+        return batch["attention_mask"].sum()
 
-        Args:
-            student: layer to states of the real tokens, (tokens, d_S).
-            teacher: the same of the teacher, (tokens, d_T).
-        """
+    def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
         terms = [
-            hidden_state_mse(projection(student[i]), teacher[j], variance)
+            hidden_state_mse(projection(student.states[i]), teacher.states[j], variance)
             for (i, j), projection, variance in zip(self.pairs, self.projections, self.variance, strict=True)
         ]
         return torch.stack(terms).mean()
 
 
-def hidden_states(
-    mapping: str = "uniform_last", normalize: str = "none"
-) -> Callable[[PreTrainedConfig, PreTrainedConfig], HiddenStateObjective]:
-    """Makes a `HiddenStateObjective` of these settings from a student's and a teacher's config.
+class Representation(Objective):
+    """The last layers' states: KD-NAS v1, Eq. 1, and what the public code of XtremeDistil trains in its place.
 
-    Raises:
-        ConfigError: a name that does not exist, before there is a student or a teacher.
+    L = loss(z_S R, z_T) with one bias-free projection R (d_S x d_T).
+
+    Args:
+        student, teacher: their configs.
+        loss: `kl` (Eq. 1) or `mse` (the public code).
+        tokens: `first` (that of [CLS]) or `all` real ones.
     """
-    layer_mapping(mapping, student=1, teacher=1)
-    check_normalize(normalize)
-    return partial(HiddenStateObjective, mapping=mapping, normalize=normalize)
+
+    def __init__(
+        self, student: PreTrainedConfig, teacher: PreTrainedConfig, loss: str = "mse", tokens: str = "first"
+    ) -> None:
+        super().__init__()
+        self.last, self.target = student.num_hidden_layers, teacher.num_hidden_layers
+        self.student_layers, self.teacher_layers = {self.last}, {self.target}
+        self.loss, self.first_only = REPRESENTATION_LOSSES[loss], tokens == "first"
+        self.projection = nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
+
+    def count(self, batch: BatchEncoding) -> Tensor:
+        return super().count(batch) if self.first_only else batch["attention_mask"].sum()
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
+        own, aim = student.states[self.last], teacher.states[self.target]
+        if self.first_only:
+            lengths = batch["attention_mask"].sum(1)
+            first = lengths.cumsum(0) - lengths
+            own, aim = own.index_select(0, first), aim.index_select(0, first)
+        return self.loss(self.projection(own), aim)
+
+
+class Logits(Objective):
+    """Half the squared error of the logits: KD-NAS v1, Eq. 2."""
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
+        assert student.logits is not None and teacher.logits is not None
+        return logit_mse(student.logits, teacher.logits)
+
+
+class HardLabels(Objective):
+    """Cross entropy with the labels, or the squared error of a regression: KD-NAS v1, Eq. 3."""
+
+    needs_teacher = False
+    needs_labels = True
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
+        assert student.logits is not None
+        return hard_labels(student.logits, batch["labels"])
+
+
+class MaskedTokens(HardLabels):
+    """Cross entropy of the tokens that were masked (labels other than -100)."""
+
+    needs_labels = False  # they are made from the text
+
+    def count(self, batch: BatchEncoding) -> Tensor:
+        return (batch["labels"] != -100).sum()
 
 
 def check_normalize(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -15,20 +16,34 @@ HiddenStates = dict[int, Tensor]
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a model, teacher or student, says of a batch.
+
+    Attributes:
+        states: of the real tokens, at the layers that were asked for.
+        logits: of a model with a head: (rows, classes), or (rows, length, vocabulary) of a language model.
+    """
+
+    states: HiddenStates
+    logits: Tensor | None = None
+
+
 class TeacherOutputs(Protocol):
-    """Gives a batch's teacher states; nothing above it knows whether they are computed or kept."""
+    """Gives the teacher's outputs for a batch; nothing above it knows whether they are computed or kept."""
 
     def to(self, device: torch.device) -> TeacherOutputs: ...
 
-    def __call__(self, batch: BatchEncoding, layers: Collection[int]) -> HiddenStates: ...
+    def __call__(self, batch: BatchEncoding, layers: Collection[int]) -> Outputs: ...
 
 
-def hidden_states(model: PreTrainedModel, batch: BatchEncoding, layers: Collection[int]) -> HiddenStates:
-    """The states of the real tokens at some of a model's layers: padding is dropped, so it can change nothing."""
+def outputs(model: PreTrainedModel, batch: BatchEncoding, layers: Collection[int]) -> Outputs:
+    """A model's outputs; padding is dropped from the states, so it can change nothing."""
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-    states = model(**inputs, output_hidden_states=True).hidden_states
+    given = model(**inputs, output_hidden_states=True)
     real = batch["attention_mask"].flatten().nonzero().squeeze(1)
-    return {layer: states[layer].flatten(0, 1).index_select(0, real) for layer in sorted(layers)}
+    states = {layer: given.hidden_states[layer].flatten(0, 1).index_select(0, real) for layer in sorted(layers)}
+    return Outputs(states, given.get("logits"))
 
 
 class OnlineTeacher:
@@ -42,5 +57,5 @@ class OnlineTeacher:
         return self
 
     @torch.no_grad()
-    def __call__(self, batch: BatchEncoding, layers: Collection[int]) -> HiddenStates:
-        return hidden_states(self.model, batch, layers)
+    def __call__(self, batch: BatchEncoding, layers: Collection[int]) -> Outputs:
+        return outputs(self.model, batch, layers)

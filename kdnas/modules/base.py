@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import lightning as L
-from torch import nn
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from kdnas.checkpoints import PACK, pack
+from kdnas.modules.best import BestWeights
+from kdnas.modules.optimization import adamw, linear
+
+BEST = "best"
+"""The key of the best weights so far in a checkpoint."""
+
 
 class ExportingModule(L.LightningModule):
-    """A LightningModule around Hugging Face models.
+    """A LightningModule around Hugging Face models, trained by AdamW on a linear schedule.
+
+    Args:
+        learning_rate: the peak.
+        warmup: the share of all steps over which the learning rate rises; then it falls linearly to zero.
+        betas, weight_decay: AdamW's.
 
     Attributes:
-        tokenizer: that goes with them.
-        monitor, mode: the held-out figure that decides which weights are the best, and `min` or `max`.
-        results: the held-out figures of the last validation, for each model.
+        tokenizer: that goes with the models.
+        monitor: the held-out figure that decides which weights are the best: a loss, or else larger is better.
+        results: the held-out figures of the last validation, for each trainee.
+        phase: what is trained just now, if there is more than one part to the training.
+        epochs: how many it takes; None where that is the Trainer's.
+        transfer_epochs: so many of the first need no labels.
     """
 
     tokenizer: Tokenizer
     monitor: str
-    mode: str
+    phase = ""
+    epochs: int | None = None
+    transfer_epochs = 0
 
-    def __init__(self) -> None:
+    def __init__(self, learning_rate: float, warmup: float, betas: tuple[float, float], weight_decay: float) -> None:
         super().__init__()
+        self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
         self.results: list[dict[str, float]] = []
+        self._best: BestWeights | None = None
 
     @property
     @abstractmethod
@@ -39,6 +61,36 @@ class ExportingModule(L.LightningModule):
     def trainees(self) -> Sequence[nn.Module]:
         """What is trained independently of each other."""
 
+    @property
+    def best(self) -> BestWeights:
+        """The weights that did best on held-out data so far."""
+        if self._best is None:
+            self._best = BestWeights(self.trainees)
+        return self._best
+
+    def on_validation_end(self) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.best.update([score(figures, self.monitor) for figures in self.results])
+
+    # -- optimization
+
+    def configure_optimizers(self) -> Optimizer:
+        return adamw(self, self.learning_rate, self.betas, self.weight_decay, self.trainer.precision)
+
+    @property
+    def peak(self) -> float:
+        """Of the learning rate."""
+        return self.learning_rate
+
+    def progress(self, batch_idx: int) -> float:
+        """How much of the training lies behind a batch of the current epoch, from 0 to 1."""
+        return self.trainer.global_step / self.trainer.estimated_stepping_batches
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Not a scheduler: a function of the progress has no state to lose, and can start anew with every stage.
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.peak * linear(self.progress(batch_idx), self.warmup)
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -48,3 +100,26 @@ class ExportingModule(L.LightningModule):
         """Clips each trainee by its own norm. Lightning's own clipping refuses fused optimizers."""
         for trainee in self.trainees if gradient_clip_val else ():
             nn.utils.clip_grad_norm_(trainee.parameters(), gradient_clip_val or 0.0)
+
+    # -- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[PACK] = pack(self.exports, self.tokenizer)
+        checkpoint[BEST] = self.best.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        self.best.load_state_dict(checkpoint[BEST])
+
+
+def score(figures: Mapping[str, float], monitor: str) -> float:
+    """How good held-out figures are, larger is better: NaN after a divergence, lowest where a metric is undefined."""
+    if math.isnan(figures.get("loss", 0.0)):
+        return math.nan
+    if monitor == "loss":
+        return -figures["loss"]
+    return -math.inf if math.isnan(figures[monitor]) else figures[monitor]
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """What a classifier's logits, (rows, classes), say: class ids, or the values of a regression."""
+    return logits.float().squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)

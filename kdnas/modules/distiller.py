@@ -2,81 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import SumMetric
+from torchmetrics import MetricCollection, SumMetric
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
-from kdnas.checkpoints import PACK, pack
-from kdnas.distillation.objectives import HiddenStateObjective
-from kdnas.distillation.teacher import HiddenStates, OnlineTeacher, TeacherOutputs, hidden_states
+from kdnas.distillation.objectives import Objective
+from kdnas.distillation.recipes import Recipe, Stage
+from kdnas.distillation.teacher import OnlineTeacher, Outputs, TeacherOutputs, outputs
 from kdnas.errors import ConfigError
 from kdnas.latency import QuietHost
-from kdnas.models import architecture_of, load_encoder, load_tokenizer, new_encoder, student_config
-from kdnas.modules.base import ExportingModule
-from kdnas.modules.optimization import adamw, linear_schedule
-
-ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], HiddenStateObjective]
+from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
+from kdnas.modules.base import ExportingModule, predictions
 
 
 class Student(nn.Module):
-    """One student with its objective: everything that one architecture trains."""
+    """One student with its objectives, one a stage: everything that one architecture trains."""
 
     model: PreTrainedModel
-    objective: HiddenStateObjective
     held_out_loss: SumMetric
-    held_out_tokens: SumMetric
+    held_out_count: SumMetric
 
-    def __init__(
-        self, config: PreTrainedConfig, teacher: PreTrainedConfig, objective: ObjectiveFactory, seed: int
-    ) -> None:
+    def __init__(self, config: PreTrainedConfig, teacher: PreTrainedConfig, recipe: Recipe, seed: int) -> None:
         super().__init__()
-        self.model = new_encoder(config, seed)
+        self.model = recipe.head.new(config, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.objective = objective(config, teacher)
+            self.aims = [stage.objective(config, teacher) for stage in recipe.stages]
+        self.objectives = nn.ModuleList(self.aims)
+        self.stage = 0
         # Two sums and not a MeanMetric, which drops what is NaN, or else the weights.
-        self.held_out_loss, self.held_out_tokens = SumMetric("disable"), SumMetric("disable")
+        self.held_out_loss, self.held_out_count = SumMetric("disable"), SumMetric("disable")
+        self.metrics = MetricCollection(dict(recipe.metrics), compute_groups=False).clone()
 
-    def forward(self, batch: BatchEncoding, teacher: HiddenStates) -> Tensor:
-        """The distillation loss of a batch."""
-        states = hidden_states(self.model, batch, {i for i, _ in self.objective.pairs})
-        return self.objective(states, teacher)
+    @property
+    def objective(self) -> Objective:
+        """That of the current stage."""
+        return self.aims[self.stage]
+
+    def unfreeze(self, share: float) -> None:
+        """Makes the share of the model's parts trainable, from the head alone (0) down to everything (1)."""
+        self.model.requires_grad_(True)
+        if share < 1:
+            groups = unfreezing_groups(self.model)
+            for group in groups[1 + round(share * (len(groups) - 1)) :]:
+                for parameter in group:
+                    parameter.requires_grad_(False)
+
+    def forward(self, batch: BatchEncoding, teacher: Outputs) -> tuple[Tensor, Outputs]:
+        """The distillation loss of a batch, and what the student said of it."""
+        own = outputs(self.model, batch, self.objective.student_layers)
+        return self.objective(own, teacher, batch), own
+
+    def begin(self) -> None:
+        """Empties the held-out figures."""
+        for metric in (self.held_out_loss, self.held_out_count, self.metrics):
+            metric.reset()
+
+    def watch(self, batch: BatchEncoding, teacher: Outputs) -> None:
+        """Adds a held-out batch to the figures."""
+        loss, own = self(batch, teacher)
+        count = self.objective.count(batch)
+        self.held_out_loss.update(loss * count)
+        self.held_out_count.update(count)
+        if self.metrics:
+            assert own.logits is not None
+            self.metrics.update(predictions(own.logits), batch["labels"])
+
+    def figures(self) -> dict[str, float]:
+        """What the held-out batches come to, over all their items."""
+        loss = float(self.held_out_loss.compute() / self.held_out_count.compute())
+        return {"loss": loss, **{name: float(value) for name, value in self.metrics.compute().items()}}
 
 
 class StudentDistiller(ExportingModule):
     """Distils k >= 1 students from one teacher; a single student is the case k = 1.
 
     The students share each batch and the teacher's pass over it, and nothing else: every one has its own
-    initialisation (from the seed alone, so its place in the gang changes nothing), gradient clipping and metrics.
+    initialisation (from the seed alone, so its place in the gang changes nothing), gradient clipping, metrics and best
+    weights. A recipe of several stages is one fit: every stage begins with the best weights of the one before, a new
+    optimizer state and a new schedule.
 
     Args:
         teacher: path or hub id of the teacher; the checkpoint keeps its tokenizer and never its weights.
         architectures: one for each student.
-        objective: called with the student's and the teacher's config.
-        learning_rate: the peak of a linear schedule.
-        warmup: the share of all steps over which the learning rate rises.
+        objective: the recipe (see `kdnas.distillation.recipes`).
+        learning_rate: the peak, where a stage has none of its own.
+        warmup: the share of a stage's steps over which the learning rate rises.
         betas, weight_decay: AdamW's.
         dropout: the students'; None keeps the teacher's.
         seed: of the students' initial weights.
 
     Logs:
-        `train/loss` and `val/loss`, the means over students; `val/loss/<i>` for each, over all held-out tokens.
+        `train/loss` and `val/loss`, the means over students; `val/loss/<i>` (and `val/<metric>/<i>`) for each.
     """
-
-    monitor, mode = "val/loss", "min"
-    measures = ("loss",)
-    """The held-out figures that a reward can be made of."""
 
     def __init__(
         self,
         teacher: str,
         architectures: Sequence[Architecture],
-        objective: ObjectiveFactory,
+        objective: Recipe,
         learning_rate: float = 8e-4,
         warmup: float = 0.05,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -84,10 +115,11 @@ class StudentDistiller(ExportingModule):
         dropout: float | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
-        model = load_encoder(teacher)
+        self.recipe = objective
+        model = objective.head.load(teacher)
         self.teacher: TeacherOutputs = OnlineTeacher(model)
         self.teacher_config = model.config
         self.tokenizer = load_tokenizer(teacher)
@@ -95,8 +127,9 @@ class StudentDistiller(ExportingModule):
             Student(student_config(model.config, architecture, dropout), model.config, objective, seed)
             for architecture in architectures
         )
-        self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
-        self.layers = {layer for student in self.trainees for layer in student.objective.teacher_layers}
+        self.epochs = objective.epochs
+        unlabelled = takewhile(lambda aim: not aim.needs_labels, self.trainees[0].aims)
+        self.transfer_epochs = sum(stage.epochs or 0 for stage, _ in zip(objective.stages, unlabelled, strict=False))
 
     @property
     def trainees(self) -> list[Student]:
@@ -110,13 +143,68 @@ class StudentDistiller(ExportingModule):
     def exports(self) -> dict[str, PreTrainedModel]:
         return {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
 
+    @property
+    def measures(self) -> list[str]:
+        """The held-out figures that a reward can be made of."""
+        return ["loss", *self.recipe.metrics]
+
+    # -- stages
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.trainees[0].stage]
+
+    @property
+    def monitor(self) -> str:  # type: ignore[override]
+        return self.stage.monitor
+
+    @property
+    def peak(self) -> float:
+        return self.stage.learning_rate or self.learning_rate
+
+    @property
+    def phase(self) -> str:  # type: ignore[override]
+        index, _ = self.recipe.stage_at(self.current_epoch)
+        many = len(self.recipe.stages) > 1
+        return f"stage {index + 1}/{len(self.recipe.stages)} {self.stage.name}" if many else ""
+
+    def progress(self, batch_idx: int) -> float:
+        if self.stage.epochs is None:
+            return super().progress(batch_idx)
+        _, before = self.recipe.stage_at(self.current_epoch)
+        return (before + batch_idx / self.trainer.num_training_batches) / self.stage.epochs
+
+    def on_train_epoch_start(self) -> None:
+        index, before = self.recipe.stage_at(self.current_epoch)
+        if index and not before:
+            self.best.restore()
+            self.trainer.optimizers[0].state = defaultdict(dict)
+        self._enter(index, before)
+
+    def _enter(self, index: int, before: int) -> None:
+        """Sets the students to a stage, of which so many epochs are over."""
+        stage = self.recipe.stages[index]
+        for student in self.trainees:
+            student.stage = index
+            student.unfreeze(before / (stage.epochs - 1) if stage.gradual and stage.epochs and stage.epochs > 1 else 1)
+
+    # -- training and validation
+
+    def ask_teacher(self, batch: BatchEncoding) -> Outputs:
+        """What the students' objectives need of the teacher, which may be nothing."""
+        objectives = [student.objective for student in self.trainees]
+        if not any(objective.needs_teacher for objective in objectives):
+            return Outputs({})
+        return self.teacher(batch, {layer for objective in objectives for layer in objective.teacher_layers})
+
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
-        objectives = [student.objective for student in self.trainees if student.objective.normalize]
+        objectives = [o for student in self.trainees for o in student.aims if o.normalize]
         if objectives and self.trainer.ckpt_path is None:
             trainer: Any = self.trainer
+            layers = {layer for objective in objectives for layer in objective.teacher_layers}
             with QuietHost().busy():
-                variances = self._teacher_variances(trainer.datamodule.val_dataloader())
+                variances = self._teacher_variances(trainer.datamodule.val_dataloader(), layers)
             for objective in objectives:
                 objective.calibrate(variances)
 
@@ -124,53 +212,50 @@ class StudentDistiller(ExportingModule):
         self.teacher.to(self.device)
 
     @torch.no_grad()
-    def _teacher_variances(self, batches: Iterable[BatchEncoding]) -> dict[int, float]:
+    def _teacher_variances(self, batches: Iterable[BatchEncoding], layers: set[int]) -> dict[int, float]:
         """The mean over features of each teacher layer's variance over the held-out tokens."""
         count = 0
-        total, squares = ({layer: torch.zeros((), dtype=torch.double) for layer in self.layers} for _ in range(2))
+        total, squares = ({layer: torch.zeros((), dtype=torch.double) for layer in layers} for _ in range(2))
         for batch in batches:
-            for layer, states in self.teacher(batch.to(self.device), self.layers).items():
+            for layer, states in self.teacher(batch.to(self.device), layers).states.items():
                 total[layer] = total[layer] + states.double().sum(0).cpu()
                 squares[layer] = squares[layer] + states.double().square().sum(0).cpu()
             count += int(batch["attention_mask"].sum())
-        return {j: float((squares[j] / count - (total[j] / count).square()).mean()) for j in self.layers}
+        return {j: float((squares[j] / count - (total[j] / count).square()).mean()) for j in layers}
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
-        teacher = self.teacher(batch, self.layers)
+        teacher = self.ask_teacher(batch)
         # The students' parameters are disjoint, so the gradient of the sum is each one's own.
-        losses = torch.stack([student(batch, teacher) for student in self.trainees])
+        losses = torch.stack([student(batch, teacher)[0] for student in self.trainees])
         self.log("train/loss", losses.detach().mean(), prog_bar=True, batch_size=len(batch["input_ids"]))
         return losses.sum()
 
     def on_validation_epoch_start(self) -> None:
         for student in self.trainees:
-            student.held_out_loss.reset()
-            student.held_out_tokens.reset()
+            student.begin()
 
     def validation_step(self, batch: BatchEncoding, _: int) -> None:
-        teacher = self.teacher(batch, self.layers)
-        tokens = batch["attention_mask"].sum()
+        teacher = self.ask_teacher(batch)
         for student in self.trainees:
-            student.held_out_loss.update(student(batch, teacher) * tokens)
-            student.held_out_tokens.update(tokens)
+            student.watch(batch, teacher)
 
     def on_validation_epoch_end(self) -> None:
-        losses = [student.held_out_loss.compute() / student.held_out_tokens.compute() for student in self.trainees]
-        for i, loss in enumerate(losses):
-            self.log(f"val/loss/{i}", loss)
-        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True)
-        self.results = [{"loss": float(loss)} for loss in losses]
+        self.results = [student.figures() for student in self.trainees]
+        for name in self.measures:
+            values = [figures[name] for figures in self.results]
+            self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)})
+            self.log(f"val/{name}", sum(values) / len(values), prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.students, self.learning_rate, self.betas, self.weight_decay, self.trainer.precision)
-        return linear_schedule(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
+    # -- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[PACK] = pack(self.exports, self.tokenizer)
+        super().on_save_checkpoint(checkpoint)
         checkpoint["architectures"] = [architecture.to_dict() for architecture in self.architectures]
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         theirs = ", ".join(str(Architecture.of(values)) for values in checkpoint.get("architectures", []))
         ours = ", ".join(str(architecture) for architecture in self.architectures)
         if theirs != ours:
             raise ConfigError(f"checkpoint: holds {theirs or 'no student'}; this run trains {ours}")
+        super().on_load_checkpoint(checkpoint)
+        self._enter(*self.recipe.stage_at(checkpoint["epoch"]))

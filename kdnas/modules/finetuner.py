@@ -10,9 +10,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import BatchEncoding, PreTrainedModel
 
-from kdnas.checkpoints import PACK, pack
-from kdnas.modules.base import ExportingModule
-from kdnas.modules.optimization import adamw, linear_schedule
+from kdnas.modules.base import ExportingModule, predictions
 
 
 class FineTuner(ExportingModule):
@@ -23,13 +21,11 @@ class FineTuner(ExportingModule):
         num_labels: classes; 1 for regression.
         metrics: torchmetrics objects by name, computed on predicted classes (or values); the first decides which
             epoch is the best.
-        learning_rate, warmup, betas, weight_decay: as in `StudentDistiller`.
+        learning_rate, warmup, betas, weight_decay: as in `ExportingModule`.
 
     Logs:
         `train/loss`, and `val/<metric>` over all held-out rows.
     """
-
-    mode = "max"
 
     def __init__(
         self,
@@ -41,13 +37,12 @@ class FineTuner(ExportingModule):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, warmup, betas, weight_decay)
         self.model: PreTrainedModel
         self.model, self.tokenizer = source(num_labels=num_labels)
         self.model.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves it there
-        self.monitor = f"val/{next(iter(metrics))}"
+        self.monitor = next(iter(metrics))
         self.metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
-        self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
 
     @property
     def exports(self) -> dict[str, PreTrainedModel]:
@@ -66,18 +61,9 @@ class FineTuner(ExportingModule):
         self.metrics.reset()
 
     def validation_step(self, batch: BatchEncoding, _: int) -> None:
-        logits = self.model(**batch).logits.float()
-        predicted = logits.squeeze(-1) if self.model.config.num_labels == 1 else logits.argmax(-1)
-        self.metrics.update(predicted, batch["labels"])
+        self.metrics.update(predictions(self.model(**batch).logits), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
         computed = {name: torch.as_tensor(value).float() for name, value in self.metrics.compute().items()}
         self.log_dict(computed, prog_bar=True)
         self.results = [{name.removeprefix("val/"): float(value) for name, value in computed.items()}]
-
-    def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.model, self.learning_rate, self.betas, self.weight_decay, self.trainer.precision)
-        return linear_schedule(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[PACK] = pack(self.exports, self.tokenizer)

@@ -1,0 +1,160 @@
+"""Recipes: which model a student is, and which objectives it is trained on, one stage after the other.
+
+`conf/objective` names these functions. They refuse what is wrong before there is a student or a teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from kdnas.distillation.mapping import layer_mapping
+from kdnas.distillation.objectives import (
+    REPRESENTATION_LOSSES,
+    REPRESENTATION_TOKENS,
+    HardLabels,
+    HiddenStateObjective,
+    Logits,
+    MaskedTokens,
+    Objective,
+    Representation,
+    check_normalize,
+)
+from kdnas.errors import ConfigError
+from kdnas.models import Classifier, Encoder, Head, MaskedLM
+
+ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], Objective]
+"""Makes a student's objective from its config and the teacher's."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training with one objective.
+
+    Args:
+        name: as users see it.
+        objective: of each student.
+        epochs: how many; None for all that the Trainer has.
+        learning_rate: the peak; None for the module's.
+        gradual: begin with the head alone and unfreeze top-down; by the last epoch everything is trained.
+        monitor: the held-out figure that decides which of its weights go on: `loss`, or a metric (larger is better).
+    """
+
+    name: str
+    objective: ObjectiveFactory
+    epochs: int | None = None
+    learning_rate: float | None = None
+    gradual: bool = False
+    monitor: str = "loss"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How students are distilled.
+
+    Args:
+        head: the model that a student is.
+        stages: in order; either one with all the Trainer's epochs, or each with its own.
+        metrics: torchmetrics objects by name, computed on the predictions for labelled rows.
+    """
+
+    head: Head
+    stages: Sequence[Stage]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int | None:
+        """Of all stages; None where the Trainer decides."""
+        epochs = [stage.epochs for stage in self.stages if stage.epochs is not None]
+        return sum(epochs) if epochs else None
+
+    def stage_at(self, epoch: int) -> tuple[int, int]:
+        """The index of an epoch's stage, and the epochs of that stage before it. Past the end: the last stage."""
+        begin = 0
+        for index, stage in enumerate(self.stages):
+            if stage.epochs is None or epoch < begin + stage.epochs or index == len(self.stages) - 1:
+                return index, epoch - begin
+            begin += stage.epochs
+        raise AssertionError("a recipe has stages")
+
+
+def hidden_states(mapping: str = "uniform_last", normalize: str = "none") -> Recipe:
+    """KD-NAS v2, Eq. 1: see `HiddenStateObjective` for the settings."""
+    layer_mapping(mapping, student=1, teacher=1)
+    check_normalize(normalize)
+    objective = partial(HiddenStateObjective, mapping=mapping, normalize=normalize)
+    return Recipe(Encoder(), [Stage("hidden states", objective)])
+
+
+def xtremedistil(
+    num_labels: int,
+    metrics: Mapping[str, Any],
+    representation: Mapping[str, Any],
+    logits: Mapping[str, Any],
+    labels: Mapping[str, Any],
+) -> Recipe:
+    """KD-NAS v1, Eq. 1-3: representation, logits, hard labels, each in its own stage.
+
+    Args:
+        num_labels: classes of the task; 1 for regression.
+        metrics: of the task; the first decides which weights of the last stage are the best.
+        representation: `loss` and `tokens` of `Representation`, `epochs`, `learning_rate`.
+        logits, labels: `epochs`, `learning_rate`, and `gradual`: as the public code of XtremeDistil, begin with the
+            head alone and unfreeze top-down.
+    """
+    chosen, settings = representation_of(representation)
+    return Recipe(
+        Classifier(num_labels),
+        stages(
+            representation=(chosen, settings, "loss"),
+            logits=(lambda student, teacher: Logits(), logits, "loss"),
+            labels=(lambda student, teacher: HardLabels(), labels, next(iter(metrics))),
+        ),
+        metrics,
+    )
+
+
+def masked_lm(representation: Mapping[str, Any], tokens: Mapping[str, Any]) -> Recipe:
+    """KD-NAS v1, section 4.2: the last layer's states of masked text, then masked language modelling.
+
+    Args:
+        representation: `loss` of `Representation` (here over all real tokens), `epochs`, `learning_rate`.
+        tokens: `epochs`, `learning_rate`, `gradual`.
+    """
+    chosen, settings = representation_of({"tokens": "all", **representation})
+    return Recipe(
+        MaskedLM(),
+        stages(
+            representation=(chosen, settings, "loss"), tokens=(lambda student, teacher: MaskedTokens(), tokens, "loss")
+        ),
+    )
+
+
+def representation_of(settings: Mapping[str, Any]) -> tuple[ObjectiveFactory, dict[str, Any]]:
+    """The objective of a representation stage, and the rest of its settings."""
+    chosen, rest = {}, dict(settings)
+    for key, allowed in (("loss", tuple(REPRESENTATION_LOSSES)), ("tokens", REPRESENTATION_TOKENS)):
+        chosen[key] = rest.pop(key)
+        if chosen[key] not in allowed:
+            raise ConfigError(f"objective.representation.{key}={chosen[key]}: must be one of {', '.join(allowed)}")
+    return partial(Representation, **chosen), rest
+
+
+def stages(**parts: tuple[ObjectiveFactory, Mapping[str, Any], str]) -> list[Stage]:
+    """Those of the named stages that have epochs; each from its objective, its settings and its monitor."""
+    made = []
+    for name, (objective, settings, monitor) in parts.items():
+        epochs, rate = settings["epochs"], settings["learning_rate"]
+        if not isinstance(epochs, int) or epochs < 0:
+            raise ConfigError(f"objective.{name}.epochs={epochs}: must be a whole number from 0")
+        if not rate > 0:
+            raise ConfigError(f"objective.{name}.learning_rate={rate}: must be above 0")
+        if epochs:
+            made.append(Stage(name, objective, epochs, rate, settings.get("gradual", False), monitor))
+    if not made:
+        raise ConfigError(f"objective: {', '.join(f'{name}.epochs=0' for name in parts)}: one must be above 0")
+    return made
