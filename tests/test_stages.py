@@ -1,5 +1,6 @@
 """Distillation in stages: each one's loss by hand, what it may change, and that a killed run ends as a whole one."""
 
+import json
 from pathlib import Path
 
 import lightning as L
@@ -16,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from kdnas import runner
 from kdnas.architecture import Architecture
+from kdnas.datamodules import grammar
 from kdnas.distillation.recipes import masked_lm, xtremedistil
 from kdnas.errors import ConfigError
 from kdnas.models import Classifier, MaskedLM, load_config, student_config, unfreezing_groups
@@ -320,6 +322,25 @@ def test_what_is_left_behind_is_the_classifier_with_its_best_weights(classifier,
     prefix = "students.0.model."
     equal(model.state_dict(), {name[len(prefix) :]: value for name, value in saved.items() if name.startswith(prefix)})
     assert set(figures) == {"loss", "accuracy"}
+
+
+def test_texts_without_labels_are_learned_from_until_labels_are_needed(classifier, tmp_path):
+    pairs = grammar.pairs(41, seed=5)
+    for name, rows in (("task/train", pairs[:24]), ("task/validation", pairs[24:33]), ("texts/train", pairs[33:])):
+        path = tmp_path / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    extra = f"data.extra=[{{path:{tmp_path}/texts,columns:[premise,hypothesis],label:null}}]"
+    names = [
+        "task=mnli",
+        f"data.path={tmp_path}/task",
+        "data.name=null",
+        "data.validation=validation",
+        "data.max_length=64",
+    ]
+    staged(tmp_path / "run", classifier, "data=nli", *names, extra)
+    steps = torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"]
+    assert steps == 4 * (24 + 8) // 4 + 2 * 24 // 4  # four epochs of both, two of the labelled rows, four to a batch
 
 
 @pytest.mark.parametrize(

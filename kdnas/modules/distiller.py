@@ -100,7 +100,8 @@ class StudentDistiller(ExportingModule):
         seed: of the students' initial weights.
 
     Logs:
-        `train/loss` and `val/loss`, the means over students; `val/loss/<i>` (and `val/<metric>/<i>`) for each.
+        `train/loss` and `val/loss`, the means over students; of several `val/loss/<i>`
+        each; the same of every metric.
     """
 
     def __init__(
@@ -243,7 +244,8 @@ class StudentDistiller(ExportingModule):
         self.results = [student.figures() for student in self.trainees]
         for name in self.measures:
             values = [figures[name] for figures in self.results]
-            self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)})
+            if len(values) > 1:
+                self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)})
             self.log(f"val/{name}", sum(values) / len(values), prog_bar=True)
 
     # -- checkpoints
