@@ -103,6 +103,10 @@ def new_encoder(config: PreTrainedConfig, seed: int | None = None) -> PreTrained
 class Head(ABC):
     """Which model a student is, and what its teacher must be."""
 
+    def config(self, path: str) -> PreTrainedConfig:
+        """The teacher's."""
+        return load_config(path)
+
     @abstractmethod
     def load(self, path: str) -> PreTrainedModel:
         """The teacher, in fp32 and in evaluation mode."""
@@ -140,17 +144,21 @@ class Classifier(Head):
     """A sequence classifier (with one label, a regressor); the teacher must have been fine-tuned to the same classes.
 
     Raises:
-        ConfigError: (in `load`) a teacher without a trained classifier, or with another number of classes.
+        ConfigError: a teacher with another number of classes, or (in `load`) without a trained classifier.
     """
 
     num_labels: int
 
-    def load(self, path: str) -> PreTrainedModel:
+    def config(self, path: str) -> PreTrainedConfig:
         config = load_config(path)
         if config.num_labels != self.num_labels:
             raise ConfigError(
                 f"teacher.path={path}: tells {config.num_labels} classes apart; the task has {self.num_labels}"
             )
+        return config
+
+    def load(self, path: str) -> PreTrainedModel:
+        self.config(path)
         try:
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 path, dtype=torch.float32, output_loading_info=True

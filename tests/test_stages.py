@@ -287,7 +287,7 @@ class KilledError(Exception):
 def staged(folder, classifier, *overrides):
     """`train.py` with the recipe of the experiment on the built-in task, small."""
     settings = ["data=demo", "task=demo", "objective=xtremedistil", "data.rows=24", "data.held_out=9", "data.proxy=1"]
-    settings += ["data.batch_size=4", "trainer.accelerator=cpu", "trainer.max_epochs=null", "module.dropout=0.0"]
+    settings += ["data.batch_size=4", "trainer.accelerator=cpu", "trainer.max_epochs=null", "module.dropout=0.2"]
     settings += [f"objective.{stage}.learning_rate=1e-2" for stage in STAGES]
     settings += [f"objective.{stage}.epochs=2" for stage in STAGES]
     settings += [f"teacher.path={classifier}", f"paths.runs={folder}", f"paths.output={folder}", "search.dir=null"]

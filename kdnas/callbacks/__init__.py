@@ -1,9 +1,10 @@
-"""Lightning callbacks: latency benchmarking, controller updates, export, progress."""
+"""Lightning callbacks: latency benchmarking, controller updates, export, progress, seeds."""
 
 from kdnas.callbacks.controller import ControllerUpdate
 from kdnas.callbacks.export import ExportModels
 from kdnas.callbacks.latency import LatencyBenchmark
 from kdnas.callbacks.progress import Progress
 from kdnas.callbacks.quiet import QuietSteps
+from kdnas.callbacks.seeding import SeedEpochs
 
-__all__ = ["ControllerUpdate", "ExportModels", "LatencyBenchmark", "Progress", "QuietSteps"]
+__all__ = ["ControllerUpdate", "ExportModels", "LatencyBenchmark", "Progress", "QuietSteps", "SeedEpochs"]

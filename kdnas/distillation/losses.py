@@ -46,9 +46,9 @@ def hard_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """-log softmax(logits)[label], the mean over rows (KD-NAS v1, Eq. 3); of one column, (value - label)^2.
 
     Args:
-        logits: (rows, classes), or (rows, length, vocabulary).
-        labels: class ids, (rows,) or (rows, length), where -100 is left out; or numbers, (rows,).
+        logits: (rows, classes).
+        labels: (rows,), class ids or numbers.
     """
     if logits.shape[-1] == 1:
         return functional.mse_loss(logits.float().squeeze(-1), labels.float())
-    return functional.cross_entropy(logits.float().flatten(0, -2), labels.flatten())
+    return functional.cross_entropy(logits.float(), labels)

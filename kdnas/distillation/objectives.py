@@ -146,13 +146,20 @@ class HardLabels(Objective):
         return hard_labels(student.logits, batch["labels"])
 
 
-class MaskedTokens(HardLabels):
-    """Cross entropy of the tokens that were masked (labels other than -100)."""
+class MaskedTokens(Objective):
+    """Cross entropy of the masked tokens: BERT's objective."""
 
-    needs_labels = False  # they are made from the text
+    needs_teacher = False
 
     def count(self, batch: BatchEncoding) -> Tensor:
         return (batch["labels"] != -100).sum()
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
+        assert student.logits is not None
+        tokens = batch["labels"][batch["labels"] != -100]
+        if not len(tokens):  # a short batch may have none
+            return student.logits.sum()
+        return hard_labels(student.logits, tokens)
 
 
 def check_normalize(name: str) -> None:

@@ -22,7 +22,7 @@ class Outputs:
 
     Attributes:
         states: of the real tokens, at the layers that were asked for.
-        logits: of a model with a head: (rows, classes), or (rows, length, vocabulary) of a language model.
+        logits: of a model with a head: (rows, classes), or of a language model (masked tokens, vocabulary).
     """
 
     states: HiddenStates
@@ -40,10 +40,24 @@ class TeacherOutputs(Protocol):
 def outputs(model: PreTrainedModel, batch: BatchEncoding, layers: Collection[int]) -> Outputs:
     """A model's outputs; padding is dropped from the states, so it can change nothing."""
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-    given = model(**inputs, output_hidden_states=True)
+    masked = masked_tokens(batch) if model.base_model is not model else None
+    given = (model if masked is None else model.base_model)(**inputs, output_hidden_states=True)
     real = batch["attention_mask"].flatten().nonzero().squeeze(1)
     states = {layer: given.hidden_states[layer].flatten(0, 1).index_select(0, real) for layer in sorted(layers)}
-    return Outputs(states, given.get("logits"))
+    if masked is None:
+        return Outputs(states, given.get("logits"))
+    # The head on masked tokens alone: of all tokens, it would be most of a small student's work.
+    guesses = given.last_hidden_state[masked]
+    for name, head in model.named_children():
+        if name != model.base_model_prefix:
+            guesses = head(guesses)
+    return Outputs(states, guesses)
+
+
+def masked_tokens(batch: BatchEncoding) -> Tensor | None:
+    """Which tokens of masked text are to be guessed, (rows, length); None of other text."""
+    labels = batch.get("labels")
+    return labels != -100 if labels is not None and labels.dim() == 2 else None
 
 
 class OnlineTeacher:
@@ -59,3 +73,13 @@ class OnlineTeacher:
     @torch.no_grad()
     def __call__(self, batch: BatchEncoding, layers: Collection[int]) -> Outputs:
         return outputs(self.model, batch, layers)
+
+
+class NoTeacher:
+    """Of objectives that need none."""
+
+    def to(self, device: torch.device) -> NoTeacher:
+        return self
+
+    def __call__(self, batch: BatchEncoding, layers: Collection[int] = ()) -> Outputs:
+        return Outputs({})

@@ -15,7 +15,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 from kdnas.architecture import Architecture
 from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
-from kdnas.distillation.teacher import OnlineTeacher, Outputs, TeacherOutputs, outputs
+from kdnas.distillation.teacher import NoTeacher, OnlineTeacher, Outputs, TeacherOutputs, outputs
 from kdnas.errors import ConfigError
 from kdnas.latency import QuietHost
 from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
@@ -29,9 +29,19 @@ class Student(nn.Module):
     held_out_loss: SumMetric
     held_out_count: SumMetric
 
-    def __init__(self, config: PreTrainedConfig, teacher: PreTrainedConfig, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        teacher: PreTrainedConfig,
+        recipe: Recipe,
+        seed: int,
+        initial: str | None = None,
+        also: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.model = recipe.head.new(config, seed)
+        if initial:
+            load_encoder_into(self.model.base_model, initial)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.aims = [stage.objective(config, teacher) for stage in recipe.stages]
@@ -39,7 +49,8 @@ class Student(nn.Module):
         self.stage = 0
         # Two sums and not a MeanMetric, which drops what is NaN, or else the weights.
         self.held_out_loss, self.held_out_count = SumMetric("disable"), SumMetric("disable")
-        self.metrics = MetricCollection(dict(recipe.metrics), compute_groups=False).clone()
+        metrics = MetricCollection(dict(recipe.metrics), compute_groups=False)
+        self.metrics = nn.ModuleList([metrics.clone(), *(metrics.clone(postfix=f"_{name}") for name in also)])
 
     @property
     def objective(self) -> Objective:
@@ -62,23 +73,29 @@ class Student(nn.Module):
 
     def begin(self) -> None:
         """Empties the held-out figures."""
-        for metric in (self.held_out_loss, self.held_out_count, self.metrics):
+        for metric in (self.held_out_loss, self.held_out_count, *self.measured):
             metric.reset()
 
-    def watch(self, batch: BatchEncoding, teacher: Outputs) -> None:
-        """Adds a held-out batch to the figures."""
+    @property
+    def measured(self) -> list[MetricCollection]:
+        """The metrics of each held-out split."""
+        return [metrics for metrics in self.metrics if isinstance(metrics, MetricCollection)]
+
+    def watch(self, batch: BatchEncoding, teacher: Outputs, split: int) -> None:
+        """Adds a held-out batch to the figures; the loss is of the first split alone."""
         loss, own = self(batch, teacher)
-        count = self.objective.count(batch)
-        self.held_out_loss.update(loss * count)
-        self.held_out_count.update(count)
-        if self.metrics:
+        if split == 0:
+            count = self.objective.count(batch)
+            self.held_out_loss.update(loss * count)
+            self.held_out_count.update(count)
+        if self.measured[split]:
             assert own.logits is not None
-            self.metrics.update(predictions(own.logits), batch["labels"])
+            self.measured[split].update(predictions(own.logits), batch["labels"])
 
     def figures(self) -> dict[str, float]:
         """What the held-out batches come to, over all their items."""
         loss = float(self.held_out_loss.compute() / self.held_out_count.compute())
-        return {"loss": loss, **{name: float(value) for name, value in self.metrics.compute().items()}}
+        return {"loss": loss} | {name: float(value) for m in self.measured for name, value in m.compute().items()}
 
 
 class StudentDistiller(ExportingModule):
@@ -98,6 +115,8 @@ class StudentDistiller(ExportingModule):
         betas, weight_decay: AdamW's.
         dropout: the students'; None keeps the teacher's.
         seed: of the students' initial weights.
+        initial: a checkpoint, folder or hub id whose encoder the students start from; None for random weights.
+        also: names of the held-out splits besides the first, whose metrics decide nothing.
 
     Logs:
         `train/loss` and `val/loss`, the means over students; of several `val/loss/<i>`
@@ -115,19 +134,21 @@ class StudentDistiller(ExportingModule):
         weight_decay: float = 0.01,
         dropout: float | None = None,
         seed: int = 0,
+        initial: str | None = None,
+        also: Iterable[str] = (),
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
         self.recipe = objective
-        model = objective.head.load(teacher)
-        self.teacher: TeacherOutputs = OnlineTeacher(model)
-        self.teacher_config = model.config
+        self.teacher_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
+        configs = [student_config(self.teacher_config, architecture, dropout) for architecture in architectures]
         self.students = nn.ModuleList(
-            Student(student_config(model.config, architecture, dropout), model.config, objective, seed)
-            for architecture in architectures
+            Student(config, self.teacher_config, objective, seed, initial, list(also)) for config in configs
         )
+        wanted = any(aim.needs_teacher for aim in self.trainees[0].aims)
+        self.teacher: TeacherOutputs = OnlineTeacher(objective.head.load(teacher)) if wanted else NoTeacher()
         self.epochs = objective.epochs
         unlabelled = takewhile(lambda aim: not aim.needs_labels, self.trainees[0].aims)
         self.transfer_epochs = sum(stage.epochs or 0 for stage, _ in zip(objective.stages, unlabelled, strict=False))
@@ -147,7 +168,7 @@ class StudentDistiller(ExportingModule):
     @property
     def measures(self) -> list[str]:
         """The held-out figures that a reward can be made of."""
-        return ["loss", *self.recipe.metrics]
+        return ["loss", *(name for metrics in self.trainees[0].measured for name in metrics)]
 
     # -- stages
 
@@ -195,7 +216,7 @@ class StudentDistiller(ExportingModule):
         """What the students' objectives need of the teacher, which may be nothing."""
         objectives = [student.objective for student in self.trainees]
         if not any(objective.needs_teacher for objective in objectives):
-            return Outputs({})
+            return NoTeacher()(batch)
         return self.teacher(batch, {layer for objective in objectives for layer in objective.teacher_layers})
 
     def on_fit_start(self) -> None:
@@ -235,10 +256,10 @@ class StudentDistiller(ExportingModule):
         for student in self.trainees:
             student.begin()
 
-    def validation_step(self, batch: BatchEncoding, _: int) -> None:
+    def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
         teacher = self.ask_teacher(batch)
         for student in self.trainees:
-            student.watch(batch, teacher)
+            student.watch(batch, teacher, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.figures() for student in self.trainees]
