@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -23,8 +25,9 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from kdnas.architecture import Architecture
 from kdnas.errors import ConfigError
-from kdnas.models import load_config, load_tokenizer
+from kdnas.models import architecture_of, load_config, load_tokenizer
 
 PACK = "kdnas"
 """The key under which a Lightning checkpoint describes the Hugging Face models whose weights it holds."""
@@ -62,12 +65,10 @@ def unpack(
     path: Path, student: int = 0, key: str = "checkpoint"
 ) -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
     """Config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint."""
-    checkpoint = read(path)
+    checkpoint = read(path, key)
     if PACK not in checkpoint:
-        raise ConfigError(f"checkpoint={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
+        raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
     prefix, text = list(checkpoint[PACK]["configs"].items())[student]
-    values = json.loads(text)
-    config = AutoConfig.for_model(values.pop("model_type"), **values)
     weights = {
         name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
     }
@@ -75,11 +76,21 @@ def unpack(
         for name, content in checkpoint[PACK]["tokenizer"].items():
             (Path(folder) / Path(name).name).write_text(content, encoding="utf-8")
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    return config, weights, tokenizer
+    return _config(text), weights, tokenizer
+
+
+def architectures(checkpoint: dict[str, Any]) -> list[Architecture]:
+    """Of the Hugging Face models in a Lightning checkpoint that was read; of none if it is not one of kdnas."""
+    return [architecture_of(_config(text)) for text in checkpoint.get(PACK, {"configs": {}})["configs"].values()]
+
+
+def _config(text: str) -> PreTrainedConfig:
+    values = json.loads(text)
+    return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple[PreTrainedModel, Tokenizer]:
-    """A sequence classifier (or, with one label, a regressor) on a distilled encoder, and its tokenizer.
+    """A sequence classifier (or, with one label, a regressor) on a distilled or pre-trained encoder, and its tokenizer.
 
     Args:
         source: a Lightning checkpoint of kdnas, a Hugging Face folder, or a hub id.
@@ -88,51 +99,94 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
     Raises:
         ConfigError: nothing there, a damaged file, or weights of another architecture than the config's.
     """
-    if source.endswith(".ckpt") or Path(source).is_file():
+    weights: dict[str, Tensor] | None = None
+    if _is_checkpoint(source):
         config, weights, tokenizer = unpack(Path(source))
     else:
-        config, weights, tokenizer = load_config(source, "checkpoint"), None, load_tokenizer(source, "checkpoint")
+        config, tokenizer = load_config(source, "checkpoint"), load_tokenizer(source, "checkpoint")
     config.num_labels = num_labels
     config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
     if random or weights is not None:
         model = AutoModelForSequenceClassification.from_config(config)
         wrong = [] if random else _fill(model, weights or {})
     else:
-        model, wrong = _from_folder(source, config)
-    encoder = f"{model.base_model_prefix}."
-    wrong = sorted(name for name in wrong if name.startswith(encoder) and not name.startswith(f"{encoder}pooler."))
-    if wrong:
-        raise ConfigError(
-            f"checkpoint={source}: its weights are of another architecture than its config "
-            f"({len(wrong)} tensors do not fit, the first is {wrong[0]})"
-        )
+        model, wrong = _from_folder(AutoModelForSequenceClassification, source, config, "checkpoint")
+    _check_encoder(model, wrong, f"checkpoint={source}")
     return model, tokenizer
 
 
+def load_encoder_into(model: PreTrainedModel, source: str, key: str = "module.initial") -> None:
+    """Gives an encoder the weights of another one of the same architecture; poolers and heads are left out.
+
+    Args:
+        model: as `kdnas.models.new_encoder` makes it.
+        source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (its first model),
+            a Hugging Face folder, or a hub id.
+        key: the setting to blame.
+
+    Raises:
+        ConfigError: nothing there, a damaged file, or another family, architecture, vocabulary or number of positions.
+    """
+    if _is_checkpoint(source):
+        config, weights, _ = unpack(Path(source), key=key)
+    else:
+        config = load_config(source, key)
+        encoder, wrong = _from_folder(AutoModel, source, config, key)
+        _check_encoder(encoder, wrong, f"{key}={source}")
+        weights = encoder.state_dict()
+    for name in ("model_type", *Architecture.__dataclass_fields__, "vocab_size", "max_position_embeddings"):
+        theirs, ours = getattr(config, name), getattr(model.config, name)
+        if theirs != ours:
+            raise ConfigError(f"{key}={source}: its {name} is {theirs}; must be the student's {ours}")
+    _check_encoder(model, _fill(model, weights), f"{key}={source}")
+
+
+def _is_checkpoint(source: str) -> bool:
+    return source.endswith(".ckpt") or Path(source).is_file()
+
+
 def _fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
-    """Copies an encoder's or a whole classifier's weights into a classifier; returns the names that did not fit."""
+    """Copies weights, of an encoder or of one with a head, into a model that is either; returns what did not fit.
+
+    The names are the model's own.
+    """
     encoder = f"{model.base_model_prefix}."
-    whole = any(name.startswith(encoder) for name in weights)
-    named = weights if whole else {f"{encoder}{name}": value for name, value in weights.items()}
+    whole, bare = any(name.startswith(encoder) for name in weights), model.base_model is model
+    if bare and whole:
+        named = {name.removeprefix(encoder): value for name, value in weights.items() if name.startswith(encoder)}
+    elif bare or whole:
+        named = weights
+    else:
+        named = {f"{encoder}{name}": value for name, value in weights.items()}
     own = model.state_dict()
     fitting = {name: value for name, value in named.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
     return sorted((own.keys() | named.keys()) - fitting.keys())
 
 
-def _from_folder(source: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
-    """A classifier with a folder's or hub id's weights, and the names of those that did not fit."""
+def _from_folder(auto: Any, source: str, config: PreTrainedConfig, key: str) -> tuple[PreTrainedModel, list[str]]:
+    """A model of one of the Auto classes with a folder's or hub id's weights, and the names that did not fit."""
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = auto.from_pretrained(
             source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"checkpoint={source}: no readable weights there") from error
+        raise ConfigError(f"{key}={source}: no readable weights there") from error
     mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
+    return model, [*mismatched, *report["missing_keys"], *report["unexpected_keys"]]
+
+
+def _check_encoder(model: PreTrainedModel, wrong: Sequence[str], source: str) -> None:
+    """Refuses weights if any of the encoder's did not fit; heads and poolers may be of any kind."""
     encoder = f"{model.base_model_prefix}."
-    parts = tuple(f"{name}." for name, _ in model.base_model.named_children())
-    full = [f"{encoder}{name}" if name.startswith(parts) else name for name in report["unexpected_keys"]]
-    return model, [*mismatched, *report["missing_keys"], *full]
+    parts = tuple(f"{name}." for name, _ in model.base_model.named_children() if name != "pooler")
+    # Transformers names what is missing as the model does, and what is left over as the file does.
+    wrong = sorted({name for name in wrong if name.removeprefix(encoder).startswith(parts)})
+    if wrong:
+        raise ConfigError(
+            f"{source}: its weights are of another architecture than its config "
+            f"({len(wrong)} tensors do not fit, the first is {wrong[0]})"
+        )
 
 
 def check_export(folder: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
@@ -136,6 +137,8 @@ class MaskedLM(Encoder):
     """A masked language model; of the teacher, the encoder is enough."""
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+            raise ConfigError(f"teacher.path: a {config.model_type} has no masked language model; use BERT's family")
         return AutoModelForMaskedLM.from_config(config)
 
 

@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.architecture import Architecture
-from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress, QuietSteps, SeedEpochs
+from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress, QuietSteps, SeedSteps
 from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate
 from kdnas.datamodules.base import EncodedDataModule
@@ -124,7 +124,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     module, data, latency = build(cfg)
     data.setup("fit")
     last = resumable(output / "last.ckpt", module, data)
-    callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedEpochs(cfg.seed), last_checkpoint(output)]
+    callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
     if latency:
         callbacks.append(latency)
     if export:

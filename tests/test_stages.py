@@ -163,6 +163,7 @@ def test_masked_language_modelling_counts_masked_tokens_alone(teacher):
     student = module.students[0].eval()
     student.stage = 1
     logits = student.model(**{k: v for k, v in batch.items() if k != "labels"}).logits.detach().double().numpy()
+    assert logits.shape == (*batch["labels"].shape, len(tokenizer))  # transformers' own head, on all tokens
     masked = batch["labels"].numpy() != -100
     expected = -np.mean(log_softmax(logits[masked], axis=-1)[range(3), batch["labels"].numpy()[masked]])
     assert student(batch, module.ask_teacher(batch))[0].item() == pytest.approx(expected, rel=1e-5)

@@ -5,6 +5,6 @@ from kdnas.callbacks.export import ExportModels
 from kdnas.callbacks.latency import LatencyBenchmark
 from kdnas.callbacks.progress import Progress
 from kdnas.callbacks.quiet import QuietSteps
-from kdnas.callbacks.seeding import SeedEpochs
+from kdnas.callbacks.seeding import SeedSteps
 
-__all__ = ["ControllerUpdate", "ExportModels", "LatencyBenchmark", "Progress", "QuietSteps", "SeedEpochs"]
+__all__ = ["ControllerUpdate", "ExportModels", "LatencyBenchmark", "Progress", "QuietSteps", "SeedSteps"]

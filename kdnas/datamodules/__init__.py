@@ -1,7 +1,8 @@
 """Data modules: each reads a dataset, tokenizes it once and batches it by length."""
 
 from kdnas.datamodules.glue import GlueDataModule
+from kdnas.datamodules.masking import Masking
 from kdnas.datamodules.synthetic import SyntheticNLI
 from kdnas.datamodules.text import TextDataModule
 
-__all__ = ["GlueDataModule", "SyntheticNLI", "TextDataModule"]
+__all__ = ["GlueDataModule", "Masking", "SyntheticNLI", "TextDataModule"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader
@@ -14,6 +15,7 @@ from transformers import BatchEncoding, DataCollatorWithPadding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules.bucketing import BucketSampler
+from kdnas.datamodules.masking import Masking, MaskingCollator
 from kdnas.errors import ConfigError
 
 
@@ -29,7 +31,8 @@ class EncodedDataModule(L.LightningDataModule):
         max_length: tokens of a row; what is longer is cut.
         batch_size: rows a batch.
         workers: processes that load batches; 0 loads them in this one.
-        seed: of the proxy, the row limits and the order.
+        seed: of the proxy, the row limits, the order and the masks.
+        masking: hides tokens and gives them as `labels`; None leaves the text as it is.
 
     Attributes:
         transfer: rows without labels to train on as well, in the first `transfer_epochs`; None if there are none.
@@ -51,6 +54,7 @@ class EncodedDataModule(L.LightningDataModule):
         batch_size: int = 32,
         workers: int = 0,
         seed: int = 0,
+        masking: Masking | None = None,
     ) -> None:
         super().__init__()
         if not 0 < proxy <= 1:
@@ -67,11 +71,15 @@ class EncodedDataModule(L.LightningDataModule):
             raise ConfigError(
                 f"data.max_length={max_length}: must be at most the teacher's {tokenizer.model_max_length}"
             )
+        if tokenizer is not None and masking is not None:
+            masking.check(tokenizer)
         self.source = source
         self.tokenizer = tokenizer
+        self.masking = masking
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
         self.max_length, self.batch_size, self.workers, self.seed = max_length, batch_size, workers, seed
         self.first_epoch = self.transfer_epochs = 0
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # of this pass; processes that load see it too
         self.train: Dataset | None = None
         self.transfer: Dataset | None = None
         self.validation: Dataset | None = None
@@ -104,6 +112,8 @@ class EncodedDataModule(L.LightningDataModule):
         def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
             texts = [list(rows[column]) for column in columns]
             encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
+            if self.masking is not None:
+                self.masking.annotate(encoded)
             if label:
                 encoded["labels"] = list(rows[label])
             return encoded
@@ -133,17 +143,22 @@ class EncodedDataModule(L.LightningDataModule):
         assert dataset is not None, "setup() comes first"
         lengths = [len(tokens) for tokens in dataset.with_format(None)["input_ids"]]
         sampler = BucketSampler(lengths, self.batch_size, shuffle, self.seed, self._epoch)
+        collate: Callable[[Any], dict[str, Any]] = self.collate
+        if self.masking is not None:  # held-out masks are always the same
+            epoch = self.epoch if shuffle else torch.tensor(-1)
+            collate = MaskingCollator(self.tokenizer, self.masking, self.seed, epoch)
         return DataLoader(
             dataset,
             batch_sampler=sampler,
-            collate_fn=self.collate,
+            collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
 
     def _epoch(self) -> int:
         # Lightning draws a resumed run's first batch before it restores the epoch.
-        return max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)
+        self.epoch.fill_(max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0))
+        return int(self.epoch)
 
 
 def read_dataset(path: str, name: str | None = None) -> DatasetDict:

@@ -121,9 +121,11 @@ def xtremedistil(
 def masked_lm(representation: Mapping[str, Any], tokens: Mapping[str, Any]) -> Recipe:
     """KD-NAS v1, section 4.2: the last layer's states of masked text, then masked language modelling.
 
+    Without the first stage it is pre-training (Appendix A), and needs the teacher's config and tokenizer alone.
+
     Args:
         representation: `loss` of `Representation` (here over all real tokens), `epochs`, `learning_rate`.
-        tokens: `epochs`, `learning_rate`, `gradual`.
+        tokens: `epochs` (null where it is the only stage: the Trainer's), `learning_rate`, `gradual`.
     """
     chosen, settings = representation_of({"tokens": "all", **representation})
     return Recipe(
@@ -149,11 +151,14 @@ def stages(**parts: tuple[ObjectiveFactory, Mapping[str, Any], str]) -> list[Sta
     made = []
     for name, (objective, settings, monitor) in parts.items():
         epochs, rate = settings["epochs"], settings["learning_rate"]
-        if not isinstance(epochs, int) or epochs < 0:
+        alone = all(other["epochs"] == 0 for _, other, _ in parts.values() if other is not settings)
+        if epochs is None and not alone:
+            raise ConfigError(f"objective.{name}.epochs=null: must be a whole number beside other stages")
+        if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
             raise ConfigError(f"objective.{name}.epochs={epochs}: must be a whole number from 0")
         if not rate > 0:
             raise ConfigError(f"objective.{name}.learning_rate={rate}: must be above 0")
-        if epochs:
+        if epochs != 0:
             made.append(Stage(name, objective, epochs, rate, settings.get("gradual", False), monitor))
     if not made:
         raise ConfigError(f"objective: {', '.join(f'{name}.epochs=0' for name in parts)}: one must be above 0")

@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.checkpoints import PACK, pack
+from kdnas.checkpoints import PACK, architectures, pack
+from kdnas.errors import ConfigError
+from kdnas.models import architecture_of
 from kdnas.modules.best import BestWeights
 from kdnas.modules.optimization import adamw, linear
 
@@ -101,13 +103,22 @@ class ExportingModule(L.LightningModule):
         for trainee in self.trainees if gradient_clip_val else ():
             nn.utils.clip_grad_norm_(trainee.parameters(), gradient_clip_val or 0.0)
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        # Lightning validates at the end of an epoch, but not where `max_steps` cuts one short.
+        if self.trainer.global_step == self.trainer.max_steps:
+            self.trainer.should_stop = True
+
     # -- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[PACK] = pack(self.exports, self.tokenizer)
         checkpoint[BEST] = self.best.state_dict()
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        theirs = ", ".join(str(architecture) for architecture in architectures(checkpoint))
+        ours = ", ".join(str(architecture_of(model.config)) for model in self.exports.values())
+        if theirs != ours:
+            raise ConfigError(f"checkpoint: holds {theirs or 'no student'}; this run trains {ours}")
         self.best.load_state_dict(checkpoint[BEST])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection, SumMetric
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
+from kdnas.checkpoints import load_encoder_into
 from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import NoTeacher, OnlineTeacher, Outputs, TeacherOutputs, outputs
@@ -41,7 +42,8 @@ class Student(nn.Module):
         super().__init__()
         self.model = recipe.head.new(config, seed)
         if initial:
-            load_encoder_into(self.model.base_model, initial)
+            encoder: Any = self.model.base_model
+            load_encoder_into(encoder, initial)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.aims = [stage.objective(config, teacher) for stage in recipe.stages]
@@ -73,8 +75,10 @@ class Student(nn.Module):
 
     def begin(self) -> None:
         """Empties the held-out figures."""
-        for metric in (self.held_out_loss, self.held_out_count, *self.measured):
-            metric.reset()
+        self.held_out_loss.reset()
+        self.held_out_count.reset()
+        for metrics in self.measured:
+            metrics.reset()
 
     @property
     def measured(self) -> list[MetricCollection]:
@@ -95,7 +99,8 @@ class Student(nn.Module):
     def figures(self) -> dict[str, float]:
         """What the held-out batches come to, over all their items."""
         loss = float(self.held_out_loss.compute() / self.held_out_count.compute())
-        return {"loss": loss} | {name: float(value) for m in self.measured for name, value in m.compute().items()}
+        computed = (metrics.compute() for metrics in self.measured)
+        return {"loss": loss} | {name: float(value) for figures in computed for name, value in figures.items()}
 
 
 class StudentDistiller(ExportingModule):
@@ -168,7 +173,7 @@ class StudentDistiller(ExportingModule):
     @property
     def measures(self) -> list[str]:
         """The held-out figures that a reward can be made of."""
-        return ["loss", *(name for metrics in self.trainees[0].measured for name in metrics)]
+        return ["loss", *(str(name) for metrics in self.trainees[0].measured for name in metrics)]
 
     # -- stages
 
@@ -271,14 +276,6 @@ class StudentDistiller(ExportingModule):
 
     # -- checkpoints
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["architectures"] = [architecture.to_dict() for architecture in self.architectures]
-
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        theirs = ", ".join(str(Architecture.of(values)) for values in checkpoint.get("architectures", []))
-        ours = ", ".join(str(architecture) for architecture in self.architectures)
-        if theirs != ours:
-            raise ConfigError(f"checkpoint: holds {theirs or 'no student'}; this run trains {ours}")
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._enter(*self.recipe.stage_at(checkpoint["epoch"]))

@@ -1,0 +1,90 @@
+"""Masked text: which tokens a model has to guess, as a function of the seed, the epoch and the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BatchEncoding, DataCollatorForLanguageModeling, DataCollatorWithPadding
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from kdnas.errors import ConfigError
+
+WORDS = "words"
+"""The column that numbers the word of each token."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """BERT's masking (Devlin et al., 2019, section 3.1).
+
+    Of the tokens that are chosen, 80 % become the mask token, 10 % a random token, and 10 % stay as they are. Special
+    tokens (the unknown token too) and padding are never chosen.
+
+    Args:
+        probability: of each token, or word, to be chosen.
+        whole_word: choose words, each with all its tokens; 80, 10 and 10 % still count by token, as in BERT. Words are
+            what the tokenizer cuts a text into before it looks for subwords: it has to be a fast one that does so.
+
+    Raises:
+        ConfigError: a probability that is none, or (in `check`) a tokenizer that cannot do it.
+    """
+
+    probability: float = 0.15
+    whole_word: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.probability < 1:
+            raise ConfigError(f"data.masking.probability={self.probability}: must be above 0 and below 1")
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        if tokenizer.mask_token is None:
+            raise ConfigError("data.masking: the teacher's tokenizer has no mask token; must be null")
+        if self.whole_word and not (tokenizer.is_fast and len({*tokenizer("two words").word_ids()} - {None}) == 2):
+            raise ConfigError("data.masking.whole_word=true: the teacher's tokenizer does not tell words apart")
+
+    def annotate(self, encoded: BatchEncoding) -> None:
+        """Adds what the collator has to know of freshly tokenized rows."""
+        if self.whole_word:
+            rows = (encoded.word_ids(i) for i in range(len(encoded["input_ids"])))
+            encoded[WORDS] = [[-1 if word is None else word for word in row] for row in rows]
+
+
+class MaskingCollator:
+    """Pads rows to a batch and masks it: `labels` (rows, length) hold the chosen tokens, and -100 elsewhere.
+
+    Args:
+        seed, epoch: decide the masks together with the batch's tokens. `epoch` is a tensor so that processes which
+            load batches can share it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, masking: Masking, seed: int, epoch: Tensor) -> None:
+        self.seed, self.epoch = seed, epoch
+        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        self.masker = DataCollatorForLanguageModeling(tokenizer, mlm_probability=masking.probability)
+        self.masker.whole_word_mask = masking.whole_word  # as an argument it would put an end to 80, 10 and 10 %
+        self.special = torch.tensor(tokenizer.all_special_ids)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = self.pad([{name: value for name, value in row.items() if name != WORDS} for row in rows])
+        tokens = batch["input_ids"]
+        seed = hash((self.seed, int(self.epoch), *tokens.flatten().tolist())) % 2**63
+        self.masker.generator = torch.Generator().manual_seed(seed)
+        words = self._words(rows, batch["attention_mask"]) if self.masker.whole_word_mask else None
+        special = torch.isin(tokens, self.special)
+        batch["input_ids"], batch["labels"] = self.masker.torch_mask_tokens(tokens, special, words)
+        return batch
+
+    @staticmethod
+    def _words(rows: Sequence[Mapping[str, Any]], real: Tensor) -> Tensor:
+        """Word numbers dressed as character offsets, (rows, length, 2).
+
+        The masker begins a word where a token does not start at the end of the one before. True offsets would glue
+        punctuation to words and Chinese into one word, and cut characters that byte-level tokenizers split.
+        """
+        words = torch.full(real.shape, -1)
+        words[real.bool()] = torch.tensor([word for row in rows for word in row[WORDS]])
+        return torch.stack([words, words], dim=-1)
