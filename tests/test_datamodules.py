@@ -240,6 +240,24 @@ def test_numbers_below_zero_are_labels_of_a_regression(tmp_path, tokenizer):
     assert next(iter(data.val_dataloader()))["labels"].is_floating_point()
 
 
+def test_further_splits_are_held_out_too(tmp_path, tokenizer):
+    rows = [{"sentence": f"{'dogs ' * (i + 1)}are running", "label": i % 2} for i in range(12)]
+    splits = {"train": rows, "matched": rows[:6], "mismatched": [*rows[6:], {"sentence": "no", "label": -1}]}
+    path = write(tmp_path / "d", **splits)
+    files = "".join(f"\n  - split: {split}\n    path: {split}.jsonl" for split in splits)
+    (tmp_path / "d/README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:{files}\n---\n")
+    settings = {"validation": "matched", "also": {"other": "mismatched"}}
+    data = module(path, ["sentence"], tokenizer, GlueDataModule, **settings)
+    first, other = data.val_dataloader()
+    expected = [[row["sentence"] for row in part] for part in (rows[:6], rows[6:])]
+    for loader, sentences in zip((first, other), expected, strict=True):
+        assert sorted(texts(loader.dataset, tokenizer), key=len) == sentences
+    data = module(path, ["sentence"], tokenizer, GlueDataModule, **settings, held_out=4)
+    assert (len(data.train), len(data.validation), len(data.further["other"])) == (12, 4, 4)
+    with pytest.raises(ConfigError, match=r"no split gone; .*mismatched"):
+        module(path, ["sentence"], tokenizer, GlueDataModule, validation="matched", also={"other": "gone"})
+
+
 def test_the_splits_of_the_built_in_task_are_disjoint_and_follow_from_the_seed(tokenizer):
     def made(seed):
         data = SyntheticNLI(rows=200, held_out=60, tokenizer=tokenizer, seed=seed)

@@ -93,6 +93,55 @@ def test_the_metrics_of_every_task(path):
     assert module.monitor == next(iter(expected))
 
 
+CONSTANTS = {  # labels, then predictions: of one class, of one value, or not numbers at all
+    "one class predicted": ([0, 1, 1, 0, 1], [1, 1, 1, 1, 1]),
+    "the other one": ([0, 1, 1, 0, 1], [0, 0, 0, 0, 0]),
+    "one class in the labels": ([1, 1, 1, 1, 1], [0, 1, 1, 0, 1]),
+    "one class in both": ([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]),
+    "never the right one": ([1, 1, 1, 1, 1], [0, 0, 0, 0, 0]),
+    "diverged": ([0, 1, 1, 0, 1], [np.nan] * 5),
+}
+
+
+@pytest.mark.parametrize("case", CONSTANTS)
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
+def test_every_metric_has_a_value_where_nothing_is_told_apart(path, case):
+    """Those of scikit-learn; a correlation that SciPy calls undefined is 0."""
+    task = OmegaConf.load(path)
+    expected = GLUE.get(task.name, {"accuracy": accuracy_score})
+    labels, predicted = np.array(CONSTANTS[case], dtype=float)
+    if task.num_labels == 1:
+        logits, labels = predicted[:, None], labels / 3  # a third is no float that sums without error
+    else:
+        logits, labels = np.eye(task.num_labels)[np.nan_to_num(predicted).astype(int)], labels.astype(int)
+        logits = np.where(np.isnan(predicted)[:, None], np.nan, logits)
+        predicted = np.nan_to_num(predicted)  # the first class, for want of a better one
+    batches = [
+        {"logits": torch.tensor(logits[i : i + 2]).float(), "labels": torch.tensor(labels[i : i + 2])}
+        for i in range(0, 5, 2)
+    ]
+    module = FineTuner(lambda num_labels: (Answers(num_labels), None), task.num_labels, instantiate(task.metrics))
+    trainer().validate(module, DataLoader(batches, batch_size=None), verbose=False)
+    for name, metric in expected.items():
+        value = np.nan_to_num(metric(labels, predicted)) if np.isfinite(predicted).all() else 0.0
+        assert module.results[0][name] == pytest.approx(value, abs=1e-6)
+
+
+def test_a_further_split_has_figures_of_its_own_and_decides_nothing():
+    def loader(logits, labels):
+        batches = [{"logits": torch.eye(3)[logits], "labels": torch.tensor(labels)}]
+        return DataLoader(batches, batch_size=None)
+
+    task = OmegaConf.load(next(path for path in TASKS if path.stem == "mnli"))
+    module = FineTuner(lambda num_labels: (Answers(3), None), 3, instantiate(task.metrics), also=task.also)
+    run = trainer()
+    matched, mismatched = loader([0, 1, 2, 2], [0, 1, 2, 0]), loader([0, 1, 2, 2, 0], [0, 1, 1, 1, 1])
+    for _ in range(2):
+        run.validate(module, [matched, mismatched], verbose=False)
+        assert module.results == [{"accuracy": 0.75, "accuracy_mismatched": pytest.approx(0.4)}]
+    assert module.monitor == "val/accuracy"
+
+
 def batches_of(tokenizer, rows, size=8):
     features = [tokenizer(text) | {"labels": label} for text, label in rows]
     return DataLoader(features, batch_size=size, collate_fn=DataCollatorWithPadding(tokenizer))

@@ -38,6 +38,9 @@ class EncodedDataModule(L.LightningDataModule):
         transfer: rows without labels to train on as well, in the first `transfer_epochs`; None if there are none.
         transfer_epochs: set by whom the labels are for.
         first_epoch: the one that a resumed run goes on with.
+        train, validation: the rows, once `setup` has read them.
+        further: more held-out rows by name, if `load` has any; `val_dataloader` then gives a list of loaders, the
+            first of which decides.
 
     Raises:
         ConfigError: a setting out of range, or (in `setup`) data that is missing, empty or without the columns.
@@ -83,17 +86,18 @@ class EncodedDataModule(L.LightningDataModule):
         self.train: Dataset | None = None
         self.transfer: Dataset | None = None
         self.validation: Dataset | None = None
+        self.further: dict[str, Dataset] = {}
         self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
 
     @abstractmethod
     def load(self) -> tuple[Dataset, Dataset]:
-        """Tokenized training and held-out rows (see `encode`), in a random order; may set `transfer`."""
+        """Tokenized training and held-out rows (see `encode`), in a random order; may set `transfer` and `further`."""
 
     def setup(self, stage: str | None = None) -> None:
         if self.train is not None:
             return
         train, validation = self.load()
-        for name, rows in (("training", train), ("held-out", validation)):
+        for name, rows in (("training", train), ("held-out", validation), *self.further.items()):
             if not len(rows):
                 raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
         self.train, self.validation = self.fraction(train), validation
@@ -136,8 +140,9 @@ class EncodedDataModule(L.LightningDataModule):
         plain = self.train.remove_columns([name for name in self.train.column_names if name == "labels"])
         return self._loader(concatenate_datasets([plain, self.transfer]), shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.validation, shuffle=False)
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        loaders = [self._loader(rows, shuffle=False) for rows in (self.validation, *self.further.values())]
+        return loaders if self.further else loaders[0]
 
     def _loader(self, dataset: Dataset | None, shuffle: bool) -> DataLoader[Any]:
         assert dataset is not None, "setup() comes first"

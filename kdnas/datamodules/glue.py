@@ -19,6 +19,7 @@ class GlueDataModule(EncodedDataModule):
         columns: one text column, or two that make a pair.
         label: the column of class ids or of numbers; rows with a class id below 0 have none and are dropped.
         split, validation: the splits to train on and to hold out.
+        also: further splits to hold out, by the name that their figures get (MNLI's mismatched one).
         extra: further sources to train on, each a mapping with `path`, `columns` and, if not as usual, `name`, `split`
             and `label`. With a label (whose class names must be the task's) they are training rows like the task's
             own; with `label: null` they are a transfer set for the stages that need no labels. A text or pair that the
@@ -34,27 +35,31 @@ class GlueDataModule(EncodedDataModule):
         label: str = "label",
         split: str = "train",
         validation: str = "validation",
+        also: Mapping[str, str] | None = None,
         extra: Sequence[Mapping[str, Any]] = (),
         **settings: Any,
     ) -> None:
         super().__init__(source=path, **settings)
         self.path, self.name = path, name
         self.columns, self.label = list(columns), label
-        self.split, self.validation_split = split, validation
+        self.split, self.validation_split, self.also = split, validation, dict(also or {})
         self.extra = list(extra)
 
     def load(self) -> tuple[Dataset, Dataset]:
         dataset = read_dataset(self.path, self.name)
-        train = take_split(dataset, self.path, self.split, [*self.columns, self.label])
-        held_out = take_split(dataset, self.path, self.validation_split, [*self.columns, self.label])
+        train, held_out, *further = (
+            take_split(dataset, self.path, split, [*self.columns, self.label])
+            for split in (self.split, self.validation_split, *self.also.values())
+        )
         if self.extra:
-            train = self._extend(train, held_out)
+            train = self._extend(train, [held_out, *further])
+        self.further = {name: self.prepare(rows, self.held_out) for name, rows in zip(self.also, further, strict=True)}
         return self.prepare(train, self.rows if not self.extra else None), self.prepare(held_out, self.held_out)
 
     def prepare(self, rows: Dataset, limit: int | None) -> Dataset:
         return self.encode(self.sample(labelled(rows, self.label), limit), self.columns, self.label)
 
-    def _extend(self, train: Dataset, held_out: Dataset) -> Dataset:
+    def _extend(self, train: Dataset, held_out: Sequence[Dataset]) -> Dataset:
         """The task's rows with those of the labelled sources; keeps the others as `transfer`."""
         wanted = [*self.columns, self.label]
         rows = [self.sample(labelled(train.select_columns(wanted), self.label), self.rows)]
@@ -65,7 +70,7 @@ class GlueDataModule(EncodedDataModule):
                 rows.append(align(found, self.label, train.features[self.label], source["path"]))
             else:
                 transfer.append(found)
-        known = texts(held_out, self.columns)
+        known = {text for part in held_out for text in texts(part, self.columns)}
         rows, transfer = ([new_rows(part, self.columns, known) for part in parts] for parts in (rows, transfer))
         if transfer:
             self.transfer = self.sample(self.encode(concatenate_datasets(transfer), self.columns), None)

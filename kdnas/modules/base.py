@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -129,8 +129,3 @@ def score(figures: Mapping[str, float], monitor: str) -> float:
     if monitor == "loss":
         return -figures["loss"]
     return -math.inf if math.isnan(figures[monitor]) else figures[monitor]
-
-
-def predictions(logits: Tensor) -> Tensor:
-    """What a classifier's logits, (rows, classes), say: class ids, or the values of a regression."""
-    return logits.float().squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection, SumMetric
+from torchmetrics import SumMetric
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
@@ -20,7 +20,8 @@ from kdnas.distillation.teacher import NoTeacher, OnlineTeacher, Outputs, Teache
 from kdnas.errors import ConfigError
 from kdnas.latency import QuietHost
 from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
-from kdnas.modules.base import ExportingModule, predictions
+from kdnas.modules.base import ExportingModule
+from kdnas.modules.metrics import SplitMetrics
 
 
 class Student(nn.Module):
@@ -51,8 +52,7 @@ class Student(nn.Module):
         self.stage = 0
         # Two sums and not a MeanMetric, which drops what is NaN, or else the weights.
         self.held_out_loss, self.held_out_count = SumMetric("disable"), SumMetric("disable")
-        metrics = MetricCollection(dict(recipe.metrics), compute_groups=False)
-        self.metrics = nn.ModuleList([metrics.clone(), *(metrics.clone(postfix=f"_{name}") for name in also)])
+        self.metrics = SplitMetrics(recipe.metrics, also)
 
     @property
     def objective(self) -> Objective:
@@ -77,13 +77,7 @@ class Student(nn.Module):
         """Empties the held-out figures."""
         self.held_out_loss.reset()
         self.held_out_count.reset()
-        for metrics in self.measured:
-            metrics.reset()
-
-    @property
-    def measured(self) -> list[MetricCollection]:
-        """The metrics of each held-out split."""
-        return [metrics for metrics in self.metrics if isinstance(metrics, MetricCollection)]
+        self.metrics.reset()
 
     def watch(self, batch: BatchEncoding, teacher: Outputs, split: int) -> None:
         """Adds a held-out batch to the figures; the loss is of the first split alone."""
@@ -92,15 +86,14 @@ class Student(nn.Module):
             count = self.objective.count(batch)
             self.held_out_loss.update(loss * count)
             self.held_out_count.update(count)
-        if self.measured[split]:
+        if self.metrics.names:
             assert own.logits is not None
-            self.measured[split].update(predictions(own.logits), batch["labels"])
+            self.metrics.update(split, own.logits, batch["labels"])
 
     def figures(self) -> dict[str, float]:
         """What the held-out batches come to, over all their items."""
         loss = float(self.held_out_loss.compute() / self.held_out_count.compute())
-        computed = (metrics.compute() for metrics in self.measured)
-        return {"loss": loss} | {name: float(value) for figures in computed for name, value in figures.items()}
+        return {"loss": loss, **self.metrics.compute()}
 
 
 class StudentDistiller(ExportingModule):
@@ -173,7 +166,7 @@ class StudentDistiller(ExportingModule):
     @property
     def measures(self) -> list[str]:
         """The held-out figures that a reward can be made of."""
-        return ["loss", *(str(name) for metrics in self.trainees[0].measured for name in metrics)]
+        return ["loss", *self.trainees[0].metrics.names]
 
     # -- stages
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
 from transformers import BatchEncoding, PreTrainedModel
 
-from kdnas.modules.base import ExportingModule, predictions
+from kdnas.modules.base import ExportingModule
+from kdnas.modules.metrics import SplitMetrics
 
 
 class FineTuner(ExportingModule):
@@ -21,10 +20,11 @@ class FineTuner(ExportingModule):
         num_labels: classes; 1 for regression.
         metrics: torchmetrics objects by name, computed on predicted classes (or values); the first decides which
             epoch is the best.
+        also: names of further held-out splits, whose loaders follow the first; they decide nothing.
         learning_rate, warmup, betas, weight_decay: as in `ExportingModule`.
 
     Logs:
-        `train/loss`, and `val/<metric>` over all held-out rows.
+        `train/loss`, and `val/<metric>` over all held-out rows; of a further split, `val/<metric>_<split>`.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class FineTuner(ExportingModule):
         source: Any,
         num_labels: int,
         metrics: Mapping[str, Any],
+        also: Iterable[str] = (),
         learning_rate: float = 2e-5,
         warmup: float = 0.06,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -42,7 +43,7 @@ class FineTuner(ExportingModule):
         self.model, self.tokenizer = source(num_labels=num_labels)
         self.model.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves it there
         self.monitor = next(iter(metrics))
-        self.metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
+        self.metrics = SplitMetrics(metrics, also)
 
     @property
     def exports(self) -> dict[str, PreTrainedModel]:
@@ -60,10 +61,9 @@ class FineTuner(ExportingModule):
     def on_validation_epoch_start(self) -> None:
         self.metrics.reset()
 
-    def validation_step(self, batch: BatchEncoding, _: int) -> None:
-        self.metrics.update(predictions(self.model(**batch).logits), batch["labels"])
+    def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
+        self.metrics.update(dataloader_idx, self.model(**batch).logits, batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
-        computed = {name: torch.as_tensor(value).float() for name, value in self.metrics.compute().items()}
-        self.log_dict(computed, prog_bar=True)
-        self.results = [{name.removeprefix("val/"): float(value) for name, value in computed.items()}]
+        self.results = [self.metrics.compute()]
+        self.log_dict({f"val/{name}": value for name, value in self.results[0].items()}, prog_bar=True)
