@@ -1,11 +1,18 @@
-"""Objects from configs."""
+"""Objects from configs, and what configs need to be read.
+
+Hydra imports this at every start (by way of its sweeper plugin), so that `${label:...}` is known in every config.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.errors import ConfigError
@@ -27,3 +34,30 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         if isinstance(cause, TypeError | ValueError):  # a value of the wrong type, a key that it does not have
             raise ConfigError(f"{str(config.get('_target_')).rsplit('.')[-1]}: {cause}") from error
         raise cause from None  # what happened, not where it was wrapped
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; lists as JSON."""
+    if isinstance(values, dict):
+        flat: dict[str, Any] = {}
+        for name, value in values.items():
+            flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
+        return flat
+    return {prefix: json.dumps(values) if isinstance(values, list) else values}
+
+
+def label(model: str, random: bool = False) -> str:
+    """A name for a model's results, one folder wide: the last three parts of its path, as `minilm-full-0003`.
+
+    What every run's folder ends with (`model`, `best.ckpt`) is left out.
+
+    Args:
+        random: whether the weights are left out too.
+    """
+    parts = [part for part in Path(model).parts if part.strip("/.")]
+    while len(parts) > 1 and (parts[-1] == "model" or parts[-1].endswith(".ckpt")):
+        parts.pop()
+    return re.sub(r"[^\w.+-]", "-", "-".join(parts[-3:])) + "-random" * random
+
+
+OmegaConf.register_new_resolver("label", label, replace=True)

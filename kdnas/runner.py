@@ -35,6 +35,7 @@ from kdnas.errors import ConfigError
 from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
+from kdnas.outputs import RESULTS, claim
 from kdnas.search.study import Study, open_storage
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,9 @@ def run(cfg: DictConfig) -> dict[str, float]:
     try:
         with failures_told(cfg):
             check(cfg)
+            results = finished(cfg)
+            if results is not None:
+                return results
             ensure_teacher(cfg)
             return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
     finally:
@@ -81,6 +85,18 @@ def check(cfg: DictConfig) -> None:
         architecture(values)
     if cfg.paths.export:
         check_export(Path(cfg.paths.export))
+
+
+def finished(cfg: DictConfig) -> dict[str, float] | None:
+    """The results of the same run if its folder holds them. A search knows its own: it does not ask twice."""
+    if cfg.stage == "prepare" or cfg.search.trials:
+        return None
+    results = claim(Path(cfg.paths.output), cfg)
+    if results is None or (cfg.paths.export and not Path(cfg.paths.export).is_dir()):
+        return None
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in results[0].items())
+    log.info("%s: already finished in %s: %s", cfg.title, cfg.paths.output, figures)
+    return results[0]
 
 
 def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyBenchmark | None]:
@@ -142,7 +158,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         (output / "best.tmp").replace(output / "best.ckpt")
     trainer.validate(module, datamodule=data, verbose=False)
     (output / "results.tmp").write_text(json.dumps(module.results, indent=1) + "\n")
-    (output / "results.tmp").replace(output / "results.json")
+    (output / "results.tmp").replace(output / RESULTS)
     if export:
         log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
     else:

@@ -5,7 +5,6 @@ Hydra imports this at every start, so nothing heavy is imported until a search b
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
@@ -24,7 +23,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from kdnas.config import instantiate
+from kdnas.config import flatten, instantiate
 from kdnas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -206,16 +205,6 @@ def refuse_changes(study: Study, config: DictConfig) -> None:
                 f"{key}={settings.get(key)}: the search in this folder was made with {known.get(key)}, and its "
                 "observations would not compare; use another search.dir, or search.fresh=true to start over"
             )
-
-
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys; lists as JSON."""
-    if isinstance(values, dict):
-        flat: dict[str, Any] = {}
-        for name, value in values.items():
-            flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
-        return flat
-    return {prefix: json.dumps(values) if isinstance(values, list) else values}
 
 
 @contextmanager
