@@ -1,7 +1,7 @@
-"""A search in three pictures: what was earned, what it costs, how well the controller knew.
+"""A search in three pictures: what was earned, what it costs, how well the controller knew. And GLUE in one.
 
-Every function takes observations and gives a matplotlib `Figure` (Agg, no pyplot state), or None where there is
-nothing to draw. `marked` are the finalists: trial number -> rank.
+Every function takes observations (or a table) and gives a matplotlib `Figure` (Agg, no pyplot state), or None where
+there is nothing to draw. `marked` are the finalists: trial number -> rank.
 """
 
 from __future__ import annotations
@@ -184,6 +184,39 @@ def spearman(first: pd.Series, second: pd.Series) -> float:
     if first.nunique() < 2 or second.nunique() < 2:
         return math.nan
     return float(first.rank().corr(second.rank()))
+
+
+def score_plot(table: pd.DataFrame, devices: Sequence[str], teacher: str | None, score: str) -> Figure | None:
+    """Average score against latency (ms), a point a model, one panel per device (KD-NAS v1, Figure 1).
+
+    Args:
+        table: with `model`, `average` and `latency DEVICE (ms)`; a model that lacks one of them is left out.
+        score: what the average is of.
+    """
+    points = table.dropna(subset=["average", *(f"latency {device} (ms)" for device in devices)])
+    if points.empty or not devices:
+        return None
+    figure, panels = _figure(2.4 + 4.6 * len(devices), 4.8, len(devices))
+    colours = np.where(points["model"] == teacher, TEACHER, COLOURS["controller"])
+    for axes, device in zip(panels, devices, strict=True):
+        latency, average = points[f"latency {device} (ms)"], points["average"]
+        axes.errorbar(latency, average, points["average deviation"], fmt="none", ecolor="0.6", linewidth=1, zorder=1)
+        axes.scatter(latency, average, 45, colours, edgecolors="white", linewidths=0.5, zorder=3)
+        front = points.iloc[pareto(list(zip(latency, -average, strict=True)))]
+        steps = (front[latency.name], front["average"])
+        axes.plot(*steps, color=FRONT, linewidth=1.5, drawstyle="steps-post", zorder=2)
+        axes.set_xlabel(f"latency on {device} (ms)")
+        axes.margins(0.15)
+    panels[0].set_ylabel(f"{score} (%)")
+    panels[0].set_title(f"average GLUE score against latency, {_count(len(points), 'model')}", loc="left")
+    handles: list[Artist] = [_dot(COLOURS["controller"], "model"), Line2D([], [], color=FRONT, label="Pareto front")]
+    if teacher in set(points["model"]):
+        handles.insert(1, _dot(TEACHER, "teacher"))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    for axes, device in zip(panels, devices, strict=True):
+        spots = points[[f"latency {device} (ms)", "average"]].to_numpy()
+        _label(figure, axes, spots, spots, list(points["model"]))
+    return figure
 
 
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:

@@ -72,7 +72,13 @@ def quieten() -> None:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in ("exists and is not empty", "LeafSpec", "smaller than the logging interval", "have many workers"):
+    for message in (
+        "exists and is not empty",
+        "LeafSpec",
+        "smaller than the logging interval",
+        "have many workers",
+        "in the buffer",
+    ):
         warnings.filterwarnings("ignore", f".*{message}")
 
 

@@ -1,0 +1,303 @@
+"""GLUE: settings of the papers, runs in folders of their own, and the table against numbers worked out by hand."""
+
+import json
+import logging
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from transformers import AutoConfig
+
+from kdnas import glue
+from kdnas.config import label
+from kdnas.datamodules import grammar
+from kdnas.errors import ConfigError
+from kdnas.models import count_parameters
+from kdnas.runner import run
+
+ROOT = Path(__file__).parent.parent
+TASKS = {"mnli": "accuracy", "cola": "matthews", "mrpc": "f1"}
+ALL = ["mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte"]
+NAN = pytest.approx(math.nan, nan_ok=True)
+
+
+def composed(name, *overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose(name, list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+# -- what is run
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        (
+            "kdnas_v2",
+            {"cola": (2e-5, 10)} | dict.fromkeys(("mnli", "qqp", "qnli", "sst2", "stsb", "mrpc", "rte"), (2e-5, 3)),
+        ),
+        (
+            "autodistil",
+            {"cola": (1e-5, 20)}
+            | dict.fromkeys(("mnli", "qnli", "qqp"), (2e-5, 5))
+            | dict.fromkeys(("sst2", "mrpc", "rte", "stsb"), (2e-5, 10)),
+        ),
+    ],
+)
+def test_the_papers_settings(group, expected):
+    for task, (rate, epochs) in expected.items():
+        cfg = composed("train", "+experiment=glue", "model=x", f"task={task}", f"finetuning={group}")
+        assert (cfg.module.learning_rate, cfg.data.batch_size, cfg.trainer.max_epochs) == (rate, 32, epochs)
+        assert cfg.module.source.source == "x" and cfg.data.name == task
+    assert set(expected) == set(ALL) == set(composed("glue").tasks)
+    cfg = composed("train", "+experiment=glue", "model=x", "module.learning_rate=5e-5", "trainer.max_epochs=1")
+    assert (cfg.module.learning_rate, cfg.trainer.max_epochs) == (5e-5, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("runs/search/minilm/full/0003/model", "minilm-full-0003"),
+        ("runs/distil/2026-01-31_10-00-00/best.ckpt", "runs-distil-2026-01-31_10-00-00"),
+        ("google-bert/bert-base-uncased", "google-bert-bert-base-uncased"),
+        ("/models/my model/", "models-my-model"),
+        ("../model", "model"),
+    ],
+)
+def test_a_label_is_made_of_the_path(model, name):
+    assert label(model) == name and label(model, random=True) == f"{name}-random"
+
+
+def test_every_model_task_and_seed_has_a_folder():
+    words = ["+experiment=glue", "model=a/b", "task=cola", "seed=3"]
+    for more, folder in (([], "a-b"), (["module.source.random=true"], "a-b-random"), (["label=mine"], "mine")):
+        cfg = composed("train", *words, *more)
+        assert cfg.hydra.run.dir == f"{cfg.hydra.sweep.dir}/{cfg.hydra.sweep.subdir}" == f"runs/glue/{folder}/cola-3"
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """A few rows of MNLI and STS-B as the hub lays them out."""
+    folder, configs = tmp_path_factory.mktemp("glue"), []
+    pairs = grammar.pairs(48, seed=3)
+    mnli = [pair | {"idx": i} for i, pair in enumerate(pairs)]
+    stsb = [
+        {"sentence1": pair["premise"], "sentence2": pair["hypothesis"], "label": 2.5 * pair["label"], "idx": i}
+        for i, pair in enumerate(pairs)
+    ]
+    for task, rows, held_out in (
+        ("mnli", mnli, ["validation_matched", "validation_mismatched"]),
+        ("stsb", stsb, ["validation"]),
+    ):
+        parts = {"train": rows[:24], **{name: rows[24 + 12 * i : 36 + 12 * i] for i, name in enumerate(held_out)}}
+        for name, part in parts.items():
+            (folder / f"{task}-{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        files = [{"split": name, "path": f"{task}-{name}.jsonl"} for name in parts]
+        configs.append({"config_name": task, "data_files": files})
+    (folder / "README.md").write_text(f"---\n{OmegaConf.to_yaml(OmegaConf.create({'configs': configs}))}---\n")
+    return str(folder)
+
+
+def test_from_a_model_to_the_table(teacher, datasets, tmp_path, caplog, capsys):
+    caplog.set_level(logging.INFO, "kdnas")
+
+    def tune(task, seed, *more):
+        words = ["+experiment=glue", f"model={teacher}", "label=tiny", f"task={task}", f"seed={seed}"]
+        words += [f"data.path={datasets}", "trainer.max_epochs=2", "trainer.accelerator=cpu", "data.max_length=64"]
+        return run(composed("train", *words, f"paths.output={tmp_path}/runs/tiny/{task}-{seed}", *more))
+
+    found = {(task, seed): tune(task, seed) for task in ("mnli", "stsb") for seed in (1, 2)}
+    assert all(set(found["mnli", seed]) == {"accuracy", "accuracy_mismatched"} for seed in (1, 2))
+    assert all(set(found["stsb", seed]) == {"pearson", "spearman"} for seed in (1, 2))
+
+    # The same again is not trained again; other settings are not mistaken for it.
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert tune("mnli", 1) == found["mnli", 1]
+    assert "tiny mnli seed 1: already finished" in caplog.messages[-1]
+    with pytest.raises(ConfigError, match=r"^module\.learning_rate=0\.1: .*mnli-1 holds a run with 2e-05"):
+        tune("mnli", 1, "module.learning_rate=0.1")
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+
+    settings = [f"folder={tmp_path}/runs", f"paths.runs={tmp_path}", "latency.accelerators=[cpu]", "latency.repeats=1"]
+    settings += [
+        "latency.length=8",
+        "teacher.label=tiny",
+        *(f"tasks.{task}=null" for task in ("qqp", "qnli", "sst2", "cola")),
+    ]
+    glue.report(composed("glue", *settings, "tasks.mrpc=null", "tasks.rte=null"))
+    row = pd.read_csv(tmp_path / "runs/report/table.csv").iloc[0]
+    averages = [50 * (found["mnli", seed]["accuracy"] + found["stsb", seed]["pearson"]) for seed in (1, 2)]
+    assert row["average"] == pytest.approx(sum(averages) / 2)
+    assert row["average deviation"] == pytest.approx(abs(averages[0] - averages[1]) / math.sqrt(2))
+    assert row["parameters (M)"] == count_parameters(AutoConfig.from_pretrained(teacher)) / 1e6
+    assert row["speed-up cpu"] == 1 and row["latency cpu (ms)"] > 0
+    assert "mnli" in capsys.readouterr().out
+
+
+# -- the table
+
+
+def add(folder, model, task, seed, **metrics):
+    """A finished run; an unfinished one without metrics."""
+    path = folder / model / f"{task}-{seed}"
+    path.mkdir(parents=True)
+    (path / "settings.json").write_text("{}")
+    if metrics:
+        (path / "results.json").write_text(json.dumps([metrics]))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two whole models and one that lacks a run of CoLA."""
+    folder = tmp_path / "glue"
+    for model, scores in {
+        "big": {"mnli": (0.8, 0.9), "cola": (0.5, 0.6), "mrpc": (0.9, 0.9)},
+        "small": {"mnli": (0.6, 0.7), "cola": (0.1, 0.3), "mrpc": (0.8, 0.6)},
+        "torn": {"mnli": (0.5, 0.6), "cola": (0.2, None), "mrpc": (0.7, 0.8)},
+    }.items():
+        for task, values in scores.items():
+            for seed, value in enumerate(values, start=1):
+                further = {"mnli": {"accuracy_mismatched": 0.25}, "mrpc": {"accuracy": 0.75}}.get(task, {})
+                add(folder, model, task, seed, **({TASKS[task]: value} | further if value is not None else {}))
+    add(folder, "small", "wnli", 1, accuracy=0.5)  # not among the tasks
+    return folder
+
+
+COSTS = {
+    "big": {"parameters (M)": 100.0, "latency cpu (ms)": 40.0, "spread cpu (ms)": 1.0},
+    "small": {"parameters (M)": 20.0, "latency cpu (ms)": 8.0, "spread cpu (ms)": 0.5},
+}
+
+
+def tabled(folder, tasks=TASKS, teacher="big"):
+    return glue.table(glue.read(folder, tasks), tasks, COSTS, teacher).set_index("model")
+
+
+def test_means_and_deviations_by_hand(runs):
+    frame = tabled(runs)
+    assert list(frame.index) == ["small", "torn", "big"]  # the teacher last
+    small = frame.loc["small"]
+    assert [small[task] for task in TASKS] == pytest.approx([65, 20, 70])
+    # of two values, a sample deviation is their distance over the square root of 2
+    deviations = [small[f"{task} deviation"] for task in TASKS]
+    assert deviations == pytest.approx([10 / math.sqrt(2), 20 / math.sqrt(2), 20 / math.sqrt(2)])
+    assert small["average"] == pytest.approx((65 + 20 + 70) / 3)
+    assert small["average without cola"] == pytest.approx(67.5)
+    # the seeds' averages: (60, 10, 80) is 50, (70, 30, 60) is 160 / 3; without CoLA 70 and 65
+    assert small["average deviation"] == pytest.approx((160 / 3 - 50) / math.sqrt(2))
+    assert small["average without cola deviation"] == pytest.approx(5 / math.sqrt(2))
+
+
+def test_per_cent_of_the_teacher_and_its_speed(runs):
+    frame = tabled(runs)
+    assert frame.at["big", "average"] == pytest.approx((85 + 55 + 90) / 3)
+    assert frame.at["small", "% of teacher"] == pytest.approx(100 * 155 / 230)
+    assert frame.at["small", "% of teacher without cola"] == pytest.approx(100 * 135 / 175)
+    assert frame.at["big", "% of teacher"] == 100
+    assert (frame.at["small", "speed-up cpu"], frame.at["big", "speed-up cpu"]) == (5, 1)
+    assert frame.loc["torn"][["parameters (M)", "latency cpu (ms)", "speed-up cpu"]].isna().all()
+    alone = tabled(runs, teacher=None)
+    assert not [name for name in alone if "teacher" in name or "speed-up" in name]
+
+
+def test_a_mean_of_fewer_seeds_says_so(runs):
+    torn = tabled(runs).loc["torn"]
+    assert torn["cola"] == pytest.approx(20) and torn["cola deviation"] == NAN and torn["cola seeds"] == 1
+    assert torn["average"] == pytest.approx((55 + 20 + 75) / 3) and torn["average deviation"] == NAN
+    assert torn["average without cola deviation"] == pytest.approx(10 / math.sqrt(2))
+    text = glue.as_text(tabled(runs).reset_index(), TASKS).set_index("model").loc["torn"]
+    assert text["cola"] == "20.0 (1 of 2)" and text["average"] == "50.0 (1 of 2)"
+    assert text["average without cola"] == "65.0 ± 7.1" and text["cpu (ms)"] == glue.MISSING
+    assert glue.missing(glue.read(runs, TASKS), TASKS) == ["torn has not finished cola-2"]
+
+
+def test_a_task_that_is_missing_leaves_no_average(runs):
+    for path in (runs / "small").glob("mrpc-*/results.json"):
+        path.write_text('[{"f1": 0.')  # cut short
+    frame = tabled(runs)
+    for name in ("mrpc", "average", "average without cola", "% of teacher"):
+        assert frame.at["small", name] == NAN
+    assert glue.as_text(frame.reset_index(), TASKS).set_index("model").at["small", "average"] == glue.MISSING
+    lacking = ["small has not finished mrpc", "torn has not finished cola-2"]
+    assert glue.missing(glue.read(runs, TASKS), TASKS) == lacking
+    fewer = {"mnli": "accuracy", "cola": "matthews"}
+    assert tabled(runs, fewer).at["small", "average"] == pytest.approx(42.5)
+
+
+def test_a_single_seed_has_no_deviation(tmp_path):
+    for task, metric in TASKS.items():
+        add(tmp_path, "one", task, 7, **{metric: 0.5})
+    frame = tabled(tmp_path, teacher=None)
+    assert frame.at["one", "average"] == 50 and frame.filter(like="deviation").isna().all(axis=None)
+    assert glue.as_text(frame.reset_index(), TASKS)["average"].item() == "50.0"
+
+
+def test_another_metric_can_stand_for_a_task(runs):
+    frame = tabled(runs, TASKS | {"mrpc": "accuracy", "mnli": "accuracy_mismatched"})
+    assert frame.at["small", "average"] == pytest.approx((25 + 20 + 75) / 3)
+
+
+def test_every_metric_is_told(runs):
+    every = glue.metrics(glue.read(runs, TASKS)).set_index(["model", "task", "metric"])
+    assert list(every.loc["small", "mnli", "accuracy_mismatched"]) == [25, 0, 2]
+    assert every.loc["torn", "cola", "matthews"]["mean"] == pytest.approx(20)
+    rest = glue.others(every.reset_index(), TASKS)
+    assert list(rest) == ["model", "mnli accuracy_mismatched", "mrpc accuracy"]
+    assert list(rest.iloc[0])[1:] == ["25.0 ± 0.0", "75.0 ± 0.0"]
+
+
+def test_what_is_written(runs, tmp_path):
+    frame, every = tabled(runs).reset_index(), glue.metrics(glue.read(runs, TASKS))
+    written = glue.write(tmp_path / "out", frame, every, TASKS, "big", ["a note"])
+    assert [path.name for path in written] == ["table.csv", "metrics.csv", "table.md", "tradeoff.png"]
+    pd.testing.assert_frame_equal(pd.read_csv(written[0]), frame, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_csv(written[1]), every, check_dtype=False)
+    lines = written[2].read_text().splitlines()
+    cells = [re.split(r"\s*\|\s*", line)[1:-1] for line in lines if line.startswith("|")]
+    assert cells[2][:5] == ["small", "20.0", "8.00", "5.0x", "65.0 ± 7.1"] and lines[-1] == "a note"
+    assert matplotlib.image.imread(written[3]).std() > 0
+
+    # Nothing to draw, and no plot of an earlier table left.
+    written = glue.write(tmp_path / "out", frame.assign(average=math.nan), every, TASKS, "big", [])
+    assert "tradeoff.png" not in [path.name for path in (*written, *(tmp_path / "out").iterdir())]
+
+
+def test_the_plot_shows_each_model_at_its_place(runs):
+    figure = glue.score_plot(tabled(runs).reset_index(), ["cpu"], "big", "average")
+    axes = figure.axes[0]
+    places = [tuple(place) for dots in axes.collections for place in getattr(dots, "get_offsets", list)() if len(place)]
+    assert (8, pytest.approx(155 / 3)) in places and (40, pytest.approx(230 / 3)) in places
+    assert {text.get_text() for text in axes.texts} == {"big", "small"}  # "torn" has no latency
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["folder=/no/such/runs"], "folder=/no/such/runs: holds no finished run of mnli, qqp"),
+        (["teacher.label=huge"], "teacher.label=huge: must be one of big, small, torn"),
+        (["tasks.mnli=f1"], "tasks.mnli=f1: not a metric of"),
+        (["output=/proc/kdnas"], "output=/proc/kdnas: cannot be written to"),
+        ([f"tasks.{task}=null" for task in ALL], "tasks: must name"),
+    ],
+)
+def test_wrong_input_is_refused(runs, overrides, says):
+    with pytest.raises(ConfigError) as caught:
+        glue.report(composed("glue", f"folder={runs}", "~latency", *overrides))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_command_says_it_in_one_line(tmp_path):
+    call = [sys.executable, "glue.py", f"folder={tmp_path}", "~latency"]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"error: folder={tmp_path}: holds no finished run") and done.stderr.count("\n") == 1
