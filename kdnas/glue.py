@@ -24,8 +24,8 @@ from kdnas.callbacks import LatencyBenchmark
 from kdnas.config import instantiate
 from kdnas.errors import ConfigError
 from kdnas.models import count_parameters, load_config
-from kdnas.outputs import RESULTS, SETTINGS
 from kdnas.plots import score_plot
+from kdnas.runs import RESULTS, SETTINGS
 
 COLA = "cola"
 """Small students know little of it, so the papers average without it too."""

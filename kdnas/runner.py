@@ -35,7 +35,7 @@ from kdnas.errors import ConfigError
 from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
-from kdnas.outputs import RESULTS, claim
+from kdnas.runs import RESULTS, claim
 from kdnas.search.study import Study, open_storage
 
 log = logging.getLogger(__name__)

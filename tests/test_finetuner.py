@@ -139,7 +139,7 @@ def test_a_further_split_has_figures_of_its_own_and_decides_nothing():
     for _ in range(2):
         run.validate(module, [matched, mismatched], verbose=False)
         assert module.results == [{"accuracy": 0.75, "accuracy_mismatched": pytest.approx(0.4)}]
-    assert module.monitor == "val/accuracy"
+    assert module.monitor == "accuracy"
 
 
 def batches_of(tokenizer, rows, size=8):
