@@ -114,6 +114,7 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
         students["architectures"] = [architecture(values) for values in cfg.architectures]
     module = instantiate(cfg.module, **students)
     data = instantiate(cfg.data, tokenizer=module.tokenizer)
+    module.check(masked=data.masking is not None)
     data.transfer_epochs = module.transfer_epochs
     return module, data, latency
 

@@ -24,11 +24,13 @@ class Objective(nn.Module, ABC):
         student_layers, teacher_layers: whose states `forward` needs.
         needs_teacher: whether it needs the teacher at all.
         needs_labels: whether the rows must have labels.
+        needs_masks: whether tokens must be masked.
         normalize: whether it wants `calibrate` called before training.
     """
 
     needs_teacher = True
     needs_labels = False
+    needs_masks = False
     normalize = False
 
     def __init__(self) -> None:
@@ -150,6 +152,7 @@ class MaskedTokens(Objective):
     """Cross entropy of the masked tokens: BERT's objective."""
 
     needs_teacher = False
+    needs_masks = True
 
     def count(self, batch: BatchEncoding) -> Tensor:
         return (batch["labels"] != -100).sum()

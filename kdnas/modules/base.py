@@ -70,6 +70,9 @@ class ExportingModule(L.LightningModule):
             self._best = BestWeights(self.trainees)
         return self._best
 
+    def check(self, masked: bool) -> None:
+        """Refuses data that cannot be trained on: `masked` says whether tokens of it are."""
+
     def on_validation_end(self) -> None:
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.best.update([score(figures, self.monitor) for figures in self.results])

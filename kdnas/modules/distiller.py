@@ -168,6 +168,13 @@ class StudentDistiller(ExportingModule):
         """The held-out figures that a reward can be made of."""
         return ["loss", *self.trainees[0].metrics.names]
 
+    def check(self, masked: bool) -> None:
+        aims = self.trainees[0].aims
+        if not masked and any(aim.needs_masks for aim in aims):
+            raise ConfigError("data.masking=null: leaves nothing to guess; must be set, as by data/masking=bert")
+        if masked and any(aim.needs_labels for aim in aims):
+            raise ConfigError("data.masking: takes the place of the labels that the objective needs; must be null")
+
     # -- stages
 
     @property
