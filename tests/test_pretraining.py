@@ -124,9 +124,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monke
     class KilledError(Exception):
         pass
 
-    steps = []
-
-    training_step = StudentDistiller.training_step
+    steps, training_step = [], StudentDistiller.training_step
 
     def counted(module, *arguments):
         steps.append(module.global_step)

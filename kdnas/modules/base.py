@@ -106,6 +106,15 @@ class ExportingModule(L.LightningModule):
         for trainee in self.trainees if gradient_clip_val else ():
             nn.utils.clip_grad_norm_(trainee.parameters(), gradient_clip_val or 0.0)
 
+    def on_train_start(self) -> None:
+        # Checkpoints are of ended epochs. With `max_steps`, Lightning goes on with what is left of such an epoch, which
+        # is nothing, and counts it: all later epochs would be other ones than in a run that was never stopped.
+        loop = self.trainer.fit_loop
+        if loop.restarted_on_epoch_end:
+            loop.epoch_progress.increment_completed()
+            loop.reset_restart_stage()
+            loop.epoch_loop.restarting = False
+
     def on_train_batch_end(self, *_: Any) -> None:
         # Lightning validates at the end of an epoch, but not where `max_steps` cuts one short.
         if self.trainer.global_step == self.trainer.max_steps:
