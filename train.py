@@ -1,4 +1,4 @@
-"""Distils one architecture in full, or fine-tunes what was distilled: python train.py +experiment=demo"""
+"""Distils or pre-trains one architecture in full, or fine-tunes what was distilled: python train.py +experiment=demo"""
 
 import os
 import sys

@@ -28,8 +28,8 @@ TEXTS = ["all big dogs are running", "no cats are sleeping quietly in the park"]
 
 
 def pretrain(folder, teacher, *overrides):
-    """`train.py +experiment=pretrain` on three epochs of 24 steps of the built-in task's text."""
-    settings = ["+experiment=pretrain", "data=demo", "data.rows=96", "data.held_out=20", "data.batch_size=4"]
+    """`train.py +experiment=pretrain` on three epochs of 12 steps of the built-in task's text."""
+    settings = ["+experiment=pretrain", "data=demo", "data.rows=48", "data.held_out=20", "data.batch_size=4"]
     settings += ["trainer.accelerator=cpu", "trainer.max_steps=-1", "trainer.max_epochs=3"]
     settings += ["objective.tokens.learning_rate=1e-2"]
     settings += [f"architecture.{name}={value}" for name, value in SMALL.to_dict().items()]
@@ -80,10 +80,10 @@ def data_of(teacher, **settings):
 def test_the_result_is_of_all_masked_held_out_tokens(run):
     folder, teacher, result = run
     model = AutoModelForMaskedLM.from_pretrained(folder / "model").eval()
-    expected = by_hand(model, data_of(teacher, rows=96, held_out=20, batch_size=3, seed=0).val_dataloader())
+    expected = by_hand(model, data_of(teacher, rows=48, held_out=20, batch_size=3, seed=0).val_dataloader())
     # batches of another size have other masks
     assert expected["loss"] != pytest.approx(result["loss"], rel=1e-4)
-    expected = by_hand(model, data_of(teacher, rows=96, held_out=20, batch_size=4, seed=0).val_dataloader())
+    expected = by_hand(model, data_of(teacher, rows=48, held_out=20, batch_size=4, seed=0).val_dataloader())
     assert result == pytest.approx(expected, rel=1e-5)
     assert json.loads((folder / "results.json").read_text()) == [result]
 
@@ -108,16 +108,16 @@ def test_a_batch_without_masks_changes_nothing(teacher):
 
 
 def test_it_learns_more_than_which_tokens_are_frequent(teacher, tmp_path):
-    overrides = ["data.rows=600", "data.held_out=100", "data.batch_size=16", "trainer.max_epochs=12"]
+    overrides = ["data.rows=400", "data.held_out=100", "data.batch_size=16", "trainer.max_epochs=9"]
     result = pretrain(tmp_path, teacher, *overrides, "module.dropout=0.0")
-    data = data_of(teacher, rows=600, held_out=100)
+    data = data_of(teacher, rows=400, held_out=100)
     tokens = torch.cat([batch["labels"][batch["labels"] != -100] for batch in data.val_dataloader()])
     shares = np.bincount(tokens) / len(tokens)
     entropy = -sum(share * np.log(share) for share in shares if share)  # of the best guess without a look at the text
     assert result["loss"] < 0.9 * entropy
 
 
-@pytest.mark.parametrize("overrides", [[], ["data/masking=whole_word", "trainer.max_steps=62"]], ids=" ".join)
+@pytest.mark.parametrize("overrides", [[], ["data/masking=whole_word", "trainer.max_steps=31"]], ids=" ".join)
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monkeypatch, overrides):
     """With the teacher's dropout."""
 
@@ -128,7 +128,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monke
 
     def counted(module, *arguments):
         steps.append(module.global_step)
-        if len(steps) == 60:  # in the third of three epochs of 24 steps
+        if len(steps) == 30:  # in the third of three epochs of 12 steps
             raise KilledError
         return training_step(module, *arguments)
 
@@ -139,7 +139,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monke
     steps.clear()
     torch.manual_seed(12345)
     assert pretrain(tmp_path / "cut", teacher, *overrides) == whole
-    assert steps == list(range(48, 62 if overrides else 72))
+    assert steps == list(range(24, 31 if overrides else 36))
     states = [read(tmp_path / folder / "last.ckpt") for folder in ("whole", "cut")]
     assert states[0]["global_step"] == states[1]["global_step"] == steps[-1] + 1
     one, other = (state["state_dict"] for state in states)
@@ -149,7 +149,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monke
 def test_steps_that_end_within_an_epoch_are_judged_too(teacher, tmp_path):
     result = pretrain(tmp_path, teacher, "trainer.max_steps=5")
     assert read(tmp_path / "best.ckpt")["global_step"] == 5
-    data = data_of(teacher, rows=96, held_out=20, batch_size=4)
+    data = data_of(teacher, rows=48, held_out=20, batch_size=4)
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()
     assert result == pytest.approx(by_hand(model, data.val_dataloader()), rel=1e-5)
 
