@@ -100,6 +100,8 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
         ConfigError: nothing there, a damaged file, or weights of another architecture than the config's.
     """
     weights: dict[str, Tensor] | None = None
+    if not source:
+        raise ConfigError("checkpoint=null: must be a checkpoint of kdnas, a Hugging Face folder or a hub id")
     if _is_checkpoint(source):
         config, weights, tokenizer = unpack(Path(source))
     else:

@@ -187,6 +187,13 @@ def test_a_checkpoint_is_refused(source, composed, tmp_path):
     assert refused(cfg, tmp_path).startswith(f"checkpoint={source}: ")
 
 
+def test_nothing_to_fine_tune_is_refused(composed, tmp_path):
+    cfg = composed("train", "+experiment=finetune", "data=demo", "task=demo")
+    assert refused(cfg, tmp_path).startswith("checkpoint=null: must be")
+    cfg = composed("train", "+experiment=glue", "data=demo", "task=rte")
+    assert "Missing mandatory value: model" in refused(cfg, tmp_path)
+
+
 def test_names_that_do_not_exist_are_refused_by_hydra(composed):
     for override in ("architecture=kdnas_v9", "objective=none_such", "controller=none_such"):
         with pytest.raises(ConfigCompositionException, match="none_such|kdnas_v9"):
