@@ -268,7 +268,7 @@ def write(
     notes: Iterable[str],
 ) -> list[Path]:
     """Writes `table.csv`, `metrics.csv`, `table.md` and, if a model has both average and latency, `tradeoff.png`."""
-    figure = score_plot(frame, devices(frame), teacher, f"GLUE, average of {len(tasks)} tasks")
+    figure = score_plot(frame, devices(frame), teacher, f"GLUE, average of {len(tasks)} task{'s' * (len(tasks) > 1)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -85,20 +85,26 @@ def test_every_model_task_and_seed_has_a_folder():
         assert cfg.hydra.run.dir == f"{cfg.hydra.sweep.dir}/{cfg.hydra.sweep.subdir}" == f"runs/glue/{folder}/cola-3"
 
 
+HUB = {  # columns and held-out splits as nyu-mll/glue has them
+    "mnli": ("premise", "hypothesis", "validation_matched", "validation_mismatched"),
+    "stsb": ("sentence1", "sentence2", "validation"),
+    "qqp": ("question1", "question2", "validation"),
+    "qnli": ("question", "sentence", "validation"),
+    "wnli": ("sentence1", "sentence2", "validation"),
+}
+
+
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """A few rows of MNLI and STS-B as the hub lays them out."""
+    """A few rows of some tasks, laid out as the hub does it."""
     folder, configs = tmp_path_factory.mktemp("glue"), []
     pairs = grammar.pairs(48, seed=3)
-    mnli = [pair | {"idx": i} for i, pair in enumerate(pairs)]
-    stsb = [
-        {"sentence1": pair["premise"], "sentence2": pair["hypothesis"], "label": 2.5 * pair["label"], "idx": i}
-        for i, pair in enumerate(pairs)
-    ]
-    for task, rows, held_out in (
-        ("mnli", mnli, ["validation_matched", "validation_mismatched"]),
-        ("stsb", stsb, ["validation"]),
-    ):
+    for task, (one, other, *held_out) in HUB.items():
+        labels = {"mnli": [0, 1, 2], "stsb": [0.0, 2.5, 5.0]}.get(task, [0, 1, 1])
+        rows = [
+            {one: p["premise"], other: p["hypothesis"], "label": labels[p["label"]], "idx": i}
+            for i, p in enumerate(pairs)
+        ]
         parts = {"train": rows[:24], **{name: rows[24 + 12 * i : 36 + 12 * i] for i, name in enumerate(held_out)}}
         for name, part in parts.items():
             (folder / f"{task}-{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
@@ -106,6 +112,16 @@ def datasets(tmp_path_factory):
         configs.append({"config_name": task, "data_files": files})
     (folder / "README.md").write_text(f"---\n{OmegaConf.to_yaml(OmegaConf.create({'configs': configs}))}---\n")
     return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics"), [("qqp", {"f1", "accuracy"}), ("qnli", {"accuracy"}), ("wnli", {"accuracy"})]
+)
+def test_tasks_that_are_seldom_run(task, metrics, teacher, datasets, tmp_path):
+    words = ["+experiment=glue", f"model={teacher}", f"task={task}", f"data.path={datasets}", "trainer.max_epochs=1"]
+    words += ["trainer.accelerator=cpu", "data.max_length=64", f"paths.output={tmp_path}"]
+    results = run(composed("train", *words))
+    assert set(results) == metrics and all(0 <= value <= 1 for value in results.values())
 
 
 def test_from_a_model_to_the_table(teacher, datasets, tmp_path, caplog, capsys):
