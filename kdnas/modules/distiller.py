@@ -231,7 +231,8 @@ class StudentDistiller(ExportingModule):
             trainer: Any = self.trainer
             layers = {layer for objective in objectives for layer in objective.teacher_layers}
             with QuietHost().busy():
-                variances = self._teacher_variances(trainer.datamodule.val_dataloader(), layers)
+                loaders = trainer.datamodule.val_dataloader()
+                variances = self._teacher_variances(loaders[0] if isinstance(loaders, list) else loaders, layers)
             for objective in objectives:
                 objective.calibrate(variances)
 
