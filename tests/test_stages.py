@@ -17,10 +17,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from kdnas import runner
 from kdnas.architecture import Architecture
+from kdnas.checkpoints import export
 from kdnas.datamodules import grammar
 from kdnas.distillation.recipes import masked_lm, xtremedistil
 from kdnas.errors import ConfigError
-from kdnas.models import Classifier, MaskedLM, load_config, student_config, unfreezing_groups
+from kdnas.models import Classifier, Encoder, MaskedLM, load_config, student_config, unfreezing_groups
 from kdnas.modules import StudentDistiller
 from kdnas.modules.best import BestWeights
 
@@ -323,6 +324,43 @@ def test_what_is_left_behind_is_the_classifier_with_its_best_weights(classifier,
     prefix = "students.0.model."
     equal(model.state_dict(), {name[len(prefix) :]: value for name, value in saved.items() if name.startswith(prefix)})
     assert set(figures) == {"loss", "accuracy"}
+
+
+def test_a_student_can_start_from_a_pretrained_encoder(classifier, tmp_path):
+    encoder = Encoder().new(student_config(load_config(classifier), SMALL), seed=7)
+    folder = export(encoder, AutoTokenizer.from_pretrained(classifier), tmp_path / "pretrained")
+    module = StudentDistiller(classifier, [SMALL], recipe(), seed=3, initial=str(folder))
+    own = module.students[0].model.base_model.state_dict()
+    equal(encoder.state_dict(), {name: own[name] for name in encoder.state_dict()})
+    random = distiller(classifier).students[0].model
+    head = "classifier.weight"
+    assert torch.equal(module.students[0].model.state_dict()[head], random.state_dict()[head])  # the seed's
+    with pytest.raises(ConfigError, match="module.initial=.*num_hidden_layers is 2; must be the student's 1"):
+        StudentDistiller(classifier, [WIDE], recipe(), initial=str(folder))
+
+
+def test_further_splits_have_their_own_figures(classifier, tmp_path):
+    pairs = grammar.pairs(60, seed=6)
+    parts = {"train": pairs[:24], "matched": pairs[24:40], "mismatched": pairs[40:]}
+    for name, rows in parts.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        + "".join(f"  - split: {name}\n    path: {name}.jsonl\n" for name in parts)
+        + "---\n"
+    )
+    data = ["data=glue", "task=mnli", f"data.path={tmp_path}", "data.name=null", "data.validation=matched"]
+    figures = staged(tmp_path / "run", classifier, *data, "data.also={other:mismatched}", "data.held_out=20")
+    assert set(figures) == {"loss", "accuracy", "accuracy_other"}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run/model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/model")
+    for figure, split in (("accuracy", "matched"), ("accuracy_other", "mismatched")):
+        rows = parts[split]
+        batch = tokenizer(
+            [r["premise"] for r in rows], [r["hypothesis"] for r in rows], padding=True, return_tensors="pt"
+        )
+        right = (model(**batch).logits.argmax(-1) == torch.tensor([r["label"] for r in rows])).float().mean()
+        assert figures[figure] == pytest.approx(right.item())
 
 
 def test_texts_without_labels_are_learned_from_until_labels_are_needed(classifier, tmp_path):

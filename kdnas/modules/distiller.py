@@ -133,7 +133,7 @@ class StudentDistiller(ExportingModule):
         dropout: float | None = None,
         seed: int = 0,
         initial: str | None = None,
-        also: Iterable[str] = (),
+        also: Iterable[str] | None = None,
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
@@ -143,7 +143,7 @@ class StudentDistiller(ExportingModule):
         self.tokenizer = load_tokenizer(teacher)
         configs = [student_config(self.teacher_config, architecture, dropout) for architecture in architectures]
         self.students = nn.ModuleList(
-            Student(config, self.teacher_config, objective, seed, initial, list(also)) for config in configs
+            Student(config, self.teacher_config, objective, seed, initial, list(also or ())) for config in configs
         )
         wanted = any(aim.needs_teacher for aim in self.trainees[0].aims)
         self.teacher: TeacherOutputs = OnlineTeacher(objective.head.load(teacher)) if wanted else NoTeacher()

@@ -32,7 +32,7 @@ class FineTuner(ExportingModule):
         source: Any,
         num_labels: int,
         metrics: Mapping[str, Any],
-        also: Iterable[str] = (),
+        also: Iterable[str] | None = None,
         learning_rate: float = 2e-5,
         warmup: float = 0.06,
         betas: tuple[float, float] = (0.9, 0.999),

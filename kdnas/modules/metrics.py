@@ -26,10 +26,10 @@ class SplitMetrics(nn.Module):
         also: names of the splits after the first; their metrics are called `<metric>_<split>`.
     """
 
-    def __init__(self, metrics: Mapping[str, Any], also: Iterable[str] = ()) -> None:
+    def __init__(self, metrics: Mapping[str, Any], also: Iterable[str] | None = None) -> None:
         super().__init__()
         first = MetricCollection(dict(metrics), compute_groups=False)
-        self.of_splits = [first.clone(), *(first.clone(postfix=f"_{name}") for name in also)]
+        self.of_splits = [first.clone(), *(first.clone(postfix=f"_{name}") for name in also or ())]
         self.held = nn.ModuleList(self.of_splits)  # where the devices are
 
     @property
