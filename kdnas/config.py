@@ -36,6 +36,16 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         raise cause from None  # what happened, not where it was wrapped
 
 
+def override(key: str, value: Any) -> str:
+    """`key=value` as Hydra's command line reads it; text beyond plain paths is quoted."""
+    if value is None or isinstance(value, bool):
+        return f"{key}={json.dumps(value)}"
+    text = str(value)
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9_/.:@+-]+", text):
+        text = "'" + text.replace("'", "\\'") + "'"
+    return f"{key}={text}"
+
+
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted keys; lists as JSON."""
     if isinstance(values, dict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kdnas.config import override
 from kdnas.plots import controller_plot, pareto_plot, reward_plot
 from kdnas.search.study import Cost, Observation, Study
 
@@ -301,12 +301,12 @@ def _commands(study: Study, finalists: Study | None, folder: Path, distil: Seque
     ranked = study.ranked()
     if not ranked:
         return []
-    again = f"{shlex.join(distil)} architecture=from_search {_override('search.dir', folder)}"
+    again = f"{shlex.join(distil)} architecture=from_search {_shell('search.dir', folder)}"
     export = _distilled(finalists).get(ranked[0].trial, {}).get("export")
     purpose = "Distil it again, or for longer:" if export else "Distil it in full:"
     commands = [f"{purpose}\n  {again} architecture.rank=1"]
     if export:
-        tune = f"python train.py +experiment=finetune {_override('checkpoint', export)} {finetune} seed=1"
+        tune = f"python train.py +experiment=finetune {_shell('checkpoint', export)} {finetune} seed=1"
         load = f'from transformers import AutoModel\n  model = AutoModel.from_pretrained("{export}")'
         commands += [f"Fine-tune it:\n  {tune}", f"Load it:\n  {load}"]
     return commands
@@ -320,9 +320,5 @@ def _files(study: Study, written: Sequence[Path]) -> list[str]:
     return ["\n".join(["Written:", *lines])] if lines else []
 
 
-def _override(key: str, value: object) -> str:
-    """`key=value` as Hydra reads it, for a shell: text beyond plain paths is quoted for both."""
-    text = str(value)
-    if not re.fullmatch(r"[A-Za-z0-9_/.:@+-]+", text):
-        text = "'" + text.replace("'", "\\'") + "'"
-    return shlex.quote(f"{key}={text}")
+def _shell(key: str, value: object) -> str:
+    return shlex.quote(override(key, str(value)))

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdnas.architecture import Architecture
 from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress, QuietSteps, SeedSteps
 from kdnas.checkpoints import check_export, read
-from kdnas.config import instantiate
+from kdnas.config import instantiate, override
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.errors import ConfigError
 from kdnas.models import check_activation
@@ -243,10 +243,6 @@ def ensure_teacher(cfg: DictConfig) -> None:
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             log.info("the teacher %s is not there yet: training it", folder)
-            overrides = [
-                *steps,
-                f"paths.export={folder}",
-                f"paths.output={folder}.training",
-                f"paths.runs={cfg.paths.runs}",
-            ]
+            own = {"paths.export": str(folder), "paths.output": f"{folder}.training", "paths.runs": cfg.paths.runs}
+            overrides = [override(key, value) for key, value in (dict(steps) | own).items()]
             run(compose("train", overrides))

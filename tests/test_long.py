@@ -1,0 +1,110 @@
+"""KD-NAS for one task through the commands that people type, from an empty folder, and through a real kill."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from kdnas.datamodules import grammar
+
+pytestmark = pytest.mark.long
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("representation", "logits", "labels")
+ARCHITECTURE = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "hidden_act": "gelu",
+}
+
+
+@pytest.fixture(scope="module")
+def settings(teacher, tmp_path_factory):
+    """+experiment=mnli on the grammar's pairs, laid out as MNLI is; the teacher is a random encoder, fine-tuned."""
+    folder = tmp_path_factory.mktemp("mnli")
+    pairs = grammar.pairs(700, seed=8)
+    parts = {"train": pairs[:600], "validation_matched": pairs[600:650], "validation_mismatched": pairs[650:]}
+    for name, rows in parts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = "".join(f"  - split: {name}\n    path: {name}.jsonl\n" for name in parts)
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: mnli\n  data_files:\n{files}---\n")
+    small = [f"data.path={folder}", "data.max_length=64", "latency.accelerators=[cpu]", "latency.length=16"]
+    small += ["latency.repeats=3", f"teacher.source={teacher}", "teacher.name=tiny", "teacher.epochs=1"]
+    for stage in STAGES:
+        small += [f"{prefix}objective.{stage}.epochs=2" for prefix in ("", "search.stages.mini.")]
+        small += [f"objective.{stage}.learning_rate=1e-3"]
+    return ["+experiment=mnli", *small]
+
+
+def command(script, folder, *overrides):
+    return [sys.executable, str(ROOT / script), *overrides, f"paths.runs={folder}"]
+
+
+def test_the_whole_of_the_experiment_from_an_empty_folder(settings, tmp_path):
+    space = ["space.num_hidden_layers=[1,2]", "space.num_attention_heads=[2]", "space.hidden_size=[8,16]"]
+    space += ["space.intermediate_size=[16,32]", "space.hidden_act=[gelu]"]
+    size = ["search.episodes=2", "search.candidates=3", "search.finalists=2", "search.gang=3"]
+    run = subprocess.run(
+        command("search.py", tmp_path, *settings, *space, *size), cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    table = pd.read_csv(tmp_path / "search/mnli/report/table.csv")
+    found = table[table["model"] == "candidate"]
+    finalists = found.dropna(subset="export")
+    assert len(finalists) == 2
+    for name in ("held-out accuracy", "held-out accuracy_mismatched", "reward"):
+        assert found[name].between(0.1, 1.5).all()
+    assert finalists["full held-out accuracy_mismatched"].between(0.1, 1).all()
+    # Eq. 5, from the table's own figures
+    teacher = table[table["model"] == "teacher"]["latency cpu (ms)"].item()
+    share = found["latency cpu (ms)"] / (0.6 * teacher)
+    assert found["reward"].tolist() == pytest.approx((found["held-out accuracy"] * share**-0.06).tolist(), rel=1e-3)
+    for folder in finalists["export"]:
+        assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 3
+    kept = tmp_path / "teachers/tiny_mnli/model.safetensors"
+    made = kept.stat().st_mtime_ns
+    again = subprocess.run(
+        command(
+            "train.py", tmp_path, *settings, "architecture=from_search", "search.dir=" + str(tmp_path / "search/mnli")
+        ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert kept.stat().st_mtime_ns == made
+
+
+def test_a_process_killed_in_the_second_stage_ends_as_if_it_had_not_been(settings, tmp_path):
+    five = [f"architecture.{name}={value}" for name, value in ARCHITECTURE.items()]
+
+    def distil(folder):
+        return command("train.py", tmp_path, *settings, *five, f"paths.output={tmp_path / folder}")
+
+    def finish(folder):
+        run = subprocess.run(distil(folder), cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert ("going on from" in run.stdout) == (folder == "cut")
+        return torch.load(tmp_path / folder / "best.ckpt", weights_only=True)["state_dict"]
+
+    whole = finish("whole")
+    log = tmp_path / "cut.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(distil("cut"), cwd=ROOT, stdout=file, stderr=file)
+    while "stage 2/3 logits: epoch 3" not in log.read_text():  # of epochs 3 and 4
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut/results.json").exists()
+    cut = finish("cut")
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
