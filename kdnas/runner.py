@@ -35,8 +35,9 @@ from kdnas.errors import ConfigError
 from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
+from kdnas.modules.metrics import SplitMetrics
 from kdnas.runs import RESULTS, claim
-from kdnas.search.study import Study, open_storage
+from kdnas.search.study import Cost, Latency, Study, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,13 @@ def quieten() -> None:
 
 def check(cfg: DictConfig) -> None:
     """Refuses what can be refused without the teacher, which may still have to be trained."""
-    for part in (cfg.latency, cfg.objective, cfg.reward):
-        instantiate(part)
+    latency, recipe, reward = (instantiate(part) for part in (cfg.latency, cfg.objective, cfg.reward))
+    if cfg.stage == "prepare":
+        if latency is None:
+            raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
+        cost = Cost(1, 1, dict.fromkeys(latency.accelerators, Latency(1.0, 0.0)))
+        figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
+        reward(dict.fromkeys(figures, 0.5), cost, cost)  # it is made of what will be measured
     instantiate(cfg.data, tokenizer=None)
     for values in cfg.architectures or ():
         architecture(values)
@@ -135,9 +141,8 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     module, data, latency = build(cfg)
     data.setup("fit")
     if latency is None or not isinstance(module, StudentDistiller):
-        raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
-    cost = latency.cost(module.teacher_config)
-    instantiate(cfg.reward)(dict.fromkeys(module.measures, 0.5), cost, cost)
+        raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
+    latency.cost(module.teacher_config)
     return {}
 
 

@@ -163,11 +163,6 @@ class StudentDistiller(ExportingModule):
     def exports(self) -> dict[str, PreTrainedModel]:
         return {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
 
-    @property
-    def measures(self) -> list[str]:
-        """The held-out figures that a reward can be made of."""
-        return ["loss", *self.trainees[0].metrics.names]
-
     def check(self, masked: bool) -> None:
         aims = self.trainees[0].aims
         if not masked and any(aim.needs_masks for aim in aims):
@@ -269,7 +264,7 @@ class StudentDistiller(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.figures() for student in self.trainees]
-        for name in self.measures:
+        for name in self.results[0]:
             values = [figures[name] for figures in self.results]
             if len(values) > 1:
                 self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)})
