@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -358,6 +359,24 @@ def test_a_step_can_ask_whether_a_measurement_waits_for_it():
             asked = host.wanted()
     end(waiting)
     assert asked and not host.wanted()
+
+
+def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("kdnas.latency.PATIENCE", 0.01)
+    entered = threading.Event()
+
+    def step():
+        with QuietHost(tmp_path).busy():
+            entered.set()
+
+    with caplog.at_level("INFO"), QuietHost(tmp_path).quiet():
+        thread = threading.Thread(target=step)
+        thread.start()
+        while "waiting for the other kdnas processes" not in caplog.text:
+            assert thread.is_alive()
+        assert not entered.is_set()
+    thread.join()
+    assert entered.is_set()
 
 
 def test_an_error_inside_gives_the_lock_back():
