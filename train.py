@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -21,7 +22,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
         return run(cfg)
     except ConfigError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise  # an exit would end the other jobs too
+            raise HydraException(f"error: {error}") from None  # an exit would end the other jobs too
         sys.exit(f"error: {error}")
 
 

@@ -23,8 +23,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     try:
         return hydra.utils.instantiate(config, _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # a value that another one was to give
-        name = str(config.get("_target_")).rsplit(".")[-1] if error.full_key is None else error.full_key
-        raise ConfigError(f"{name}: wants a value that no chosen group gives ({str(error).splitlines()[0]})") from error
+        raise _unset(error, str(config.get("_target_")).rsplit(".")[-1]) from error
     except InstantiationException as error:
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, ConfigError):
@@ -36,14 +35,33 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         raise cause from None  # what happened, not where it was wrapped
 
 
+def plain(config: Any) -> Any:
+    """A config, or a part of one, as plain values with everything in it resolved."""
+    try:
+        return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    except OmegaConfBaseException as error:
+        raise _unset(error, "config") from error
+
+
+def _unset(error: OmegaConfBaseException, name: str) -> ConfigError:
+    key = name if error.full_key is None else error.full_key
+    return ConfigError(f"{key}: wants a value that no chosen group gives ({str(error).splitlines()[0]})")
+
+
 def override(key: str, value: Any) -> str:
     """`key=value` as Hydra's command line reads it; text beyond plain paths is quoted."""
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: Any) -> str:
     if value is None or isinstance(value, bool):
-        return f"{key}={json.dumps(value)}"
+        return json.dumps(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
     text = str(value)
     if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9_/.:@+-]+", text):
         text = "'" + text.replace("'", "\\'") + "'"
-    return f"{key}={text}"
+    return text
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -177,11 +177,15 @@ class Classifier(Head):
 
 
 def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
-    """A model's parameters from the top down: the head, each layer from the last to the first, the embeddings."""
+    """A model's parameters from the top down: the head, each layer from the last to the first, the embeddings.
+
+    Layers that share their weights (ALBERT's) are one group.
+    """
     encoder: Any = model.base_model
     depth = model.config.num_hidden_layers
-    layers = next(part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
-    below = [list(layer.parameters()) for layer in reversed(layers)] + [list(encoder.embeddings.parameters())]
+    lists = (part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
+    blocks = [*reversed(next(lists, [encoder.encoder])), encoder.embeddings]
+    below = [list(block.parameters()) for block in blocks]
     taken = {id(parameter) for group in below for parameter in group}
     return [[parameter for parameter in model.parameters() if id(parameter) not in taken], *below]
 

@@ -23,13 +23,14 @@ import transformers
 from filelock import FileLock
 from hydra import compose
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.architecture import Architecture
 from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress, QuietSteps, SeedSteps
 from kdnas.checkpoints import check_export, read
-from kdnas.config import instantiate, override
+from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.errors import ConfigError
 from kdnas.models import check_activation
@@ -51,18 +52,30 @@ def run(cfg: DictConfig) -> dict[str, float]:
     stages = cfg.search.stages
     if cfg.stage not in stages:
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages)}")
-    cfg = OmegaConf.merge(cfg, stages[cfg.stage])  # type: ignore[assignment]
     quieten()
+    checked = [staged(cfg, name) for name in (("mini", "full") if cfg.stage == "prepare" else ())]
+    cfg = staged(cfg, cfg.stage)
     try:
         with failures_told(cfg):
-            check(cfg)
+            for one in (cfg, *checked):
+                check(one)
+            ensure_teacher(cfg)
             results = finished(cfg)
             if results is not None:
                 return results
-            ensure_teacher(cfg)
             return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
     finally:
         gc.collect()  # the next candidate of this process needs the memory
+
+
+def staged(cfg: DictConfig, stage: str) -> DictConfig:
+    """A config with a stage's settings."""
+    try:
+        return OmegaConf.merge(cfg, cfg.search.stages[stage], {"stage": stage})  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"search.stages.{stage}.{error.full_key}: not a setting of what is chosen ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def quieten() -> None:
@@ -85,7 +98,7 @@ def quieten() -> None:
 
 def check(cfg: DictConfig) -> None:
     """Refuses what can be refused without the teacher, which may still have to be trained."""
-    latency, recipe, reward = (instantiate(part) for part in (cfg.latency, cfg.objective, cfg.reward))
+    latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
     if cfg.stage == "prepare":
         if latency is None:
             raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
@@ -95,8 +108,30 @@ def check(cfg: DictConfig) -> None:
     instantiate(cfg.data, tokenizer=None)
     for values in cfg.architectures or ():
         architecture(values)
+    if cfg.stage != "prepare":
+        check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
     if cfg.paths.export:
         check_export(Path(cfg.paths.export))
+
+
+def check_trainer(cfg: DictConfig, epochs: int | None) -> None:
+    """Refuses a Trainer that does not go with the stages' epochs, if they have any, or that cannot be made."""
+    for name, none in (("max_epochs", None), ("max_steps", -1)):
+        if epochs is not None and cfg.trainer[name] != none:
+            raise ConfigError(
+                f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
+                "the stages have epochs of their own, as objective.labels.epochs"
+            )
+    try:
+        instantiate(cfg.trainer, logger=False)
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+    students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
+    if cfg.trainer.precision == "16-mixed" and students > 1:
+        raise ConfigError(
+            "trainer.precision=16-mixed: must be bf16-mixed for a gang, or search.gang=1; its students would share one "
+            "loss scale, and the first that overflows would hold up all"
+        )
 
 
 def finished(cfg: DictConfig) -> dict[str, float] | None:
@@ -114,7 +149,7 @@ def finished(cfg: DictConfig) -> dict[str, float] | None:
 def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyBenchmark | None]:
     """The module, the data module and (for distillation) the latency callback of a config."""
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    latency = instantiate(cfg.latency) if cfg.latency else None
+    latency = instantiate(cfg.get("latency"))
     students = {}
     if cfg.architectures is not None:
         students["architectures"] = [architecture(values) for values in cfg.architectures]
@@ -160,7 +195,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.search.trials and latency:  # `prepare` makes sure that a search measures
         study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger), **epochs(cfg, module, data))
+    epochs = {} if module.epochs is None else {"max_epochs": module.epochs}
+    epochs["reload_dataloaders_every_n_epochs"] = int(data.transfer is not None)
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger), **epochs)
     if trainer.world_size > 1:
         raise ConfigError(f"trainer.devices={cfg.trainer.devices}: must be 1; several devices are not supported yet")
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -176,19 +213,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
     else:
         (output / "last.ckpt").unlink(missing_ok=True)
     return dict(module.results[0])
-
-
-def epochs(cfg: DictConfig, module: ExportingModule, data: EncodedDataModule) -> dict[str, int]:
-    """What the stages of a training ask of the Trainer."""
-    if module.epochs is None:
-        return {}
-    for name, none in (("max_epochs", None), ("max_steps", -1)):
-        if cfg.trainer[name] != none:
-            raise ConfigError(
-                f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
-                "the stages have epochs of their own, as objective.labels.epochs"
-            )
-    return {"max_epochs": module.epochs, "reload_dataloaders_every_n_epochs": int(data.transfer is not None)}
 
 
 def last_checkpoint(output: Path) -> ModelCheckpoint:
@@ -239,15 +263,20 @@ def failures_told(cfg: DictConfig) -> Iterator[None]:
 
 
 def ensure_teacher(cfg: DictConfig) -> None:
-    """Trains the teacher if its config says how and it is not there yet; then it is kept and reused."""
-    steps = cfg.teacher.get("prepare")
+    """Trains the teacher if its config says how and it is not there yet; then it is kept and reused.
+
+    Raises:
+        ConfigError: the one that is there was made with other settings.
+    """
     folder = Path(cfg.teacher.path)
-    if not steps or folder.is_dir():
+    training = Path(f"{folder}.training")
+    if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # brought by the user
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not folder.is_dir():
+        own = {"paths.export": str(folder), "paths.output": str(training), "paths.runs": cfg.paths.runs}
+        steps = plain(cfg.teacher.prepare) | own
+        training_cfg = compose("train", [override(key, value) for key, value in steps.items()])
+        if claim(training, staged(training_cfg, "full")) is None or not folder.is_dir():
             log.info("the teacher %s is not there yet: training it", folder)
-            own = {"paths.export": str(folder), "paths.output": f"{folder}.training", "paths.runs": cfg.paths.runs}
-            overrides = [override(key, value) for key, value in (dict(steps) | own).items()]
-            run(compose("train", overrides))
+            run(training_cfg)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from kdnas.config import flatten
+from kdnas.config import flatten, plain
 from kdnas.errors import ConfigError
 
 SETTINGS, RESULTS = "settings.json", "results.json"
@@ -17,6 +17,8 @@ DECIDE = ("architectures", "module", "data", "trainer", "seed")
 """The parts of a config that decide what comes out of a training."""
 EXCEPT = ("trainer.accelerator", "trainer.default_root_dir", "data.workers")
 """Those of them that do not."""
+MODELS = ("module.teacher", "module.initial", "module.source.source")
+"""Those of them that name a model, which may change behind its name."""
 
 
 def claim(folder: Path, config: DictConfig) -> list[dict[str, float]] | None:
@@ -45,12 +47,17 @@ def claim(folder: Path, config: DictConfig) -> list[dict[str, float]] | None:
 def _settings(config: DictConfig) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for name in DECIDE:
-        try:
-            value = config[name]
-            plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        except OmegaConfBaseException as error:
-            raise ConfigError(
-                f"{error.full_key}: wants a value that no chosen group gives ({str(error).splitlines()[0]})"
-            ) from error
-        chosen |= flatten({name: plain})
-    return {key: value for key, value in chosen.items() if key not in EXCEPT}
+        chosen |= flatten({name: plain(config[name])})
+    models = {key: value for key, value in chosen.items() if key in MODELS and value}
+    weights = {f"{key} (weights)": fingerprint(Path(value)) for key, value in models.items()}
+    return {key: value for key, value in (chosen | weights).items() if key not in EXCEPT}
+
+
+def fingerprint(model: Path) -> str | None:
+    """A digest of the weights in a checkpoint or a folder; None of what is not on disk."""
+    files = [model] if model.is_file() else sorted(model.glob("*.safetensors")) + sorted(model.glob("*.bin"))
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16] if files else None

@@ -29,11 +29,12 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=int(sys.stderr.isatty()), leave=False)
         self.title = title
         self._start = 0.0
-        self._first = 0
+        self._first = self._done = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_train_start(trainer, module)
-        self._start, self._first = time.monotonic(), trainer.global_step
+        self._start = time.monotonic()
+        self._first = self._done = share(trainer, batches=0)
 
     def _what(self, module: L.LightningModule) -> str:
         """The title, and the part of the training if there are several."""
@@ -45,14 +46,17 @@ class Progress(TQDMProgressBar):
         what = self._what(trainer.lightning_module)
         self.train_progress_bar.set_description(f"{what}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
-        super().on_train_batch_end(trainer, module, *args)
-        step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
-        if step * LINES // total > (step - 1) * LINES // total:
-            left = (time.monotonic() - self._start) / max(step - self._first, 1) * (total - step)
-            loss = float(trainer.callback_metrics["train/loss"])
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        done = share(trainer, batch_idx + 1)
+        if int(done * LINES) > int(self._done * LINES):
+            left = (time.monotonic() - self._start) / (done - self._first) * (1 - done)
+            step, loss = trainer.global_step, float(trainer.callback_metrics["train/loss"])
             what = self._what(module)
-            log.info("%s: step %d of %d, train/loss %.4g, %s left", what, step, total, loss, duration(left))
+            log.info("%s: %.0f %%, step %d, train/loss %.4g, %s left", what, 100 * done, step, loss, duration(left))
+        self._done = done
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_validation_end(trainer, module)
@@ -61,3 +65,11 @@ class Progress(TQDMProgressBar):
                 f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items() if name[:4] == "val/"
             ]
             log.info("%s: epoch %d, %s", self._what(module), trainer.current_epoch + 1, ", ".join(figures))
+
+
+def share(trainer: L.Trainer, batches: int) -> float:
+    """How much of the training is done after so many batches of the epoch, from 0 to 1."""
+    if trainer.max_steps != -1:
+        return trainer.global_step / trainer.max_steps
+    # Epochs count alike, though with a transfer set some have more batches than others.
+    return (trainer.current_epoch + batches / trainer.num_training_batches) / (trainer.max_epochs or 1)

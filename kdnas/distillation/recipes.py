@@ -156,10 +156,13 @@ def stages(**parts: tuple[ObjectiveFactory, Mapping[str, Any], str]) -> list[Sta
             raise ConfigError(f"objective.{name}.epochs=null: must be a whole number beside other stages")
         if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
             raise ConfigError(f"objective.{name}.epochs={epochs}: must be a whole number from 0")
+        gradual = settings.get("gradual", False)
+        if not isinstance(gradual, bool):
+            raise ConfigError(f"objective.{name}.gradual={gradual}: must be true or false")
         if not rate > 0:
             raise ConfigError(f"objective.{name}.learning_rate={rate}: must be above 0")
         if epochs != 0:
-            made.append(Stage(name, objective, epochs, rate, settings.get("gradual", False), monitor))
+            made.append(Stage(name, objective, epochs, rate, gradual, monitor))
     if not made:
         raise ConfigError(f"objective: {', '.join(f'{name}.epochs=0' for name in parts)}: one must be above 0")
     return made
