@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -307,9 +309,18 @@ def _commands(study: Study, finalists: Study | None, folder: Path, distil: Seque
     commands = [f"{purpose}\n  {again} architecture.rank=1"]
     if export:
         tune = f"python train.py +experiment=finetune {_shell('checkpoint', export)} {finetune} seed=1"
-        load = f'from transformers import AutoModel\n  model = AutoModel.from_pretrained("{export}")'
+        auto = _auto_class(Path(export))
+        load = f'from transformers import {auto}\n  model = {auto}.from_pretrained("{export}")'
         commands += [f"Fine-tune it:\n  {tune}", f"Load it:\n  {load}"]
     return commands
+
+
+def _auto_class(export: Path) -> str:
+    """The class of transformers that loads all of an exported model, its head too."""
+    config = export / "config.json"
+    made = json.loads(config.read_text()).get("architectures") if config.is_file() else None
+    head = re.search(r"For\w+$", made[0]) if made else None
+    return f"AutoModel{head[0] if head else ''}"
 
 
 def _files(study: Study, written: Sequence[Path]) -> list[str]:

@@ -86,6 +86,23 @@ def test_a_distillation_is_refused(override, says, composed, tmp_path):
     assert says in refused(composed("train", "+experiment=demo", *SMALL, override), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["+search.stages.full.trainer.precision=17"], "Precision 17 is invalid"),
+        (["trainer.precision=16-mixed", "search.gang=2"], "trainer.precision=16-mixed: must be bf16-mixed for a gang"),
+        (["+search.stages.mini.objective.labels.epochs=1"], "search.stages.mini.objective.labels: not a setting of"),
+        (["reward=kdnas_v1"], "reward.quality.name=accuracy: not measured; there is loss"),
+        (
+            ["task=demo", "objective=xtremedistil", "~objective.normalize"],
+            "trainer.max_epochs=1: must be null; the stages have epochs",
+        ),
+    ],
+)
+def test_every_stage_of_a_search_is_refused_at_its_start(overrides, says, composed, tmp_path):
+    assert says in refused(composed("search", "+experiment=demo", *SMALL[:2], "stage=prepare", *overrides), tmp_path)
+
+
 def test_a_hub_id_without_network_is_refused(composed, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = refused(composed("train", "+experiment=demo", *SMALL, "teacher.path=someone/some-encoder"), tmp_path)

@@ -233,6 +233,26 @@ def test_rows_without_a_label_are_dropped(tmp_path, tokenizer):
     assert sorted(data.validation["labels"]) == [0] * 3 + [1] * 3
 
 
+def test_rows_without_a_text_are_dropped(tmp_path, tokenizer):
+    rows = [{"text": f"all {word} are running", "label": i % 2} for i, word in enumerate(["dogs", "cats", "ducks"])]
+    holes = [{"text": None, "label": 0}, {"text": "some dogs are running", "label": None}]
+    path = write(tmp_path / "holes", train=[*rows, *holes], validation=rows)
+    data = module(path, ["text"], tokenizer, GlueDataModule, num_labels=2)
+    assert sorted(texts(data.train, tokenizer)) == sorted(row["text"] for row in rows)
+    data = module(path, ["text"], tokenizer, TextDataModule, validation="validation")
+    assert len(data.train) == 4
+
+
+@pytest.mark.parametrize(("labels", "says"), [([1, 2], "int64, as 1, 2"), ([0.0, 1.0], "double|float")])
+def test_labels_that_are_no_classes_are_refused(tmp_path, tokenizer, labels, says):
+    rows = [{"text": f"all dogs are running {i}", "label": label} for i, label in enumerate(labels)]
+    path = write(tmp_path / "odd", train=rows, validation=rows)
+    with pytest.raises(ConfigError, match=rf"column label holds .*({says}).*must be whole numbers from 0 to 1"):
+        module(path, ["text"], tokenizer, GlueDataModule, num_labels=2)
+    data = module(path, ["text"], tokenizer, GlueDataModule, num_labels=1)
+    assert sorted(data.train["labels"]) == labels
+
+
 def test_numbers_below_zero_are_labels_of_a_regression(tmp_path, tokenizer):
     rows = [{"sentence": "dogs", "label": value} for value in (-1.0, -0.5, 2.5)]
     data = module(write(tmp_path / "d", train=rows, validation=rows), ["sentence"], tokenizer, GlueDataModule)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 from kdnas import glue
 from kdnas.config import label
@@ -22,6 +23,7 @@ from kdnas.datamodules import grammar
 from kdnas.errors import ConfigError
 from kdnas.models import count_parameters
 from kdnas.runner import run
+from kdnas.runs import DECIDE, claim
 
 ROOT = Path(__file__).parent.parent
 TASKS = {"mnli": "accuracy", "cola": "matthews", "mrpc": "f1"}
@@ -122,6 +124,22 @@ def test_tasks_that_are_seldom_run(task, metrics, teacher, datasets, tmp_path):
     words += ["trainer.accelerator=cpu", "data.max_length=64", f"paths.output={tmp_path}"]
     results = run(composed("train", *words))
     assert set(results) == metrics and all(0 <= value <= 1 for value in results.values())
+
+
+def test_a_model_that_changed_behind_its_name_is_another(teacher, tmp_path):
+    source = tmp_path / "model"
+    shutil.copytree(teacher, source)
+    config = OmegaConf.create({name: None for name in DECIDE} | {"module": {"source": {"source": str(source)}}})
+    assert claim(tmp_path / "run", config) is None
+    (tmp_path / "run/results.json").write_text("[{}]")
+    assert claim(tmp_path / "run", config) == [{}]
+    model = AutoModel.from_pretrained(source)
+    model.embeddings.word_embeddings.weight.data[3, 3] += 1e-3
+    model.save_pretrained(source)
+    with pytest.raises(
+        ConfigError, match=r"^module\.source\.source \(weights\)=\w{16}: .*run holds a run with \w{16};"
+    ):
+        claim(tmp_path / "run", config)
 
 
 def test_from_a_model_to_the_table(teacher, datasets, tmp_path, caplog, capsys):

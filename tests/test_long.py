@@ -82,6 +82,10 @@ def test_the_whole_of_the_experiment_from_an_empty_folder(settings, tmp_path):
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert kept.stat().st_mtime_ns == made
+    other = subprocess.run(
+        command("train.py", tmp_path, *settings, "teacher.epochs=2"), cwd=ROOT, capture_output=True, text=True
+    )
+    assert other.returncode == 1 and "error: trainer.max_epochs=2: " in other.stderr and kept.stat().st_mtime_ns == made
 
 
 def test_a_process_killed_in_the_second_stage_ends_as_if_it_had_not_been(settings, tmp_path):

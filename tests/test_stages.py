@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from scipy.special import log_softmax, softmax
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from kdnas import runner
 from kdnas.architecture import Architecture
@@ -279,6 +279,14 @@ def test_the_groups_of_a_model_are_all_of_it_once(classifier, roberta_teacher):
         assert sorted(id(p) for group in groups for p in group) == sorted(id(p) for p in model.parameters())
 
 
+def test_layers_that_share_their_weights_are_one_group(teacher):
+    sizes = {"num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 16, "embedding_size": 8}
+    model = Classifier(2).make(AlbertConfig(vocab_size=50, num_hidden_layers=3, **sizes))
+    groups = unfreezing_groups(model)
+    assert len(groups) == 3 and all(groups)
+    assert sorted(id(p) for group in groups for p in group) == sorted(id(p) for p in model.parameters())
+
+
 # -- through the runner
 
 
@@ -390,6 +398,8 @@ def test_texts_without_labels_are_learned_from_until_labels_are_needed(classifie
         (["objective.labels.epochs=-1"], "objective.labels.epochs=-1: must be a whole number from 0"),
         (["objective.logits.learning_rate=0"], "objective.logits.learning_rate=0: must be above 0"),
         ([f"objective.{stage}.epochs=0" for stage in STAGES], "one must be above 0"),
+        (["objective.labels.gradual=sometimes"], "objective.labels.gradual=sometimes: must be true or false"),
+        (["trainer.precision=17"], "Precision 17 is invalid"),
         (["trainer.max_epochs=3"], "trainer.max_epochs=3: must be null; the stages have epochs of their own"),
         (["trainer.max_steps=30"], "trainer.max_steps=30: must be -1; the stages have epochs of their own"),
         (["task=rte"], "tells 3 classes apart; the task has 2"),

@@ -114,6 +114,16 @@ def test_limits_and_proxy_count_for_each(tmp_path, task, tokenizer):
     assert 0 < sum("cats" in text for text in rows_of(data.train, tokenizer)) < 6  # of both sources
 
 
+def test_large_strings_are_strings(tmp_path, task, tokenizer):
+    features = Features({name: Value("large_string") for name in COLUMNS})
+    rows = [pair(i, "birds") for i in range(1, 4)]
+    (tmp_path / "large").mkdir()
+    columns = dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+    Dataset.from_dict(columns, features).to_parquet(tmp_path / "large/train.parquet")
+    data = module(task, tokenizer, {"path": str(tmp_path / "large"), "columns": COLUMNS, "label": None})
+    assert len(data.transfer) == 3
+
+
 def test_wrong_sources_are_refused(tmp_path, task, tokenizer):
     words = write(tmp_path / "words", classes=["yes", "no"], train=[(*pair(1, "cats"), 0)])
     for source, says in (
@@ -121,6 +131,12 @@ def test_wrong_sources_are_refused(tmp_path, task, tokenizer):
         ({"path": words, "columns": ["premise"], "label": None}, r"columns=\['premise'\] of .* must be 2"),
         ({"path": words, "columns": ["premise", "claim"]}, "has no column claim"),
         ({"path": "/no/such", "columns": COLUMNS}, "data.path=/no/such: no readable dataset"),
+        (
+            {"path": words, "columns": COLUMNS, "lable": None},
+            "must have path and columns, and may have name, split, label",
+        ),
+        ({"path": words}, "must have path and columns"),
+        ("words", "data.extra: words: must have path and columns"),
     ):
         with pytest.raises(ConfigError, match=says):
             module(task, tokenizer, source)

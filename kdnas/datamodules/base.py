@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding, DataCollatorWithPadding
@@ -113,6 +113,13 @@ class EncodedDataModule(L.LightningDataModule):
             if not any(name in kind for name in kinds):
                 raise ConfigError(f"data.path={self.source}: column {column} is {kind}; must be {' or '.join(kinds)}")
 
+        if any(dataset.data.column(column).null_count for column in wanted):  # a row without a text or a label is none
+            dataset = dataset.filter(
+                lambda *values: [None not in row for row in zip(*values, strict=True)],
+                input_columns=list(wanted),
+                batched=True,
+            )
+
         def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
             texts = [list(rows[column]) for column in columns]
             encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
@@ -194,4 +201,7 @@ def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[st
             )
     if not len(rows):
         raise ConfigError(f"data.path={path}: {split} holds no rows")
+    for column in columns:
+        if getattr(rows.features[column], "dtype", None) == "large_string":  # as some writers have it; no other type
+            rows = rows.cast_column(column, Value("string"))
     return rows

@@ -18,6 +18,7 @@ class GlueDataModule(EncodedDataModule):
         path, name: of the dataset, as `datasets.load_dataset` takes them.
         columns: one text column, or two that make a pair.
         label: the column of class ids or of numbers; rows with a class id below 0 have none and are dropped.
+        num_labels: classes, 1 for numbers; None does not check.
         split, validation: the splits to train on and to hold out.
         also: further splits to hold out, by the name that their figures get (MNLI's mismatched one).
         extra: further sources to train on, each a mapping with `path`, `columns` and, if not as usual, `name`, `split`
@@ -33,6 +34,7 @@ class GlueDataModule(EncodedDataModule):
         columns: Sequence[str],
         name: str | None = None,
         label: str = "label",
+        num_labels: int | None = None,
         split: str = "train",
         validation: str = "validation",
         also: Mapping[str, str] | None = None,
@@ -41,9 +43,9 @@ class GlueDataModule(EncodedDataModule):
     ) -> None:
         super().__init__(source=path, **settings)
         self.path, self.name = path, name
-        self.columns, self.label = list(columns), label
+        self.columns, self.label, self.num_labels = list(columns), label, num_labels
         self.split, self.validation_split, self.also = split, validation, dict(also or {})
-        self.extra = list(extra)
+        self.extra = [check_source(source) for source in extra]
 
     def load(self) -> tuple[Dataset, Dataset]:
         dataset = read_dataset(self.path, self.name)
@@ -57,7 +59,20 @@ class GlueDataModule(EncodedDataModule):
         return self.prepare(train, self.rows if not self.extra else None), self.prepare(held_out, self.held_out)
 
     def prepare(self, rows: Dataset, limit: int | None) -> Dataset:
-        return self.encode(self.sample(labelled(rows, self.label), limit), self.columns, self.label)
+        rows = labelled(rows, self.label)
+        self.check_labels(rows)
+        return self.encode(self.sample(rows, limit), self.columns, self.label)
+
+    def check_labels(self, rows: Dataset) -> None:
+        if self.num_labels is None or self.num_labels == 1 or not len(rows):
+            return
+        kind, found = rows.features[self.label].dtype, set(rows.unique(self.label)) - {None}
+        if "int" not in kind or not found <= set(range(self.num_labels)):
+            shown = ", ".join(str(label) for label in sorted(found)[:5])
+            raise ConfigError(
+                f"data.path={self.source}: column {self.label} holds {kind}, as {shown}; "
+                f"must be whole numbers from 0 to {self.num_labels - 1}"
+            )
 
     def _extend(self, train: Dataset, held_out: Sequence[Dataset]) -> Dataset:
         """The task's rows with those of the labelled sources; keeps the others as `transfer`."""
@@ -97,11 +112,22 @@ class GlueDataModule(EncodedDataModule):
         return rows.rename_columns({a: b for a, b in zip(found, [*self.columns, self.label], strict=False) if a != b})
 
 
+def check_source(source: Any) -> Mapping[str, Any]:
+    """A further source as it is given, if it can be one."""
+    allowed = ("path", "columns", "name", "split", "label")
+    keys = set(source) if isinstance(source, Mapping) else set()
+    if not {"path", "columns"} <= keys <= set(allowed):
+        raise ConfigError(f"data.extra: {source}: must have path and columns, and may have {', '.join(allowed[2:])}")
+    return source
+
+
 def labelled(rows: Dataset, label: str) -> Dataset:
     """The rows that have a label: not those whose class id is below 0."""
     if "int" not in rows.features[label].dtype:
         return rows
-    return rows.filter(lambda labels: [label >= 0 for label in labels], input_columns=label, batched=True)
+    return rows.filter(
+        lambda labels: [label is not None and label >= 0 for label in labels], input_columns=label, batched=True
+    )
 
 
 def align(rows: Dataset, label: str, task: Any, path: str) -> Dataset:
