@@ -117,8 +117,7 @@ class StudentDistiller(ExportingModule):
         also: names of the held-out splits besides the first, whose metrics decide nothing.
 
     Logs:
-        `train/loss` and `val/loss`, the means over students; of several `val/loss/<i>`
-        each; the same of every metric.
+        `train/loss`, and `val/loss` and `val/<metric>`: the means over students; of several, `val/loss/<i>` too.
     """
 
     def __init__(
