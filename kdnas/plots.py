@@ -92,12 +92,19 @@ def pareto_plot(
 ) -> Figure | None:
     """Held-out loss against latency (ms), one panel per device, with the Pareto front and the teacher's latency.
 
-    The area of a bubble is proportional to the student's parameters.
+    Of students that have a metric, as accuracy, it is 1 - metric in place of the loss. The area of a bubble is
+    proportional to the student's parameters.
     """
+    metric = next((name for one in seen for name in one.metrics if name != "loss"), None)
+    what = f"1 − held-out {metric}" if metric else "held-out loss"
+
+    def loss(one: Observation) -> float:
+        return 1 - one.metrics.get(metric, math.nan) if metric else one.metrics.get("loss", math.nan)
+
     points = pd.DataFrame(
         [
             {
-                "loss": one.metrics.get("loss", math.nan),
+                "loss": loss(one),
                 "parameters": one.cost.parameters,
                 "colour": COLOURS[one.origin],
                 "rank": marked.get(one.trial, math.nan),
@@ -105,7 +112,7 @@ def pareto_plot(
                 **{("latency", device): latency.median for device, latency in one.cost.latency.items()},
             }
             for one in seen
-            if one.cost and math.isfinite(one.metrics.get("loss", math.nan))
+            if one.cost and math.isfinite(loss(one))
         ]
     )
     devices = [name[1] for name in points.columns if isinstance(name, tuple)]
@@ -123,10 +130,10 @@ def pareto_plot(
         axes.set_xlabel(f"latency on {device} (ms)")
         if teacher and device in teacher.latency:
             _draw_teacher(axes, teacher.latency[device].median)
-    panels[0].set_ylabel("held-out loss")
+    panels[0].set_ylabel(what)
     handles: list[Artist] = [_dot(colour, ORIGINS[origin]) for origin, colour in COLOURS.items()]
     if (points["loss"] > ceiling).any():
-        handles.append(_dot("grey", f"loss above {ceiling:.3g}", "^"))
+        handles.append(_dot("grey", f"above {ceiling:.3g}", "^"))
     handles.append(Line2D([], [], color=FRONT, linewidth=1.5, label="Pareto front"))
     if points["rank"].notna().any():
         handles.append(_dot("none", "finalist #rank", "o", 9))
@@ -135,7 +142,7 @@ def pareto_plot(
     for size in sizes[(sizes > 0) & (sizes <= largest / 1e6)]:
         handles.append(_dot("lightgrey", f"{size:g} M", "o", math.sqrt(points["area"].max() * size * 1e6 / largest)))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, labelspacing=0.7)
-    title = f"{search}\nheld-out loss against latency, {_count(len(points), 'candidate')}"
+    title = f"{search}\n{what} against latency, {_count(len(points), 'candidate')}"
     panels[0].set_title(title, loc="left", pad=20)
     for axes, device in zip(panels, devices, strict=True):
         spots = [("latency", device), "drawn loss"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -253,6 +255,16 @@ def test_one_panel_for_each_device(tmp_path: Path) -> None:
     assert [axes.get_xlabel() for axes in figure.axes] == [f"latency on {d} (ms)" for d in ("cpu", "cuda", "mps")]
     shown = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert shown == [["teacher 40.00 ms →"], ["teacher 6.00 ms"], []]
+
+
+def test_students_with_an_accuracy_are_compared_by_it() -> None:
+    seen = [replace(one, metrics=one.metrics | {"accuracy": 0.5 + one.trial / 100}) for one in search(12).observations]
+    figure = plots.pareto_plot(seen, {}, None, "demo")
+    assert figure is not None
+    axes = figure.axes[0]
+    assert axes.get_ylabel() == "1 − held-out accuracy"
+    drawn = np.concatenate([np.asarray(dots.get_offsets())[:, 1] for dots in axes.collections])
+    assert set(drawn.round(6)) >= {round(0.5 - one.trial / 100, 6) for one in seen}
 
 
 def test_spearman_by_hand(study: Study) -> None:
