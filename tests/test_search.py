@@ -136,7 +136,7 @@ def test_distil_the_winner_again_and_fine_tune_it(searched, teacher, tmp_path):
     for source in (tmp_path / "kd/best.ckpt", tmp_path / "kd/model"):
         folder = tmp_path / source.name / "ft"
         words = ["train.py", "+experiment=finetune", f"checkpoint={source}", "data=demo", "task=demo", "data.rows=64"]
-        words += ["data.held_out=32", "trainer.max_epochs=1", f"paths.output={folder}"]
+        words += ["data.held_out=32", "trainer.max_epochs=1", f"paths.runs={tmp_path}", f"paths.output={folder}"]
         tuned = start([sys.executable, *words])
         assert tuned.returncode == 0, tuned.stderr[-2000:]
         assert 0 <= json.loads((folder / "results.json").read_text())[0]["accuracy"] <= 1
