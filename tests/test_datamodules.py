@@ -239,8 +239,9 @@ def test_rows_without_a_text_are_dropped(tmp_path, tokenizer):
     path = write(tmp_path / "holes", train=[*rows, *holes], validation=rows)
     data = module(path, ["text"], tokenizer, GlueDataModule, num_labels=2)
     assert sorted(texts(data.train, tokenizer)) == sorted(row["text"] for row in rows)
-    data = module(path, ["text"], tokenizer, TextDataModule, validation="validation")
-    assert len(data.train) == 4
+    for sentences in (False, True):
+        data = module(path, ["text"], tokenizer, TextDataModule, validation="validation", sentences=sentences)
+        assert len(data.train) == 4
 
 
 @pytest.mark.parametrize(("labels", "says"), [([1, 2], "int64, as 1, 2"), ([0.0, 1.0], "double|float")])

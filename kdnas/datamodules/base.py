@@ -113,13 +113,6 @@ class EncodedDataModule(L.LightningDataModule):
             if not any(name in kind for name in kinds):
                 raise ConfigError(f"data.path={self.source}: column {column} is {kind}; must be {' or '.join(kinds)}")
 
-        if any(dataset.data.column(column).null_count for column in wanted):  # a row without a text or a label is none
-            dataset = dataset.filter(
-                lambda *values: [None not in row for row in zip(*values, strict=True)],
-                input_columns=list(wanted),
-                batched=True,
-            )
-
         def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
             texts = [list(rows[column]) for column in columns]
             encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
@@ -190,7 +183,7 @@ def read_dataset(path: str, name: str | None = None) -> DatasetDict:
 
 
 def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[str]) -> Dataset:
-    """One split, checked to hold rows and the columns."""
+    """One split, checked to hold rows and the columns; without the rows that have nothing in one of them."""
     if split not in dataset:
         raise ConfigError(f"data.path={path}: has no split {split}; it has {', '.join(dataset)}")
     rows = dataset[split]
@@ -204,4 +197,10 @@ def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[st
     for column in columns:
         if getattr(rows.features[column], "dtype", None) == "large_string":  # as some writers have it; no other type
             rows = rows.cast_column(column, Value("string"))
+    if any(rows.data.column(column).null_count for column in columns):
+        rows = rows.filter(
+            lambda *values: [None not in row for row in zip(*values, strict=True)],
+            input_columns=list(columns),
+            batched=True,
+        )
     return rows

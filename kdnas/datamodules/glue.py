@@ -66,7 +66,7 @@ class GlueDataModule(EncodedDataModule):
     def check_labels(self, rows: Dataset) -> None:
         if self.num_labels is None or self.num_labels == 1 or not len(rows):
             return
-        kind, found = rows.features[self.label].dtype, set(rows.unique(self.label)) - {None}
+        kind, found = rows.features[self.label].dtype, set(rows.unique(self.label))
         if "int" not in kind or not found <= set(range(self.num_labels)):
             shown = ", ".join(str(label) for label in sorted(found)[:5])
             raise ConfigError(
@@ -125,9 +125,7 @@ def labelled(rows: Dataset, label: str) -> Dataset:
     """The rows that have a label: not those whose class id is below 0."""
     if "int" not in rows.features[label].dtype:
         return rows
-    return rows.filter(
-        lambda labels: [label is not None and label >= 0 for label in labels], input_columns=label, batched=True
-    )
+    return rows.filter(lambda labels: [label >= 0 for label in labels], input_columns=label, batched=True)
 
 
 def align(rows: Dataset, label: str, task: Any, path: str) -> Dataset:
