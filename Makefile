@@ -29,7 +29,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c "import ensurepip" || { apt-get update && apt-get install --yes python3-venv; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,gp,joblib,slurm]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,gp]'
 	touch $(READY)
 
 clean:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
 from kdnas.errors import ConfigError
+from kdnas.files import take
 from kdnas.models import new_encoder, positions
 from kdnas.search.study import Latency
 
 log = logging.getLogger(__name__)
-PATIENCE = 10.0
-"""Seconds of waiting for other processes before it is said."""
 
 BACKENDS: dict[str, tuple[Callable[[], bool], Callable[[], None]]] = {
     "cpu": (lambda: True, lambda: None),
@@ -170,18 +169,6 @@ class QuietHost:
             else:
                 take(file, mode)
             yield
-
-
-def take(file: IO[str], mode: int) -> None:
-    """Takes a lock, and says so if that is long in coming: a process that was stopped keeps the ones it has."""
-    patience = time.monotonic() + PATIENCE
-    while time.monotonic() < patience:
-        try:
-            return fcntl.flock(file, mode | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.005)
-    log.info("waiting for the other kdnas processes on this host, which hold %s", file.name)
-    fcntl.flock(file, mode)
 
 
 class LatencyTable:

@@ -11,10 +11,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import datasets
 import lightning as L
@@ -22,8 +19,8 @@ import optuna
 import transformers
 from filelock import FileLock
 from hydra import compose
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,12 +30,13 @@ from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.errors import ConfigError
+from kdnas.jobs import candidates, open_study
 from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.runs import RESULTS, claim
-from kdnas.search.study import Cost, Latency, Study, open_storage
+from kdnas.search.study import Cost, Latency
 
 log = logging.getLogger(__name__)
 
@@ -53,19 +51,26 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if cfg.stage not in stages:
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages)}")
     quieten()
-    checked = [staged(cfg, name) for name in (("mini", "full") if cfg.stage == "prepare" else ())]
-    cfg = staged(cfg, cfg.stage)
     try:
-        with failures_told(cfg):
-            for one in (cfg, *checked):
-                check(one)
-            ensure_teacher(cfg)
-            results = finished(cfg)
-            if results is not None:
-                return results
-            return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
+        if not cfg.search.trials:
+            return attempt(cfg)
+        with candidates(cfg) as left:
+            return attempt(cfg) if left else {}
     finally:
         gc.collect()  # the next candidate of this process needs the memory
+
+
+def attempt(cfg: DictConfig) -> dict[str, float]:
+    """Checks a config, prepares what it needs, and does what its stage is there for."""
+    checked = [staged(cfg, name) for name in (("mini", "full") if cfg.stage == "prepare" else ())]
+    cfg = staged(cfg, cfg.stage)
+    for one in (cfg, *checked):
+        check(one)
+    ensure_teacher(cfg)
+    results = finished(cfg)
+    if results is not None:
+        return results
+    return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
 
 
 def staged(cfg: DictConfig, stage: str) -> DictConfig:
@@ -201,6 +206,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if trainer.world_size > 1:
         raise ConfigError(f"trainer.devices={cfg.trainer.devices}: must be 1; several devices are not supported yet")
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    if cfg.search.trials:
+        check_time(trainer)
     module.best.restore()
     if export:
         trainer.save_checkpoint(output / "best.tmp", weights_only=True)
@@ -213,6 +220,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
     else:
         (output / "last.ckpt").unlink(missing_ok=True)
     return dict(module.results[0])
+
+
+def check_time(trainer: L.Trainer) -> None:
+    """A candidate that ran out of time has not shown what it can do: that is a failure and not a low reward."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    if trainer.current_epoch != trainer.max_epochs and any((timer.time_remaining() or 1) <= 0 for timer in timers):
+        raise TimeoutError(f"trainer.max_time was over after {trainer.current_epoch} epochs")
 
 
 def last_checkpoint(output: Path) -> ModelCheckpoint:
@@ -235,31 +249,6 @@ def resumable(path: Path, module: ExportingModule, data: EncodedDataModule) -> s
     data.first_epoch = saved["epoch"] + 1
     log.info("going on from %s", path)
     return str(path)
-
-
-def open_study(cfg: DictConfig, controller: Any = None) -> Study:
-    return Study(open_storage(Path(cfg.search.dir)), cfg.stage, controller)
-
-
-@contextmanager
-def failures_told(cfg: DictConfig) -> Iterator[None]:
-    """A job of a search that raises says so to its trials, and leaves the traceback in its own log."""
-    trials: Sequence[int] = cfg.search.trials or ()
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        # Lightning ends the process when it is interrupted; the trial goes on when the search does.
-        interrupted = isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
-        if interrupted or not trials:
-            raise
-        log.exception("this candidate failed")
-        study = open_study(cfg)
-        if len(trials) > 1:
-            raise RuntimeError(str(error)) from error  # the search finds out whose fault it was
-        reason = str(error).strip().splitlines()
-        for trial in trials:
-            study.fail(trial, f"{type(error).__name__}: {reason[0] if reason else ''}")
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error  # a SystemExit would end the whole sweep
 
 
 def ensure_teacher(cfg: DictConfig) -> None:

@@ -15,7 +15,7 @@ from kdnas.errors import ConfigError
 SETTINGS, RESULTS = "settings.json", "results.json"
 DECIDE = ("architectures", "module", "data", "trainer", "seed")
 """The parts of a config that decide what comes out of a training."""
-EXCEPT = ("trainer.accelerator", "trainer.default_root_dir", "data.workers")
+EXCEPT = ("trainer.accelerator", "trainer.default_root_dir", "trainer.max_time", "data.workers")
 """Those of them that do not."""
 MODELS = ("module.teacher", "module.initial", "module.source.source")
 """Those of them that name a model, which may change behind its name."""

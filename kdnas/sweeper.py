@@ -9,8 +9,10 @@ import logging
 import shutil
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import flatten, instantiate
 from kdnas.errors import ConfigError
+from kdnas.runs import EXCEPT, fingerprint
 
 if TYPE_CHECKING:
     from kdnas.search.loop import Gang, Narrator, SearchSettings
@@ -42,6 +45,7 @@ class KDNASSweeper(Sweeper):
         self.launcher: Launcher
         self.config: DictConfig
         self.overrides: list[str]
+        self.search: str
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -59,14 +63,15 @@ class KDNASSweeper(Sweeper):
         import optuna
 
         from kdnas import report
+        from kdnas.search.journal import open_storage
         from kdnas.search.loop import Narrator, Search, SearchSettings
-        from kdnas.search.study import Study, open_storage
+        from kdnas.search.study import Study
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.overrides = arguments
         refuse_sweeps(arguments)
         search = self.config.search
-        settings = SearchSettings(search.episodes, search.candidates, search.finalists, search.gang)
+        settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
         instantiate(self.config.reward)
         controller = instantiate(self.config.controller)
         controller(seed=self.config.seed)
@@ -78,14 +83,17 @@ class KDNASSweeper(Sweeper):
                 set_aside(self.folder)
             mini, full = (Study(open_storage(self.folder), stage) for stage in ("mini", "full"))
             refuse_changes(mini, self.config)
+            self.search = mini.optuna.user_attrs.get("search", uuid.uuid4().hex[:8])
+            for study in (mini, full):  # so that no job of a search that was moved aside can tell this one
+                study.optuna.set_user_attr("search", self.search)
             with log_to(self.folder / "search.log"):
                 log.info("searching %s architectures in %s", space.size, self.folder)
                 narrator = Narrator(settings, log.info)
                 narrator.skip(mini)
 
-                def evaluate(stage: str, gangs: list[Gang]) -> None:
+                def evaluate(stage: str, gangs: list[Gang]) -> list[str]:
                     with watching(mini, narrator):
-                        self._launch([self._job(stage, gang, settings) for gang in gangs])
+                        return self._launch([self._job(stage, gang, settings) for gang in gangs])
 
                 Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
                 written = report.write(self.folder, mini, full, search.finalists, self.config.name)
@@ -109,20 +117,22 @@ class KDNASSweeper(Sweeper):
             f"title='{title}'",
             f"architectures=[{architectures}]",
             f"search.trials=[{','.join(str(number) for number in numbers)}]",
+            f"search.id={self.search}",
         ]
 
-    def _launch(self, jobs: list[list[str]], strict: bool = False) -> None:
-        """Runs jobs to their end. One that dies takes nothing with it, unless `strict`: then its error is raised."""
+    def _launch(self, jobs: list[list[str]], strict: bool = False) -> list[str]:
+        """Runs jobs to their end; returns why each failed, or nothing. If `strict`, its error is raised."""
         try:
             returns = self.launcher.launch([[*self.overrides, *job] for job in jobs], initial_job_idx=0)
         except Exception as error:
             if strict:
                 raise
-            log.error("the launcher gave up: %s", error)
-            return
-        for returned in returns:
-            if strict and returned.status == JobStatus.FAILED:
+            log.exception("the launcher gave up")
+            return [f"the launcher gave up: {error}"] * len(jobs)
+        if strict:
+            for returned in returns:
                 returned.return_value  # noqa: B018 - raises what the job raised
+        return [str(job._return_value) if job.status == JobStatus.FAILED else "" for job in returns]
 
 
 def refuse_sweeps(overrides: list[str]) -> None:
@@ -138,7 +148,7 @@ def refuse_sweeps(overrides: list[str]) -> None:
 @contextmanager
 def in_folder(folder: Path) -> Iterator[None]:
     """The search folder: writable, nobody else's meanwhile, gone again if the search is refused before it begins."""
-    from kdnas.search.study import JOURNAL
+    from kdnas.search.journal import JOURNAL
 
     made = not folder.exists()
     try:
@@ -159,7 +169,7 @@ def in_folder(folder: Path) -> Iterator[None]:
 
 def set_aside(folder: Path) -> None:
     """Moves what an earlier search left, if any, to a folder beside it."""
-    from kdnas.search.study import JOURNAL
+    from kdnas.search.journal import JOURNAL
 
     if (folder / JOURNAL).exists():
         taken = {path.name for path in folder.parent.iterdir()}
@@ -195,6 +205,8 @@ def refuse_changes(study: Study, config: DictConfig) -> None:
     for name, value in chosen.items():
         plain = OmegaConf.to_container(value, resolve=False) if isinstance(value, DictConfig) else value
         settings |= flatten({name: plain})
+    settings = {key: value for key, value in settings.items() if key not in EXCEPT}
+    settings["teacher (weights)"] = fingerprint(Path(config.teacher.path))
     known = study.optuna.user_attrs.get("settings")
     if known is None:
         study.optuna.set_user_attr("settings", settings)

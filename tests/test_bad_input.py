@@ -12,7 +12,8 @@ from hydra.errors import ConfigCompositionException
 
 from kdnas.errors import ConfigError
 from kdnas.runner import run
-from kdnas.search.study import Study, open_storage
+from kdnas.search.journal import open_storage
+from kdnas.search.study import Study
 from kdnas.sweeper import KDNASSweeper
 
 ROOT = Path(__file__).parent.parent

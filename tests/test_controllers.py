@@ -21,8 +21,9 @@ from kdnas.errors import ConfigError
 from kdnas.search import predictor
 from kdnas.search import study as studies
 from kdnas.search.controllers import FeedbackSampler
+from kdnas.search.journal import open_storage
 from kdnas.search.predictor import Memory, RewardPredictor, Settings, controller_loss, learn
-from kdnas.search.study import Cost, Study, open_storage
+from kdnas.search.study import Cost, Study
 
 CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "controller"
 CONTROLLERS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))

@@ -362,7 +362,7 @@ def test_a_step_can_ask_whether_a_measurement_waits_for_it():
 
 
 def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("kdnas.latency.PATIENCE", 0.01)
+    monkeypatch.setattr("kdnas.files.PATIENCE", 0.01)
     entered = threading.Event()
 
     def step():

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from kdnas import plots, report
 from kdnas.architecture import Architecture
-from kdnas.search.study import Cost, Latency, Observation, Study, open_storage
+from kdnas.search.journal import open_storage
+from kdnas.search.study import Cost, Latency, Observation, Study
 
 DISTIL = ["python", "train.py", "+experiment=demo"]
 

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from transformers import AutoModel, AutoTokenizer
 
-from kdnas.search.study import Study, open_storage
+from kdnas.search.journal import open_storage
+from kdnas.search.study import Study
 
 ROOT = Path(__file__).parent.parent
 TINY = [

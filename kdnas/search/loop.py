@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,13 @@ from kdnas.search.study import ControllerFactory, Observation, Study
 
 log = logging.getLogger(__name__)
 
+ENDED = (TrialState.COMPLETE, TrialState.FAIL)
+
 Gang = list[FrozenTrial]
 """The trials that one job carries."""
 
-Evaluate = Callable[[str, list[Gang]], None]
-"""Runs the jobs of a stage (`mini` or `full`) and returns when every one has ended, whatever became of it."""
+Evaluate = Callable[[str, list[Gang]], Sequence[str]]
+"""Runs the jobs of a stage (`mini` or `full`) to their ends, and says of each what it died of, if it did."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,25 @@ class SearchSettings:
         candidates: of one episode.
         finalists: the best candidates, distilled in full at the end; 0 for none.
         gang: candidates that one job trains together, on one pass of the teacher.
+        retries: how often a job is run again whose process died, as when it was killed or its node failed. One that
+            raised an error would only raise it again.
+        max_failed: the share of candidates that may fail before the search gives up.
     """
 
     episodes: int
     candidates: int
     finalists: int
     gang: int = 1
+    retries: int = 1
+    max_failed: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("candidates", 1), ("finalists", 0), ("gang", 1)):
+        for name, least in (("episodes", 1), ("candidates", 1), ("finalists", 0), ("gang", 1), ("retries", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ConfigError(f"search.{name}={value}: must be a whole number from {least}")
+        if not isinstance(self.max_failed, int | float) or not 0 <= self.max_failed <= 1:
+            raise ConfigError(f"search.max_failed={self.max_failed}: must be from 0 to 1")
 
 
 class Search:
@@ -69,11 +79,18 @@ class Search:
         self.space, self.controller, self.seed, self.evaluate = space, controller, seed, evaluate
 
     def run(self) -> None:
-        """Every episode, then the finalists. What has finished before is kept."""
+        """Every episode, then the finalists. What has finished before is kept.
+
+        Raises:
+            ConfigError: too many candidates failed, or all finalists.
+        """
         self.mini.optuna.set_user_attr("finished", False)
+        before = {trial.number for trial in self.mini.trials(*ENDED)}
+        gang = self.settings.gang
         for episode in range(self.settings.episodes):
-            self.mini.propose(self.settings.candidates, episode, self.space, self.controller, self.seed)
+            self.mini.propose(self.settings.candidates, episode, self.space, self.controller, self.seed, gang)
             self._finish("mini", self.mini)
+            self._check(before)
         ranked = self.mini.ranked()
         if not ranked:
             raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
@@ -88,16 +105,33 @@ class Search:
         self.mini.optuna.set_user_attr("finished", True)
 
     def _finish(self, stage: str, study: Study) -> None:
-        pending = study.trials(TrialState.RUNNING)
-        size = self.settings.gang if stage == "mini" else 1
-        gangs = [pending[i : i + size] for i in range(0, len(pending), size)]
-        if gangs:
-            self.evaluate(stage, gangs)
-        left = study.trials(TrialState.RUNNING)
-        if left and size > 1:  # a gang that failed as a whole: whose fault was it?
-            self.evaluate(stage, [[trial] for trial in left])
-        for trial in study.trials(TrialState.RUNNING):
-            study.fail(trial.number, "the job ended without a word")
+        """Runs the jobs of all running trials, again if they die, until every trial has ended."""
+        died: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        while jobs := study.jobs():
+            worn = [job for job in jobs if len(died[numbers(job)]) > self.settings.retries]
+            for job in worn:
+                if len(job) > 1:  # whose fault was it?
+                    study.part(numbers(job))
+                else:
+                    tries = died[numbers(job)]
+                    study.fail(job[0].number, f"{tries[-1]} (tried {len(tries)} times)")
+            if not worn:
+                for job, reason in zip(jobs, self.evaluate(stage, jobs), strict=True):
+                    died[numbers(job)].append(reason or "the job ended without a word")
+
+    def _check(self, before: set[int]) -> None:
+        """Gives up if too many of the candidates failed that have ended since a state before."""
+        ended = [trial for trial in self.mini.trials(*ENDED) if trial.number not in before]
+        failed = sum(trial.state == TrialState.FAIL for trial in ended)
+        if failed > self.settings.max_failed * len(ended):
+            raise ConfigError(
+                f"search.max_failed={self.settings.max_failed}: {failed} of {len(ended)} candidates failed; "
+                f"{reasons(self.mini)}; see their logs, then run the same command to go on"
+            )
+
+
+def numbers(job: Gang) -> tuple[int, ...]:
+    return tuple(trial.number for trial in job)
 
 
 def reasons(study: Study) -> str:
@@ -139,7 +173,8 @@ class Narrator:
     def _line(self, trial: FrozenTrial, seen: Sequence[Observation]) -> str:
         total = self.settings.episodes * self.settings.candidates
         episode = trial.user_attrs["episode"]
-        where = f"episode {episode + 1}/{self.settings.episodes}, trial {trial.number} ({trial.number + 1} of {total})"
+        episodes = max(self.settings.episodes, episode + 1)  # a search may go on with fewer than it had begun
+        where = f"episode {episode + 1}/{episodes}, trial {trial.number} ({trial.number + 1} of {total})"
         architecture = Architecture.of(trial.params)
         if trial.state != TrialState.COMPLETE:
             return f"{where} {architecture}: failed: {trial.user_attrs.get('reason', 'unknown')}"

@@ -7,8 +7,8 @@ attributes, what `Observation` reads back.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -17,14 +17,13 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.architecture import Architecture, SearchSpace
 from kdnas.errors import ConfigError
+from kdnas.search.journal import JOURNAL, open_storage
 
-JOURNAL = "study.journal"
 REPEATS = 200
 """Proposals already known or outside the space that a controller may make in a row before one is drawn for it."""
 
@@ -90,11 +89,6 @@ class Observation:
         )
 
 
-def open_storage(folder: Path) -> BaseStorage:
-    """The journal of a search folder (made when absent)."""
-    return JournalStorage(JournalFileBackend(os.fspath(folder / JOURNAL)))
-
-
 class Study:
     """One stage's observations.
 
@@ -141,13 +135,21 @@ class Study:
 
     # -- asking
 
-    def propose(self, count: int, episode: int, space: SearchSpace, controller: ControllerFactory, seed: int) -> None:
+    def propose(
+        self,
+        count: int,
+        episode: int,
+        space: SearchSpace,
+        controller: ControllerFactory,
+        seed: int,
+        gang: int = 1,
+    ) -> None:
         """Makes the running trials of an episode: `count` architectures that no earlier episode has seen.
 
         What is chosen is a function of the earlier episodes' trials and the seed alone: the controller picks in a
         rehearsal, a study in memory that holds a copy of them. So a proposal that is thrown away leaves no trace,
         and an episode that was cut short while it was being written is completed with the same architectures. Fewer
-        than `count` come when the space runs out.
+        than `count` come when the space runs out. Each `gang` of them, in turn, share a job.
         """
         earlier = [trial for trial in self.trials() if trial.user_attrs["episode"] < episode]
         there = {Architecture.of(trial.params) for trial in self.trials() if trial.user_attrs["episode"] == episode}
@@ -167,7 +169,7 @@ class Study:
             chosen = Architecture.of(trial.params)
             seen.add(chosen)
             if chosen not in there:
-                self.add(chosen, {"origin": origin, **trial.user_attrs}, trial.system_attrs, space)
+                self.add(chosen, {"origin": origin, **trial.user_attrs, "gang": gang}, trial.system_attrs, space)
 
     @staticmethod
     def _rehearse(
@@ -206,16 +208,38 @@ class Study:
             )
         )
 
+    def jobs(self) -> list[list[FrozenTrial]]:
+        """What is left to do: the running trials, in the gangs that they were proposed in.
+
+        A gang of which only some are running still has all its members: its checkpoint does too.
+        """
+        places: Counter[int] = Counter()
+        gangs: dict[tuple[int, ...], list[FrozenTrial]] = {}
+        for trial in self.trials():
+            episode, size = trial.user_attrs["episode"], trial.user_attrs.get("gang", 1)
+            key = (episode, trial.number, 1) if trial.user_attrs.get("alone") else (episode, places[episode] // size)
+            places[episode] += 1
+            gangs.setdefault(key, []).append(trial)
+        return [gang for gang in gangs.values() if any(trial.state == TrialState.RUNNING for trial in gang)]
+
+    def part(self, gang: Iterable[int]) -> None:
+        """Gives those of a gang that are running jobs of their own."""
+        for number in gang:
+            if not self.trials()[number].state.is_finished():
+                self._running(number).set_user_attr("alone", True)
+
     # -- telling
 
     def tell(
         self, number: int, reward: float, metrics: Mapping[str, float], cost: Cost, **more: float | str | None
     ) -> None:
-        """Records what came out of a running trial.
+        """Records what came out of a running trial; the first to tell is believed.
 
         Args:
             more: further attributes of the trial: the `seconds` it took, the `export` folder it left.
         """
+        if self.trials()[number].state.is_finished():
+            return
         trial = self._running(number)
         trial.set_user_attr("metrics", dict(metrics))
         for name, value in more.items():

@@ -1,0 +1,75 @@
+"""A job of a search: alone with its folder, and its candidates are told whatever becomes of it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig
+
+from kdnas.errors import ConfigError
+from kdnas.files import take
+from kdnas.search.journal import open_storage
+from kdnas.search.study import Study
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def candidates(cfg: DictConfig) -> Iterator[list[int]]:
+    """The trials that a job still has to tell of; none if another process did, as one that outlived its search.
+
+    An error is told to the trial as the reason of its failure, and the traceback stays in the job's own log. In a gang
+    it is not known whose fault it was: the search then runs its members one by one.
+
+    Raises:
+        ConfigError: the folder holds another search by now.
+        RuntimeError: what was told; a SystemExit would end the whole sweep.
+    """
+    folder = Path(cfg.paths.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        take(lock, fcntl.LOCK_EX)
+        study = open_study(cfg)
+        trials = study.trials()
+        left = [number for number in cfg.search.trials if not trials[number].state.is_finished()]
+        if not left:
+            log.info("%s: has been told already", cfg.title)
+        try:
+            yield left
+        except (Exception, SystemExit) as error:
+            if goes_on(error):
+                raise
+            log.exception("this candidate failed")
+            told = f"{type(error).__name__}: {error}".strip()
+            if len(cfg.search.trials) > 1:
+                study.part(cfg.search.trials)
+            for number in left if len(cfg.search.trials) == 1 else ():
+                study.fail(number, told.splitlines()[0])
+            raise RuntimeError(told) from error
+
+
+def open_study(cfg: DictConfig, controller: Any = None) -> Study:
+    """The study that a job of a search tells.
+
+    Raises:
+        ConfigError: the folder holds another search by now.
+    """
+    study = Study(open_storage(Path(cfg.search.dir)), cfg.stage, controller)
+    if cfg.search.id != study.optuna.user_attrs.get("search"):
+        raise ConfigError(f"search.id={cfg.search.id}: {cfg.search.dir} holds another search; this job is not of it")
+    return study
+
+
+def goes_on(error: BaseException) -> bool:
+    """Whether an error ends the process and not the candidate: it was interrupted, or put back into SLURM's queue."""
+    if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):
+        return True  # Lightning's ways to say so
+    raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return isinstance(error, SystemExit) and raised_in.startswith("submitit.")
