@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-long lint format clean
+.PHONY: demo test test-long test-slurm lint format clean
 
 demo: $(READY)  ## the whole job on the built-in task
 	$(BIN)/python search.py +experiment=demo
@@ -13,6 +13,9 @@ test: lint  ## lint, types, imports and the quick tests
 
 test-long: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m long
+
+test-slurm: $(READY)  ## a search on a real SLURM, which this starts
+	PATH="$(CURDIR)/$(BIN):$$PATH" tests/slurm.sh $(BIN)/python -m pytest -m slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .

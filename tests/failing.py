@@ -1,4 +1,12 @@
-"""An objective that fails for some students, for the tests of what a search does then."""
+"""Objectives that fail for some students, for the tests of what a search does then."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
 
 from kdnas.distillation.objectives import HiddenStateObjective
 from kdnas.distillation.recipes import Recipe, Stage
@@ -14,3 +22,63 @@ def for_wide_students():
         return HiddenStateObjective(student, teacher)
 
     return Recipe(Encoder(), [Stage("hidden states", objective)])
+
+
+class Unreadable(Exception):
+    """Cannot be unpickled: what it is made from is not what it is made of."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def kill(marks):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_once(marks):
+    if not (marks / "killed").exists():
+        (marks / "killed").touch()
+        kill(marks)
+
+
+def unreadable(marks):
+    raise Unreadable("one", "other")
+
+
+def wrong(marks):
+    raise ArithmeticError("this student is impossible")
+
+
+FATES = {
+    32: lambda marks: None,
+    34: wrong,
+    36: lambda marks: sys.exit(3),
+    38: unreadable,
+    40: lambda marks: torch.empty(2**50),  # more memory than there is
+    42: lambda marks: float("nan"),
+    44: lambda marks: time.sleep(11),
+    46: kill_once,
+    50: lambda marks: time.sleep(300),
+    48: kill,
+}
+"""What becomes of a student, by its intermediate size."""
+
+
+class Fateful(HiddenStateObjective):
+    """Hidden-state transfer, until a student's fate overtakes it in its first training step."""
+
+    def __init__(self, student, teacher, marks):
+        super().__init__(student, teacher)
+        self.fate, self.marks = FATES[student.intermediate_size], Path(marks)
+
+    def forward(self, student, teacher, batch):
+        loss = super().forward(student, teacher, batch)
+        if self.training and self.fate:
+            told, self.fate = self.fate(self.marks), None
+            return loss * told if isinstance(told, float) else loss
+        return loss
+
+
+def by_intermediate_size(marks):
+    """Args: marks: a folder for what has to be remembered from one process to the next."""
+    return Recipe(Encoder(), [Stage("hidden states", lambda student, teacher: Fateful(student, teacher, marks))])

@@ -174,7 +174,7 @@ def test_a_killed_search_goes_on_and_ends_as_if_nothing_had_happened(searched, t
 
 
 def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(teacher, tmp_path):
-    sizes = ["search.episodes=1", "search.candidates=4", "search.gang=4", "search.finalists=1"]
+    sizes = ["search.episodes=1", "search.candidates=4", "search.gang=4", "search.finalists=1", "search.max_failed=1"]
     broken = ["objective._target_=tests.failing.for_wide_students", "~objective.mapping", "~objective.normalize"]
     done = call("search.py", *sizes, *broken, runs=tmp_path, teacher=teacher)
     study = Study(open_storage(tmp_path / "search/demo"))
@@ -193,7 +193,7 @@ def test_a_search_whose_candidates_all_diverge_says_why_and_fails(teacher, tmp_p
     sizes = ["search.episodes=1", "search.candidates=2", "search.finalists=1", "module.learning_rate=1e30"]
     done = call("search.py", *sizes, "trainer.gradient_clip_val=null", runs=tmp_path, teacher=teacher)
     assert done.returncode != 0
-    assert "error: search: none of 2 candidates finished; 2 x diverged" in done.stderr
+    assert "error: search.max_failed=0.5: 2 of 2 candidates failed; 2 x diverged" in done.stderr
 
 
 def test_joblib_launcher(teacher, tmp_path):

@@ -1,0 +1,68 @@
+"""What a search does with candidates that fail, in every way they can, wherever they run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from test_search import TINY
+
+from kdnas.search.journal import open_storage
+from kdnas.search.study import Study
+
+ROOT = Path(__file__).resolve().parent.parent
+DONE = None
+RAISED = {
+    32: DONE,
+    34: "ArithmeticError: this student is impossible",
+    36: "SystemExit: 3",
+    38: "Unreadable: one and other",
+    40: "DefaultCPUAllocator: can't allocate memory",
+    42: "diverged: held-out loss nan",
+    44: "TimeoutError: trainer.max_time",
+}
+KILLED = {46: DONE, 48: "(tried 2 times)"}
+LAUNCHERS = {
+    "basic": (RAISED, []),
+    "joblib": (RAISED | KILLED, ["hydra.launcher.n_jobs=2"]),
+    "local": (RAISED | KILLED, ["hydra.launcher.n_jobs=2"]),
+}
+
+
+def search(folder, marks, teacher, *overrides, environment=None):
+    words = [sys.executable, "search.py", *TINY, *overrides]
+    words += [
+        "space.num_hidden_layers=[1]",
+        "space.hidden_size=[16]",
+        "space.hidden_act=[gelu]",
+        f"paths.runs={folder}",
+    ]
+    words += [f"teacher.path={teacher}", "++teacher.prepare=null", "search.finalists=0", "search.max_failed=1"]
+    words += ["objective._target_=tests.failing.by_intermediate_size", "~objective.mapping", "~objective.normalize"]
+    words += [f"+objective.marks={marks}", "trainer.max_time=00:00:00:10"]
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
+    return subprocess.run(words, cwd=ROOT, env=own, capture_output=True, text=True, timeout=900)
+
+
+def check_fates(study, expected):
+    by_size = {trial.params["intermediate_size"]: trial for trial in study.trials()}
+    assert by_size.keys() == expected.keys()
+    for size, reason in expected.items():
+        trial = by_size[size]
+        assert trial.state == (TrialState.COMPLETE if reason is DONE else TrialState.FAIL), size
+        assert reason is DONE or reason in trial.user_attrs["reason"], size
+        assert reason is DONE or trial.value is None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_failure_is_recorded_and_costs_nobody_else(launcher, teacher, tmp_path):
+    expected, own = LAUNCHERS[launcher]
+    sizes = ",".join(map(str, expected))
+    space = [f"space.intermediate_size=[{sizes}]", "search.episodes=1", f"search.candidates={len(expected)}"]
+    done = search(tmp_path, tmp_path, teacher, *space, f"hydra/launcher={launcher}", *own)
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    check_fates(Study(open_storage(tmp_path / "search/demo")), expected)
+    assert "this student is impossible" in done.stdout

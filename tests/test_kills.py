@@ -1,0 +1,118 @@
+"""A search that is killed again and again, at random moments, ends as one that never was."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_search import ROOT, TINY
+
+from kdnas.search.journal import JOURNAL, open_storage
+from kdnas.search.study import Study
+
+pytestmark = pytest.mark.long
+
+SIZES = ["search.episodes=2", "search.candidates=3", "search.finalists=2", "controller.epsilon_decay=0.5"]
+SIZES += ["data.rows=512", "trainer.max_epochs=2", "search.stages.mini.trainer.max_epochs=2", "search.retries=100"]
+TOLD, COMPLETE = 6, 1
+"""Optuna's numbers for the record that ends a trial, and for a trial that ended well."""
+
+
+def command(runs, teacher, *overrides):
+    words = [sys.executable, "search.py", *TINY, *SIZES, *overrides]
+    return [*words, f"teacher.path={teacher}", "++teacher.prepare=null", f"paths.runs={runs}"]
+
+
+def start(words, log):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def outcome(folder):
+    """Everything that has to be the same: each candidate's figures, and the table."""
+    seen = [
+        (one.trial, one.architecture, one.origin, one.prediction, one.metrics, one.reward)
+        for stage in ("mini", "full")
+        for one in Study(open_storage(folder), stage).observations
+    ]
+    table = pd.read_csv(folder / "report/table.csv")
+    return seen, table.drop(columns=[name for name in table if "seconds" in name or "export" in name])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(teacher, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("undisturbed")
+    with (runs / "log").open("w") as log:
+        assert start(command(runs, teacher), log).wait(timeout=900) == 0, (runs / "log").read_text()[-3000:]
+    return runs
+
+
+def trainers(runs):
+    """The processes that submitit runs jobs of a search in."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "submitit.core._submit" in words and any(str(runs) in word for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+def kill_and_resume(words, runs, kills, victims, rng):
+    """Runs a search to its end, killing a victim of its at random moments; starts it again when that was the search."""
+    done, process = 0, None
+    with (runs / "log").open("a") as log:
+        while done < kills:
+            process = process or start(words, log)
+            time.sleep(rng.uniform(2, 14))
+            assert process.poll() is None or process.returncode == 0, (runs / "log").read_text()[-3000:]
+            if process.poll() == 0:
+                break
+            victim = rng.choice(victims(process, runs) or [process.pid])
+            os.kill(victim, signal.SIGKILL)
+            done += 1
+            if victim == process.pid:
+                process.wait()
+                process = None
+        process = process or start(words, log)
+        assert process.wait(timeout=900) == 0, (runs / "log").read_text()[-3000:]
+    return done
+
+
+def check(runs, undisturbed):
+    folder = runs / "search/demo"
+    seen, table = outcome(folder)
+    expected, expected_table = outcome(undisturbed / "search/demo")
+    assert seen == expected and len(seen) == 8
+    pd.testing.assert_frame_equal(table, expected_table)
+    records = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    ends = Counter(r["trial_id"] for r in records if r["op_code"] == TOLD and r.get("state") == COMPLETE)
+    assert sorted(ends.values()) == [1] * 8
+
+
+@pytest.mark.parametrize(
+    ("launcher", "victims"),
+    [
+        (["hydra/launcher=basic"], lambda process, runs: [process.pid]),
+        (
+            ["hydra/launcher=local", "hydra.launcher.n_jobs=2"],
+            lambda process, runs: random.choice([[process.pid], trainers(runs)]),
+        ),
+    ],
+    ids=["one process", "the search and its jobs"],
+)
+def test_killed_at_random_moments(launcher, victims, undisturbed, teacher, tmp_path):
+    shutil.copy(undisturbed / "latency.jsonl", tmp_path)  # rewards hold latencies, and no two measurements are alike
+    done = kill_and_resume(command(tmp_path, teacher, *launcher), tmp_path, 12, victims, random.Random(0))
+    print(f"killed {done} times")
+    check(tmp_path, undisturbed)
