@@ -225,8 +225,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
 def check_time(trainer: L.Trainer) -> None:
     """A candidate that ran out of time has not shown what it can do: that is a failure and not a low reward."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    if trainer.current_epoch != trainer.max_epochs and any((timer.time_remaining() or 1) <= 0 for timer in timers):
-        raise TimeoutError(f"trainer.max_time was over after {trainer.current_epoch} epochs")
+    if any((timer.time_remaining() or 1) <= 0 for timer in timers):
+        raise TimeoutError(f"trainer.max_time was over in epoch {trainer.current_epoch}")
 
 
 def last_checkpoint(output: Path) -> ModelCheckpoint:

@@ -1,0 +1,103 @@
+"""The episode loop with jobs that die: what is run again, what is given up, and what the study says of it."""
+
+from functools import partial
+
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from kdnas.architecture import SearchSpace
+from kdnas.errors import ConfigError
+from kdnas.search.loop import Search, SearchSettings
+from kdnas.search.study import Cost, Latency, Study
+
+COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
+
+
+class Cluster:
+    """Runs jobs as `deaths` has it: how often a job with this trial dies before it tells; the others tell at once."""
+
+    def __init__(self, studies, deaths):
+        self.studies, self.deaths = studies, dict(deaths)
+        self.ran: list[tuple[int, ...]] = []
+
+    def __call__(self, stage, jobs):
+        return [self.run(self.studies[stage], tuple(trial.number for trial in job)) for job in jobs]
+
+    def run(self, study, numbers):
+        self.ran.append(numbers)
+        for number in numbers:
+            if self.deaths.get(number, 0) > 0:
+                self.deaths[number] -= 1
+                return f"job {numbers} was killed"
+        for number in numbers:
+            study.tell(number, 1.0 / (1 + number), {"loss": 0.5}, COST)
+        return ""
+
+
+def search(deaths, **settings):
+    storage = InMemoryStorage()
+    studies = {stage: Study(storage, stage) for stage in ("mini", "full")}
+    space = SearchSpace(
+        num_hidden_layers=[1, 2, 3],
+        num_attention_heads=[2],
+        hidden_size=[8, 16],
+        intermediate_size=[16],
+        hidden_act=["gelu"],
+    )
+    cluster = Cluster(studies, deaths)
+    settings = SearchSettings(**{"episodes": 1, "candidates": 4, "finalists": 0, "max_failed": 1.0, **settings})
+    whole = Search(settings, *studies.values(), space, partial(RandomSampler), 0, cluster)
+    return whole, cluster, studies["mini"]
+
+
+def states(study):
+    return [trial.state == TrialState.COMPLETE for trial in study.trials()]
+
+
+def test_a_job_that_died_is_run_again_alone_and_the_others_are_not():
+    whole, cluster, study = search({2: 1})
+    whole.run()
+    assert cluster.ran == [(0,), (1,), (2,), (3,), (2,)]
+    assert states(study) == [True] * 4
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_a_job_that_dies_every_time_has_failed_with_its_last_reason(retries):
+    whole, cluster, study = search({1: 99}, retries=retries)
+    whole.run()
+    assert cluster.ran.count((1,)) == 1 + retries
+    assert states(study) == [True, False, True, True]
+    assert study.trials()[1].user_attrs["reason"] == f"job (1,) was killed (tried {1 + retries} times)"
+    assert study.trials()[1].value is None
+
+
+def test_a_gang_that_dies_every_time_is_run_one_by_one_to_find_the_one_at_fault():
+    whole, cluster, study = search({1: 99}, gang=2, retries=1)
+    whole.run()
+    assert cluster.ran == [(0, 1), (2, 3), (0, 1), (0,), (1,), (1,)]
+    assert states(study) == [True, False, True, True]
+
+
+def test_too_many_failures_stop_the_search_after_the_episode_and_the_next_run_goes_on():
+    whole, cluster, study = search({0: 99, 1: 99, 2: 99}, episodes=2, candidates=3, retries=0, max_failed=0.7)
+    with pytest.raises(ConfigError, match=r"search.max_failed=0.7: 3 of 3 candidates failed; 1 x job \(0,\)"):
+        whole.run()
+    assert cluster.ran == [(0,), (1,), (2,)]
+    whole.run()  # the failures of the last time are not held against it
+    assert states(study) == [False] * 3 + [True] * 3
+
+
+def test_as_many_failures_as_are_allowed_are_not_too_many():
+    whole, _, study = search({0: 99, 1: 99}, retries=0, max_failed=0.5)
+    whole.run()
+    assert states(study) == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("retries", -1), ("retries", 0.5), ("max_failed", -0.1), ("max_failed", 1.5), ("gang", 0)]
+)
+def test_settings_out_of_range_are_refused(setting, value):
+    with pytest.raises(ConfigError, match=rf"search\.{setting}={value}: must be "):
+        SearchSettings(episodes=1, candidates=1, finalists=0, **{setting: value})
