@@ -56,7 +56,8 @@ def table(study: Study, finalists: Study | None, top: int) -> pd.DataFrame:
     costs = [teacher, *(seen.cost for seen in study.observations)]
     devices = list(dict.fromkeys(device for cost in costs if cost for device in cost.latency))
     if teacher:
-        shown.append({"model": "teacher", **_cost(teacher)})
+        own = {f"full {HELD_OUT}{name}": value for name, value in study.teacher_metrics.items()}
+        shown.append({"model": "teacher", **_cost(teacher), **own})
     random = [row for row in candidates if row["chosen by"] == "random"]
     if random:
         averaged = ["parameters (M)", *held_out, "reward", *(f"latency {device} (ms)" for device in devices)]

@@ -5,6 +5,7 @@ Hydra imports this at every start, so nothing heavy is imported until a search b
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -27,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import flatten, instantiate
 from kdnas.errors import ConfigError
-from kdnas.runs import EXCEPT, fingerprint
+from kdnas.runs import EXCEPT, RESULTS, fingerprint
 
 if TYPE_CHECKING:
     from kdnas.search.loop import Gang, Narrator, SearchSettings
@@ -86,6 +87,9 @@ class KDNASSweeper(Sweeper):
             self.search = mini.optuna.user_attrs.get("search", uuid.uuid4().hex[:8])
             for study in (mini, full):  # so that no job of a search that was moved aside can tell this one
                 study.optuna.set_user_attr("search", self.search)
+            training = Path(f"{self.config.teacher.path}.training") / RESULTS
+            if training.is_file():
+                mini.teacher_metrics = json.loads(training.read_text())[0]
             with log_to(self.folder / "search.log"):
                 log.info("searching %s architectures in %s", space.size, self.folder)
                 narrator = Narrator(settings, log.info)

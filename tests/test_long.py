@@ -64,8 +64,11 @@ def test_the_whole_of_the_experiment_from_an_empty_folder(settings, tmp_path):
     for name in ("held-out accuracy", "held-out accuracy_mismatched", "reward"):
         assert found[name].between(0.1, 1.5).all()
     assert finalists["full held-out accuracy_mismatched"].between(0.1, 1).all()
+    of_teacher = json.loads((tmp_path / "teachers/tiny_mnli.training/results.json").read_text())[0]
+    row = table[table["model"] == "teacher"]
+    assert row["full held-out accuracy"].item() == pytest.approx(of_teacher["accuracy"])
     # Eq. 5, from the table's own figures
-    teacher = table[table["model"] == "teacher"]["latency cpu (ms)"].item()
+    teacher = row["latency cpu (ms)"].item()
     share = found["latency cpu (ms)"] / (0.6 * teacher)
     assert found["reward"].tolist() == pytest.approx((found["held-out accuracy"] * share**-0.06).tolist(), rel=1e-3)
     for folder in finalists["export"]:

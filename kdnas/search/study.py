@@ -133,6 +133,15 @@ class Study:
     def teacher(self, cost: Cost) -> None:
         self.optuna.set_user_attr("teacher", cost.to_dict())
 
+    @property
+    def teacher_metrics(self) -> dict[str, float]:
+        """The teacher's own held-out figures; empty unless the search had it trained."""
+        return self.optuna.user_attrs.get("teacher_metrics", {})
+
+    @teacher_metrics.setter
+    def teacher_metrics(self, figures: Mapping[str, float]) -> None:
+        self.optuna.set_user_attr("teacher_metrics", dict(figures))
+
     # -- asking
 
     def propose(
