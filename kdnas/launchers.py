@@ -33,6 +33,7 @@ from kdnas.errors import ConfigError
 from kdnas.files import write_whole
 
 log = logging.getLogger(__name__)
+OUTCOME = "outcome.json"
 
 
 def failed(reason: str) -> JobReturn:
@@ -68,8 +69,14 @@ class SubmititLauncher(BaseSubmititLauncher):
         """What became of a job that ended without a result."""
 
     def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
-        """The job itself, in its own process."""
-        return told(super().__call__(*arguments, **named))
+        """The job itself, in its own process. What it leaves for `_returned` is data: nobody unpickles it."""
+        from submitit import JobEnvironment
+
+        returned = told(super().__call__(*arguments, **named))
+        error = returned._return_value
+        outcome = None if error is None else {"refused": isinstance(error, ConfigError), "text": str(error)}
+        write_whole(JobEnvironment().paths.folder / OUTCOME, json.dumps(outcome))
+        return returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         assert self.config is not None
@@ -82,19 +89,32 @@ class SubmititLauncher(BaseSubmititLauncher):
         running = {name: job for name, job in known.items() if job.id in there}
         for name, job in running.items():
             log.info("job %s (%s) is still there from an earlier run of this search: waiting for it", job.id, name)
+        try:
+            ended = self._see_through(jobs, running, register)
+        except KeyboardInterrupt:
+            ids = " ".join(job.id for job in running.values())
+            log.warning("these jobs go on, and the same command will wait for them; end them yourself if not: %s", ids)
+            raise
+        return [ended[name] for name in jobs]
+
+    def _see_through(
+        self, jobs: Mapping[str, list[str]], running: dict[str, Job], register: Register
+    ) -> dict[str, JobReturn]:
+        """Starts what is not running yet, and waits until all have ended."""
         ended: dict[str, JobReturn] = {}
         while len(ended) < len(jobs):
             waiting = {name: jobs[name] for name in jobs if name not in running and name not in ended}
             room = len(waiting) if self.AT_ONCE is None else max(0, self.AT_ONCE - len(running))
             if room and waiting:
-                started = self._submit(dict(list(waiting.items())[:room]), folder / uuid.uuid4().hex[:8])
+                folder = register.path.with_name(uuid.uuid4().hex[:8])
+                started = self._submit(dict(list(waiting.items())[:room]), folder)
                 register.add(started)
                 running |= started
             time.sleep(self.LOOK_EVERY)
             there = self.alive({job.id for job in running.values()})
             for name in [name for name, job in running.items() if job.id not in there]:
                 ended[name] = self._returned(running.pop(name))
-        return [ended[name] for name in jobs]
+        return ended
 
     def _submit(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
         """Starts jobs, as one array. Their folder is new: SLURM's ids can come again, and with them old results."""
@@ -118,13 +138,16 @@ class SubmititLauncher(BaseSubmititLauncher):
 
     def _returned(self, job: Job) -> JobReturn:
         """What a job that has ended gave back."""
-        from submitit.core.utils import JobPaths, pickle_load
+        from submitit.core.utils import JobPaths
 
         paths = JobPaths(job.folder, job.id)
-        if not paths.result_pickle.is_file():
+        if not (paths.folder / OUTCOME).is_file():
             return failed(f"{self.fate(job.id)}; its log is {paths.stderr}")
-        outcome, value = pickle_load(paths.result_pickle)
-        return value if outcome == "success" else failed(str(value).strip().splitlines()[-1])
+        outcome = json.loads((paths.folder / OUTCOME).read_text())
+        if outcome is None:
+            return JobReturn(status=JobStatus.COMPLETED)
+        kind = ConfigError if outcome["refused"] else RuntimeError
+        return JobReturn(status=JobStatus.FAILED, _return_value=kind(outcome["text"]))
 
 
 def job_of(overrides: Sequence[str]) -> str:

@@ -97,6 +97,7 @@ def quieten() -> None:
         "smaller than the logging interval",
         "have many workers",
         "in the buffer",
+        "The `srun` command is available",
     ):
         warnings.filterwarnings("ignore", f".*{message}")
 
