@@ -73,8 +73,11 @@ def kill_and_resume(words, runs, kills, victims, rng):
     done, process = 0, None
     with (runs / "log").open("a") as log:
         while done < kills:
-            process = process or start(words, log)
-            time.sleep(rng.uniform(2, 14))
+            if process is None:
+                process = start(words, log)
+                if rng.random() < 0.8:  # the others are killed while they start
+                    wait_for_line("searching", runs / "log", process)
+            time.sleep(rng.uniform(0, 10))
             assert process.poll() is None or process.returncode == 0, (runs / "log").read_text()[-3000:]
             if process.poll() == 0:
                 break
@@ -87,6 +90,13 @@ def kill_and_resume(words, runs, kills, victims, rng):
         process = process or start(words, log)
         assert process.wait(timeout=900) == 0, (runs / "log").read_text()[-3000:]
     return done
+
+
+def wait_for_line(word, path, process):
+    """Until one more line of a log has a word, or the process has ended."""
+    before = path.read_text().count(word)
+    while path.read_text().count(word) == before and process.poll() is None:
+        time.sleep(0.05)
 
 
 def check(runs, undisturbed):
