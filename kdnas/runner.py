@@ -86,13 +86,15 @@ def quieten() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for part in ("fabric", "pytorch"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
         "exists and is not empty",
         "LeafSpec",
         "smaller than the logging interval",
         "have many workers",
         "in the buffer",
+        "`broadcast_buffers` is deprecated",  # its successor is newer than our oldest torch
     ):
         warnings.filterwarnings("ignore", f".*{message}")
 
