@@ -59,16 +59,18 @@ def check_devices(cfg: DictConfig, trainer: L.Trainer) -> None:
     Raises:
         ConfigError: a search, a multirun whose processes Lightning would have to start, or other tasks than devices.
     """
-    world, given = trainer.world_size, f"trainer.devices={cfg.trainer.devices}"
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    if on_slurm() and tasks != world:
-        raise ConfigError(f"{given}: {world} in all; must be as many as the tasks that srun has started, {tasks}")
-    if world > 1 and (cfg.stage == "mini" or cfg.search.trials):
-        raise ConfigError(f"{given}: {world} in all; must be 1 in a search, which trains each candidate on one device")
-    # Lightning starts the other processes by the command of this one, which in a multirun is that of all jobs.
-    sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if world > 1 and sweeping and not on_slurm():
-        raise ConfigError(f"{given}: {world} in all; must be 1 in a multirun; run the command once for each value")
+    if trainer.world_size == 1:
+        return
+    given = f"trainer.devices={cfg.trainer.devices}: {trainer.world_size} in all"
+    if cfg.stage == "mini" or cfg.search.trials:
+        raise ConfigError(f"{given}; must be 1 in a search, which trains each candidate on one device")
+    if on_slurm():
+        tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # of this srun
+        if tasks != trainer.world_size:  # the others would be waited for
+            raise ConfigError(f"{given}; must be as many as the tasks that srun has started, {tasks}")
+    elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        # Lightning starts the other processes with the command of this one, which is that of all jobs.
+        raise ConfigError(f"{given}; must be 1 in a multirun; run the command once for each value")
 
 
 def total(value: Tensor) -> Tensor:
