@@ -37,7 +37,7 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
         if on_slurm():  # what stops a job early is requeued by who submitted it
             settings["plugins"] = SLURMEnvironment(auto_requeue=False)
         alone = instantiate(cfg.trainer, **settings | {"logger": False, "callbacks": None})
-        if alone.world_size == 1:
+        if count(alone) == 1:
             settings["strategy"] = "auto"
             return instantiate(cfg.trainer, **settings)
         # Stages freeze parameters that others train. There are no statistics in buffers that could drift apart, and
@@ -46,6 +46,11 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
         return instantiate(cfg.trainer, **settings)
     except (MisconfigurationException, RuntimeError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def count(trainer: L.Trainer) -> int:
+    """How many devices a Trainer is to have; on SLURM its `world_size` is what there is."""
+    return trainer.num_devices * trainer.num_nodes
 
 
 def on_slurm() -> bool:
@@ -59,14 +64,14 @@ def check_devices(cfg: DictConfig, trainer: L.Trainer) -> None:
     Raises:
         ConfigError: a search, a multirun whose processes Lightning would have to start, or other tasks than devices.
     """
-    if trainer.world_size == 1:
+    if count(trainer) == 1:
         return
-    given = f"trainer.devices={cfg.trainer.devices}: {trainer.world_size} in all"
+    given = f"trainer.devices={cfg.trainer.devices}: {count(trainer)} in all"
     if cfg.stage == "mini" or cfg.search.trials:
         raise ConfigError(f"{given}; must be 1 in a search, which trains each candidate on one device")
     if on_slurm():
         tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # of this srun
-        if tasks != trainer.world_size:  # the others would be waited for
+        if tasks != count(trainer):  # the others would be waited for
             raise ConfigError(f"{given}; must be as many as the tasks that srun has started, {tasks}")
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         # Lightning starts the other processes with the command of this one, which is that of all jobs.
