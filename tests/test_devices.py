@@ -131,9 +131,8 @@ def test_two_devices_go_through_all_stages_as_one(sources, students, tmp_path):
     settings = stages(sources, students)
     one, two = alone(tmp_path / "one", settings), together(tmp_path / "two", settings)
     agree(one, two)
-    steps, losses = curve(one)["step"], curve(one)["train/loss"]
-    assert len(losses) == steps.max() + 1  # of every step
-    assert losses[-1] < losses[-losses.size // 3] and losses[losses.size // 3 - 1] < losses[0]  # and they learn
+    losses = np.split(curve(one)["train/loss"], 3)
+    assert all(len(stage) == 2 * 7 and stage[-1] < stage[0] for stage in losses)  # every step, and they learn
     prefix = "" if students == 1 else "/0"
     loaded = AutoModelForSequenceClassification.from_pretrained(f"{two}/model{prefix}")
     saved = torch.load(two / "best.ckpt", weights_only=True)["state_dict"]
@@ -190,8 +189,8 @@ def test_pretraining_on_two_devices_masks_other_tokens_and_learns_alike(sources,
         curve(folder)["val/loss"] for folder in (alone(tmp_path / "1", settings), together(tmp_path / "2", settings))
     ]
     for values in losses:
-        assert len(values) == 11 and values[-1] < 0.9 * values[0]
-    assert losses[0][-1] == pytest.approx(losses[1][-1], rel=0.1)
+        assert len(values) == 11 and values[-1] < 0.95 * values[0]
+    assert losses[0][-1] == pytest.approx(losses[1][-1], rel=0.03)
 
 
 # -- on SLURM
@@ -215,11 +214,14 @@ def first_task(monkeypatch):
 def test_tasks_of_slurm_train_together_and_make_their_teacher_once(sources, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
-    for split, rows in (("train", grammar.pairs(29, seed=1)), ("validation", grammar.pairs(9, seed=2))):
-        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = {"train": 31, "validation_matched": 9, "validation_mismatched": 9}
+    for seed, (split, rows) in enumerate(splits.items()):
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in grammar.pairs(rows, seed)))
+    files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
+    (data / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n")
     settings = [*stages(sources, 2), "data=glue", "task=mnli", f"data.path={data}", "data.name=null"]
     settings = [one for one in settings if not one.startswith(("data=demo", "task=demo", "data.rows", "teacher.path"))]
-    settings += ["data.validation=validation", "data.max_length=64", "teacher=finetuned", "teacher.epochs=1"]
+    settings += ["data.max_length=64", "teacher=finetuned", "teacher.epochs=1"]
     settings += [f"teacher.source={sources['encoder']}", "teacher.name=tiny"]
     one, folder = alone(tmp_path / "one", settings), tmp_path / "two"
     with socket.socket() as free:
