@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import flatten, instantiate
 from kdnas.errors import ConfigError
+from kdnas.runs import EXCEPT
 
 if TYPE_CHECKING:
     from kdnas.search.loop import Gang, Narrator, SearchSettings
@@ -199,7 +200,7 @@ def refuse_changes(study: Study, config: DictConfig) -> None:
     if known is None:
         study.optuna.set_user_attr("settings", settings)
         return
-    for key in sorted(known.keys() | settings.keys()):
+    for key in sorted((known.keys() | settings.keys()).difference(EXCEPT)):
         if known.get(key) != settings.get(key):
             raise ConfigError(
                 f"{key}={settings.get(key)}: the search in this folder was made with {known.get(key)}, and its "

@@ -1,5 +1,6 @@
 """Training on several devices takes the course of training on one, through the command that people type."""
 
+import fcntl
 import json
 import os
 import signal
@@ -8,8 +9,8 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,10 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdnas import devices, runner
-from kdnas.callbacks import SeedSteps
+from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.datamodules import SyntheticNLI, grammar
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.errors import ConfigError
+from kdnas.latency import QuietHost
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -245,7 +247,7 @@ def test_tasks_of_slurm_train_together_and_make_their_teacher_once(sources, tmp_
 
 
 def test_slurm_s_signal_to_requeue_is_left_to_who_submitted(sources, first_task, tmp_path, monkeypatch):
-    """Lightning would take it for its own."""
+    """Lightning would take it for its own, and requeue what submitit requeues too."""
     heard, step = [], StudentDistiller.training_step
 
     def listening(module, *arguments):
@@ -254,10 +256,7 @@ def test_slurm_s_signal_to_requeue_is_left_to_who_submitted(sources, first_task,
 
     monkeypatch.setattr(StudentDistiller, "training_step", listening)
     alone(tmp_path, stages(sources, 1))
-    assert set(heard) == {signal.SIG_DFL}
-    own = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert own._accelerator_connector.cluster_environment.auto_requeue  # what it would have been
-    assert devices.on_slurm()
+    assert devices.on_slurm() and set(heard) == {signal.SIG_DFL}
 
 
 # -- shares
@@ -292,12 +291,25 @@ def test_every_held_out_row_is_in_one_share(rows, size, world):
 
 def test_dropout_differs_between_the_devices_of_a_step_and_not_between_runs():
     def drawn(rank, epoch=1, batch=4):
-        run = type("", (), {"current_epoch": epoch, "global_rank": rank})
-        SeedSteps(7).on_train_batch_start(run, None, None, batch)
+        SeedSteps(7).on_train_batch_start(SimpleNamespace(current_epoch=epoch, global_rank=rank), None, None, batch)
         return torch.rand(3).tolist()
 
     assert drawn(0) == drawn(0) and drawn(1) == drawn(1)
     assert len({tuple(drawn(*place)) for place in ((0, 1, 4), (1, 1, 4), (2, 1, 4), (0, 1, 5), (1, 1, 5))}) == 5
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_of_a_host_holds_it_for_all(rank):
+    """Two that each held it could wait for each other, and a measurement between them for both."""
+    steps = QuietSteps()
+    steps.on_train_batch_start(SimpleNamespace(local_rank=rank), None)
+    with QuietHost().host.open("a") as file:
+        if rank == 0:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    steps.on_exception()
 
 
 # -- refusals
