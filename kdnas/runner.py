@@ -20,7 +20,6 @@ import transformers
 from filelock import FileLock
 from hydra import compose
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,13 +28,14 @@ from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Pr
 from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
+from kdnas.devices import check_devices, make_trainer
 from kdnas.errors import ConfigError
 from kdnas.jobs import candidates, open_study
 from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
-from kdnas.runs import RESULTS, claim
+from kdnas.runs import RESULTS, earlier_results, note
 from kdnas.search.study import Cost, Latency
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ def quieten() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for part in ("fabric", "pytorch"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
         "exists and is not empty",
         "LeafSpec",
@@ -98,6 +99,7 @@ def quieten() -> None:
         "have many workers",
         "in the buffer",
         "The `srun` command is available",
+        "`broadcast_buffers` is deprecated",  # its successor is newer than our oldest torch
     ):
         warnings.filterwarnings("ignore", f".*{message}")
 
@@ -111,40 +113,40 @@ def check(cfg: DictConfig) -> None:
         cost = Cost(1, 1, dict.fromkeys(latency.accelerators, Latency(1.0, 0.0)))
         figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
         reward(dict.fromkeys(figures, 0.5), cost, cost)  # it is made of what will be measured
-    instantiate(cfg.data, tokenizer=None)
+    data = instantiate(cfg.data, tokenizer=None)
     for values in cfg.architectures or ():
         architecture(values)
     if cfg.stage != "prepare":
-        check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
+        trainer = check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
+        data.divide(trainer.global_rank, trainer.world_size)
     if cfg.paths.export:
         check_export(Path(cfg.paths.export))
 
 
-def check_trainer(cfg: DictConfig, epochs: int | None) -> None:
-    """Refuses a Trainer that does not go with the stages' epochs, if they have any, or that cannot be made."""
+def check_trainer(cfg: DictConfig, epochs: int | None) -> L.Trainer:
+    """The Trainer, or a refusal: it must go with the stages' epochs, if they have any, and with its devices."""
     for name, none in (("max_epochs", None), ("max_steps", -1)):
         if epochs is not None and cfg.trainer[name] != none:
             raise ConfigError(
                 f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
                 "the stages have epochs of their own, as objective.labels.epochs"
             )
-    try:
-        instantiate(cfg.trainer, logger=False)
-    except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+    trainer = make_trainer(cfg, logger=False)
+    check_devices(cfg, trainer)
     students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
     if cfg.trainer.precision == "16-mixed" and students > 1:
         raise ConfigError(
             "trainer.precision=16-mixed: must be bf16-mixed for a gang, or search.gang=1; its students would share one "
             "loss scale, and the first that overflows would hold up all"
         )
+    return trainer
 
 
 def finished(cfg: DictConfig) -> dict[str, float] | None:
     """The results of the same run if its folder holds them. A search knows its own: it does not ask twice."""
     if cfg.stage == "prepare" or cfg.search.trials:
         return None
-    results = claim(Path(cfg.paths.output), cfg)
+    results = earlier_results(Path(cfg.paths.output), cfg)
     if results is None or (cfg.paths.export and not Path(cfg.paths.export).is_dir()):
         return None
     figures = ", ".join(f"{name} {value:.4f}" for name, value in results[0].items())
@@ -188,11 +190,13 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
-    """Fits, from `last.ckpt` if the folder holds one; validates the best weights, exports them and tells."""
+    """Fits, from `last.ckpt` if the folder holds one; validates the best weights, exports them and tells.
+
+    On several devices each process comes here; the first writes what is left behind.
+    """
     output, export = Path(cfg.paths.output), cfg.paths.export
     module, data, latency = build(cfg)
     data.setup("fit")
-    last = resumable(output / "last.ckpt", module, data)
     callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
     if latency:
         callbacks.append(latency)
@@ -203,31 +207,40 @@ def train(cfg: DictConfig) -> dict[str, float]:
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
     epochs = {} if module.epochs is None else {"max_epochs": module.epochs}
     epochs["reload_dataloaders_every_n_epochs"] = int(data.transfer is not None)
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger), **epochs)
-    if trainer.world_size > 1:
-        raise ConfigError(f"trainer.devices={cfg.trainer.devices}: must be 1; several devices are not supported yet")
+    trainer = make_trainer(cfg, callbacks=callbacks, logger=instantiate(cfg.logger), **epochs)
+    data.divide(trainer.global_rank, trainer.world_size)
+    first = trainer.is_global_zero
+    if not first:
+        logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
+    last = resumable(output / "last.ckpt", module, data)
+    if first and not cfg.search.trials:
+        note(output, cfg)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    if cfg.search.trials:
-        check_time(trainer)
+    check_time(trainer, cfg)
     module.best.restore()
     if export:
         trainer.save_checkpoint(output / "best.tmp", weights_only=True)
-        (output / "best.tmp").replace(output / "best.ckpt")
+        if first:
+            (output / "best.tmp").replace(output / "best.ckpt")
     trainer.validate(module, datamodule=data, verbose=False)
-    (output / "results.tmp").write_text(json.dumps(module.results, indent=1) + "\n")
-    (output / "results.tmp").replace(output / RESULTS)
-    if export:
-        log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
-    else:
-        (output / "last.ckpt").unlink(missing_ok=True)
+    if first:
+        (output / "results.tmp").write_text(json.dumps(module.results, indent=1) + "\n")
+        (output / "results.tmp").replace(output / RESULTS)
+        if export:
+            log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
+        else:
+            (output / "last.ckpt").unlink(missing_ok=True)
     return dict(module.results[0])
 
 
-def check_time(trainer: L.Trainer) -> None:
-    """A candidate that ran out of time has not shown what it can do: that is a failure and not a low reward."""
+def check_time(trainer: L.Trainer, cfg: DictConfig) -> None:
+    """What was cut short has not shown what it can do: that is a failure, and not a low reward."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     if any((timer.time_remaining() or 1) <= 0 for timer in timers):
-        raise TimeoutError(f"trainer.max_time was over in epoch {trainer.current_epoch}")
+        raise ConfigError(
+            f"trainer.max_time={cfg.trainer.max_time}: was over in epoch {trainer.current_epoch + 1}; "
+            "must be longer, to go on from there"
+        )
 
 
 def last_checkpoint(output: Path) -> ModelCheckpoint:
@@ -267,6 +280,6 @@ def ensure_teacher(cfg: DictConfig) -> None:
         own = {"paths.export": str(folder), "paths.output": str(training), "paths.runs": cfg.paths.runs}
         steps = plain(cfg.teacher.prepare) | own
         training_cfg = compose("train", [override(key, value) for key, value in steps.items()])
-        if claim(training, staged(training_cfg, "full")) is None or not folder.is_dir():
+        if earlier_results(training, staged(training_cfg, "full")) is None or not folder.is_dir():
             log.info("the teacher %s is not there yet: training it", folder)
             run(training_cfg)

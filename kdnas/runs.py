@@ -15,14 +15,17 @@ from kdnas.errors import ConfigError
 SETTINGS, RESULTS = "settings.json", "results.json"
 DECIDE = ("architectures", "module", "data", "trainer", "seed")
 """The parts of a config that decide what comes out of a training."""
-EXCEPT = ("trainer.accelerator", "trainer.default_root_dir", "trainer.max_time", "data.workers")
+EXCEPT = (
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time"),
+    *("trainer.default_root_dir", "data.workers"),
+)
 """Those of them that do not."""
 MODELS = ("module.teacher", "module.initial", "module.source.source")
 """Those of them that name a model, which may change behind its name."""
 
 
-def claim(folder: Path, config: DictConfig) -> list[dict[str, float]] | None:
-    """Notes a run's settings in its folder; returns the results if that very run has finished there before.
+def earlier_results(folder: Path, config: DictConfig) -> list[dict[str, float]] | None:
+    """The results of a run if that very run has finished in its folder before.
 
     Raises:
         ConfigError: the folder holds the results or a checkpoint of a run with other settings.
@@ -31,7 +34,7 @@ def claim(folder: Path, config: DictConfig) -> list[dict[str, float]] | None:
     noted, results = folder / SETTINGS, folder / RESULTS
     if noted.is_file() and (results.is_file() or (folder / "last.ckpt").is_file()):
         known = json.loads(noted.read_text())
-        for key in sorted(known.keys() | settings.keys()):
+        for key in sorted((known.keys() | settings.keys()).difference(EXCEPT)):
             if known.get(key) != settings.get(key):
                 raise ConfigError(
                     f"{key}={settings.get(key)}: {folder} holds a run with {known.get(key)}; "
@@ -39,9 +42,13 @@ def claim(folder: Path, config: DictConfig) -> list[dict[str, float]] | None:
                 )
         if results.is_file():
             return json.loads(results.read_text())
-    folder.mkdir(parents=True, exist_ok=True)
-    noted.write_text(json.dumps(settings, indent=1) + "\n")
     return None
+
+
+def note(folder: Path, config: DictConfig) -> None:
+    """Writes down a run's settings in its folder, for `earlier_results`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SETTINGS).write_text(json.dumps(_settings(config), indent=1) + "\n")
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:

@@ -209,13 +209,12 @@ def refuse_changes(study: Study, config: DictConfig) -> None:
     for name, value in chosen.items():
         plain = OmegaConf.to_container(value, resolve=False) if isinstance(value, DictConfig) else value
         settings |= flatten({name: plain})
-    settings = {key: value for key, value in settings.items() if key not in EXCEPT}
     settings["teacher (weights)"] = fingerprint(Path(config.teacher.path))
     known = study.optuna.user_attrs.get("settings")
     if known is None:
         study.optuna.set_user_attr("settings", settings)
         return
-    for key in sorted(known.keys() | settings.keys()):
+    for key in sorted((known.keys() | settings.keys()).difference(EXCEPT)):
         if known.get(key) != settings.get(key):
             raise ConfigError(
                 f"{key}={settings.get(key)}: the search in this folder was made with {known.get(key)}, and its "

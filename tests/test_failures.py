@@ -21,7 +21,7 @@ RAISED = {
     38: "Unreadable: one and other",
     40: "DefaultCPUAllocator: can't allocate memory",
     42: "diverged: held-out loss nan",
-    44: "TimeoutError: trainer.max_time",
+    44: "trainer.max_time=00:00:00:10: was over",
 }
 KILLED = {46: DONE, 48: "(tried 2 times)"}
 LAUNCHERS = {

@@ -117,9 +117,17 @@ def test_it_learns_more_than_which_tokens_are_frequent(teacher, tmp_path):
     assert result["loss"] < 0.9 * entropy
 
 
-@pytest.mark.parametrize("overrides", [[], ["data/masking=whole_word", "trainer.max_steps=31"]], ids=" ".join)
-def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monkeypatch, overrides):
-    """With the teacher's dropout."""
+@pytest.mark.parametrize(
+    ("overrides", "again"),
+    [
+        ([], range(24, 36)),
+        (["data/masking=whole_word", "trainer.max_steps=31"], range(24, 31)),
+        (["trainer.limit_train_batches=8", "trainer.max_epochs=-1", "trainer.max_steps=31"], range(24, 31)),
+        (["trainer.limit_train_batches=7", "trainer.max_epochs=5"], range(28, 35)),
+    ],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monkeypatch, overrides, again):
+    """With the teacher's dropout; `again` are the steps that it takes from its last checkpoint on."""
 
     class KilledError(Exception):
         pass
@@ -128,7 +136,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monke
 
     def counted(module, *arguments):
         steps.append(module.global_step)
-        if len(steps) == 30:  # in the third of three epochs of 12 steps
+        if len(steps) == 30:  # of epochs of 12 steps, or as many as the limit
             raise KilledError
         return training_step(module, *arguments)
 
@@ -139,11 +147,25 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monke
     steps.clear()
     torch.manual_seed(12345)
     assert pretrain(tmp_path / "cut", teacher, *overrides) == whole
-    assert steps == list(range(24, 31 if overrides else 36))
+    assert steps == list(again)
     states = [read(tmp_path / folder / "last.ckpt") for folder in ("whole", "cut")]
     assert states[0]["global_step"] == states[1]["global_step"] == steps[-1] + 1
     one, other = (state["state_dict"] for state in states)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("end", ["trainer.max_steps=13", "trainer.max_epochs=2"])
+def test_the_learning_rate_falls_over_the_steps_that_there_are(teacher, tmp_path, monkeypatch, end):
+    rates, training_step = [], StudentDistiller.training_step
+
+    def noted(module, *arguments):
+        rates.append(module.trainer.optimizers[0].param_groups[0]["lr"])
+        return training_step(module, *arguments)
+
+    monkeypatch.setattr(StudentDistiller, "training_step", noted)
+    pretrain(tmp_path, teacher, "trainer.limit_train_batches=7", "module.warmup=0", end)
+    steps = {"trainer.max_steps=13": 13, "trainer.max_epochs=2": 14}[end]
+    assert rates == pytest.approx([1e-2 * (1 - step / steps) for step in range(steps)])
 
 
 def test_steps_that_end_within_an_epoch_are_judged_too(teacher, tmp_path):

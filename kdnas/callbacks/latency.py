@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 class LatencyBenchmark(L.Callback):
     """Measures teacher and students on each accelerator, once for each architecture, device and protocol.
 
+    Of several processes that train together the first measures; the others wait for it.
+
     Args:
         table: the file that keeps the latencies.
         accelerators: cpu, cuda, mps; None measures on all that this machine has.

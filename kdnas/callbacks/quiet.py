@@ -12,17 +12,21 @@ from kdnas.latency import QuietHost
 
 
 class QuietSteps(L.Callback):
-    """Holds the host for the length of each step, so that no measurement on it runs meanwhile (see `QuietHost`)."""
+    """Holds the host for the length of each step, so that no measurement on it runs meanwhile (see `QuietHost`).
+
+    Of several processes on a host that train together only the first does: one that had to wait for a measurement
+    while another is in the step, and waits for it, would never get to go. The others get as far as the first is needed.
+    """
 
     def __init__(self) -> None:
         self._host = QuietHost()
         self._step = ExitStack()
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._step.enter_context(self._host.busy())
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._enter(trainer)
 
-    def on_validation_batch_start(self, *_: Any) -> None:
-        self._step.enter_context(self._host.busy())
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._enter(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         self._leave(module)
@@ -32,6 +36,10 @@ class QuietSteps(L.Callback):
 
     def on_exception(self, *_: Any) -> None:
         self._step.close()
+
+    def _enter(self, trainer: L.Trainer) -> None:
+        if trainer.local_rank == 0:
+            self._step.enter_context(self._host.busy())
 
     def _leave(self, module: L.LightningModule) -> None:
         if module.device.type == "cuda" and self._host.wanted():

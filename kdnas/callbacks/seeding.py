@@ -11,6 +11,8 @@ import torch
 class SeedSteps(L.Callback):
     """Seeds every training step by its number: dropout in a resumed run is as in one that was never stopped.
 
+    Of several devices each has its own random numbers, or their shares of a batch would be dropped out alike.
+
     Args:
         seed: of the run.
     """
@@ -19,4 +21,5 @@ class SeedSteps(L.Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(hash((self.seed, trainer.current_epoch, batch_idx)) % 2**63)
+        seed = hash((self.seed, trainer.current_epoch, batch_idx)) + trainer.global_rank
+        torch.manual_seed(seed % 2**63)

@@ -29,7 +29,7 @@ class EncodedDataModule(L.LightningDataModule):
         rows: at most so many training rows before that; None for all.
         held_out: at most so many held-out rows; None for all.
         max_length: tokens of a row; what is longer is cut.
-        batch_size: rows a batch.
+        batch_size: rows a batch, over all devices: a run's course does not depend on how many there are.
         workers: processes that load batches; 0 loads them in this one.
         seed: of the proxy, the row limits, the order and the masks.
         masking: hides tokens and gives them as `labels`; None leaves the text as it is.
@@ -38,6 +38,7 @@ class EncodedDataModule(L.LightningDataModule):
         transfer: rows without labels to train on as well, in the first `transfer_epochs`; None if there are none.
         transfer_epochs: set by whom the labels are for.
         first_epoch: the one that a resumed run goes on with.
+        rank, world: this process's share of every batch, and of how many (see `divide`).
         train, validation: the rows, once `setup` has read them.
         further: more held-out rows by name, if `load` has any; `val_dataloader` then gives a list of loaders, the
             first of which decides.
@@ -82,6 +83,7 @@ class EncodedDataModule(L.LightningDataModule):
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
         self.max_length, self.batch_size, self.workers, self.seed = max_length, batch_size, workers, seed
         self.first_epoch = self.transfer_epochs = 0
+        self.rank, self.world = 0, 1
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # of this pass; processes that load see it too
         self.train: Dataset | None = None
         self.transfer: Dataset | None = None
@@ -102,6 +104,21 @@ class EncodedDataModule(L.LightningDataModule):
                 raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
         self.train, self.validation = self.fraction(train), validation
         self.transfer = self.fraction(self.transfer) if self.transfer is not None else None
+
+    def divide(self, rank: int, world: int) -> None:
+        """Makes the loaders give one of `world` shares of every batch.
+
+        Raises:
+            ConfigError: too few rows for every device to have one, of a batch or held out.
+        """
+        if self.batch_size < world:
+            raise ConfigError(
+                f"data.batch_size={self.batch_size}: must be at least {world}, the devices that share each batch"
+            )
+        for rows in (self.validation, *self.further.values()):
+            if rows is not None and len(rows) < world:
+                raise ConfigError(f"data.held_out={len(rows)}: must be at least {world}, the devices that share them")
+        self.rank, self.world = rank, world
 
     def encode(self, dataset: Dataset, columns: Sequence[str], label: str | None = None) -> Dataset:
         """Tokenizes one text column, or two as a pair; keeps the label as `labels`."""
@@ -147,7 +164,7 @@ class EncodedDataModule(L.LightningDataModule):
     def _loader(self, dataset: Dataset | None, shuffle: bool) -> DataLoader[Any]:
         assert dataset is not None, "setup() comes first"
         lengths = [len(tokens) for tokens in dataset.with_format(None)["input_ids"]]
-        sampler = BucketSampler(lengths, self.batch_size, shuffle, self.seed, self._epoch)
+        sampler = BucketSampler(lengths, self.batch_size, shuffle, self.seed, self._epoch, self.rank, self.world)
         collate: Callable[[Any], dict[str, Any]] = self.collate
         if self.masking is not None:  # held-out masks are always the same
             epoch = self.epoch if shuffle else torch.tensor(-1)

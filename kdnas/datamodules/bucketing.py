@@ -14,12 +14,17 @@ WINDOW = 50
 class BucketSampler(Sampler[list[int]]):
     """A batch sampler: shuffles, sorts by length within windows of 50 batches, and shuffles the batches.
 
+    Several processes that train together make the same batches, and each takes its share of every one: `rank` of
+    `world`. Where a training batch has fewer rows than there are processes, each takes all of them, which makes the
+    same step. No other row is given twice, and no held-out one.
+
     Args:
         lengths: tokens of each row.
-        batch_size: rows of a batch (the last one may be smaller).
-        shuffle: False gives the rows sorted by length, the same every time.
+        batch_size: rows of a batch, all shares together (the last one may be smaller); at least `world`.
+        shuffle: for training; False gives the rows sorted by length, the same every time.
         seed: with the epoch, decides the order.
         epoch: tells the current one. Asked, not told: Lightning does not say where a resumed run goes on.
+        rank, world: which share, and of how many.
     """
 
     def __init__(
@@ -29,25 +34,36 @@ class BucketSampler(Sampler[list[int]]):
         shuffle: bool = True,
         seed: int = 0,
         epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = epoch
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        # Of a last batch with too few held-out rows for all, the last processes have none.
+        rows = len(self.lengths) - (0 if self.shuffle else self.rank)
+        return -(-rows // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        return iter([share for batch in self._batches() if (share := self._share(batch))])
+
+    def _share(self, batch: list[int]) -> list[int]:
+        return batch if self.shuffle and len(batch) < self.world else batch[self.rank :: self.world]
+
+    def _batches(self) -> list[list[int]]:
         if not self.shuffle:
-            return iter(self._cut(self.lengths.argsort(stable=True)))
+            return self._cut(self.lengths.argsort(stable=True))
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch())) % 2**63)
         order = torch.randperm(len(self.lengths), generator=generator)
         batches: list[list[int]] = []
         for window in order.split(WINDOW * self.batch_size):
             batches += self._cut(window[self.lengths[window].argsort(stable=True)])
-        return iter([batches[i] for i in torch.randperm(len(batches), generator=generator)])
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
     def _cut(self, rows: torch.Tensor) -> list[list[int]]:
         return [batch.tolist() for batch in rows.split(self.batch_size)]

@@ -56,6 +56,8 @@ class Masking:
 class MaskingCollator:
     """Pads rows to a batch and masks it: `labels` (rows, length) hold the chosen tokens, and -100 elsewhere.
 
+    Where several devices share a batch, each masks its own rows: other masks than one device would give them all.
+
     Args:
         seed, epoch: decide the masks together with the batch's tokens. `epoch` is a tensor so that processes which
             load batches can share it.

@@ -74,6 +74,8 @@ class ExportingModule(L.LightningModule):
         """Refuses data that cannot be trained on: `masked` says whether tokens of it are."""
 
     def on_validation_end(self) -> None:
+        # All devices have the same figures, but in the last digit they might not: one decides for all.
+        self.results = self.trainer.strategy.broadcast(self.results)
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.best.update([score(figures, self.monitor) for figures in self.results])
 

@@ -14,6 +14,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
 from kdnas.checkpoints import load_encoder_into
+from kdnas.devices import balanced, total
 from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import NoTeacher, OnlineTeacher, Outputs, TeacherOutputs, outputs
@@ -200,10 +201,6 @@ class StudentDistiller(ExportingModule):
         if index and not before:
             self.best.restore()
             self.trainer.optimizers[0].state = defaultdict(dict)
-        self._enter(index, before)
-
-    def _enter(self, index: int, before: int) -> None:
-        """Sets the students to a stage, of which so many epochs are over."""
         stage = self.recipe.stages[index]
         for student in self.trainees:
             student.stage = index
@@ -224,9 +221,8 @@ class StudentDistiller(ExportingModule):
         if objectives and self.trainer.ckpt_path is None:
             trainer: Any = self.trainer
             layers = {layer for objective in objectives for layer in objective.teacher_layers}
-            with QuietHost().busy():
-                loaders = trainer.datamodule.val_dataloader()
-                variances = self._teacher_variances(loaders[0] if isinstance(loaders, list) else loaders, layers)
+            loaders = trainer.datamodule.val_dataloader()
+            variances = self._teacher_variances(loaders[0] if isinstance(loaders, list) else loaders, layers)
             for objective in objectives:
                 objective.calibrate(variances)
 
@@ -235,21 +231,24 @@ class StudentDistiller(ExportingModule):
 
     @torch.no_grad()
     def _teacher_variances(self, batches: Iterable[BatchEncoding], layers: set[int]) -> dict[int, float]:
-        """The mean over features of each teacher layer's variance over the held-out tokens."""
-        count = 0
-        total, squares = ({layer: torch.zeros((), dtype=torch.double) for layer in layers} for _ in range(2))
-        for batch in batches:
-            for layer, states in self.teacher(batch.to(self.device), layers).states.items():
-                total[layer] = total[layer] + states.double().sum(0).cpu()
-                squares[layer] = squares[layer] + states.double().square().sum(0).cpu()
-            count += int(batch["attention_mask"].sum())
-        return {j: float((squares[j] / count - (total[j] / count).square()).mean()) for j in layers}
+        """The mean over features of each teacher layer's variance over the held-out tokens of all devices."""
+        zero = torch.zeros((), dtype=torch.double, device=self.device)
+        count, sums, squares = zero, dict.fromkeys(layers, zero), dict.fromkeys(layers, zero)
+        with QuietHost().busy():
+            for batch in batches:
+                for layer, states in self.teacher(batch.to(self.device), layers).states.items():
+                    sums[layer] = sums[layer] + states.double().sum(0)
+                    squares[layer] = squares[layer] + states.double().square().sum(0)
+                count = count + batch["attention_mask"].sum()
+        moments = {j: (total(sums[j]) / total(count), total(squares[j]) / total(count)) for j in sorted(layers)}
+        return {j: float((square - mean.square()).mean()) for j, (mean, square) in moments.items()}
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         teacher = self.ask_teacher(batch)
         # The students' parameters are disjoint, so the gradient of the sum is each one's own.
         losses = torch.stack([student(batch, teacher)[0] for student in self.trainees])
-        self.log("train/loss", losses.detach().mean(), prog_bar=True, batch_size=len(batch["input_ids"]))
+        losses = balanced(losses, self.trainees[0].objective.count(batch))
+        self.log("train/loss", losses.detach().mean(), prog_bar=True, sync_dist=True)
         return losses.sum()
 
     def on_validation_epoch_start(self) -> None:
@@ -266,11 +265,13 @@ class StudentDistiller(ExportingModule):
         for name in self.results[0]:
             values = [figures[name] for figures in self.results]
             if len(values) > 1:
-                self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)})
-            self.log(f"val/{name}", sum(values) / len(values), prog_bar=True)
+                self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)}, sync_dist=True)
+            self.log(f"val/{name}", sum(values) / len(values), prog_bar=True, sync_dist=True)
 
     # -- checkpoints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._enter(*self.recipe.stage_at(checkpoint["epoch"]))
+        # Nothing is frozen yet: DDP takes up what can be trained when the fit begins, and no more later.
+        for student in self.trainees:
+            student.stage, _ = self.recipe.stage_at(checkpoint["epoch"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel
 
+from kdnas.devices import balanced
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.metrics import SplitMetrics
 
@@ -54,8 +56,9 @@ class FineTuner(ExportingModule):
         return [self.model]
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
-        loss = self.model(**batch).loss
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["labels"]))
+        rows = torch.tensor(len(batch["labels"]), device=self.device)
+        loss = balanced(self.model(**batch).loss, rows)
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -66,4 +69,4 @@ class FineTuner(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [self.metrics.compute()]
-        self.log_dict({f"val/{name}": value for name, value in self.results[0].items()}, prog_bar=True)
+        self.log_dict({f"val/{name}": value for name, value in self.results[0].items()}, prog_bar=True, sync_dist=True)
