@@ -17,9 +17,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import devices, runner
+from kdnas import devices, runner, runs
 from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.datamodules import SyntheticNLI, grammar
 from kdnas.datamodules.bucketing import BucketSampler
@@ -193,6 +194,19 @@ def test_pretraining_on_two_devices_masks_other_tokens_and_learns_alike(sources,
     for values in losses:
         assert len(values) == 11 and values[-1] < 0.95 * values[0]
     assert losses[0][-1] == pytest.approx(losses[1][-1], rel=0.03)
+
+
+def test_a_finished_run_is_known_whatever_it_ran_on(tmp_path):
+    config = OmegaConf.create({name: {} for name in runs.DECIDE} | {"trainer": {"devices": 2, "precision": "32-true"}})
+    runs.note(tmp_path, config)
+    (tmp_path / runs.RESULTS).write_text("[{}]")
+    noted = json.loads((tmp_path / runs.SETTINGS).read_text())
+    assert "trainer.devices" not in noted
+    (tmp_path / runs.SETTINGS).write_text(json.dumps(noted | {"trainer.devices": 1}))  # as they once were
+    assert runs.earlier_results(tmp_path, config) == [{}]
+    config.trainer.precision = "bf16-mixed"
+    with pytest.raises(ConfigError, match="^trainer.precision=bf16-mixed"):
+        runs.earlier_results(tmp_path, config)
 
 
 # -- on SLURM
