@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -28,39 +30,68 @@ from transformers.activations import ACT2FN
 from kdnas.architecture import Architecture
 from kdnas.errors import ConfigError
 
+DATA: dict[str, Any] = {"trust_remote_code": False}
+"""How anything of a model is loaded: code that comes with it is not run, and nobody is asked whether it may be."""
+WEIGHTS = DATA | {"weights_only": True, "dtype": torch.float32}
+"""How weights are: of a pickle, tensors and nothing else."""
+ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
+"""What a config may ask for; other names are of code on the hub."""
+
+REASON = 200
+"""Characters of another library's message that are worth telling."""
+
+
+@contextmanager
+def reading(
+    key: str, path: object, what: str = "model", allowed: str = "a folder that holds one, or a hub id within reach"
+) -> Iterator[None]:
+    """Blames a file, by the setting that names it, for what its reader raises, which of a broken file can be anything.
+
+    Raises:
+        ConfigError: in place of any exception.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise ConfigError(
+            f"{key}={path}: no {what} there that can be read; must be {allowed} ({shorten(reason, REASON)})"
+        ) from error
+
 
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
     """The config of a model on disk or on the hub; `key` is the setting to blame when there is none."""
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise _not_found(key, path) from error
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"{key}={path!r}: must be a folder that holds a model, or a hub id")
+    with reading(key, path):
+        config = AutoConfig.from_pretrained(path, **DATA)
+    return check_config(config, key, path)
+
+
+def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
+    """Refuses the config of a model that is no encoder of ours, or that would have code fetched."""
     missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
     if missing:
         raise ConfigError(
             f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"
         )
+    if config._attn_implementation not in ATTENTION:
+        raise ConfigError(f"{key}={path}: its config asks for the attention {config._attn_implementation}")
     return config
 
 
 def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise _not_found(key, path, "tokenizer") from error
+    with reading(key, path, "tokenizer"):
+        return AutoTokenizer.from_pretrained(path, **DATA)
 
 
 def load_encoder(path: str, key: str = "teacher.path") -> PreTrainedModel:
     """A pretrained encoder in fp32, in evaluation mode, without its pooler."""
     load_config(path, key)
-    try:
-        return _without_pooler(AutoModel.from_pretrained(path, dtype=torch.float32)).eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _not_found(key, path) from error
-
-
-def _not_found(key: str, path: str, what: str = "model") -> ConfigError:
-    return ConfigError(f"{key}={path}: no {what} there; must be a folder that holds one, or a hub id within reach")
+    with reading(key, path):
+        return _without_pooler(AutoModel.from_pretrained(path, **WEIGHTS)).eval()
 
 
 def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
@@ -162,12 +193,10 @@ class Classifier(Head):
 
     def load(self, path: str) -> PreTrainedModel:
         self.config(path)
-        try:
+        with reading("teacher.path", path):
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=torch.float32, output_loading_info=True
+                path, output_loading_info=True, **WEIGHTS
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise _not_found("teacher.path", path) from error
         if report["missing_keys"]:
             raise ConfigError(f"teacher.path={path}: has no classifier; must be fine-tuned on the task first")
         return model.eval()

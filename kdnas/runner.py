@@ -7,7 +7,6 @@ callbacks and its stage's settings.
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import sys
 import warnings
@@ -33,14 +32,17 @@ from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.errors import ConfigError
-from kdnas.models import check_activation
+from kdnas.files import whole
+from kdnas.models import check_activation, reading
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
-from kdnas.runs import RESULTS, claim
+from kdnas.runs import RESULTS, known, note, write_results
 from kdnas.search.study import Cost, Latency, Study, open_storage
 
 log = logging.getLogger(__name__)
+RESUMED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"}
+"""What Lightning takes from a checkpoint to go on."""
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -138,7 +140,7 @@ def finished(cfg: DictConfig) -> dict[str, float] | None:
     """The results of the same run if its folder holds them. A search knows its own: it does not ask twice."""
     if cfg.stage == "prepare" or cfg.search.trials:
         return None
-    results = claim(Path(cfg.paths.output), cfg)
+    results = known(Path(cfg.paths.output), cfg)
     if results is None or (cfg.paths.export and not Path(cfg.paths.export).is_dir()):
         return None
     figures = ", ".join(f"{name} {value:.4f}" for name, value in results[0].items())
@@ -187,6 +189,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     module, data, latency = build(cfg)
     data.setup("fit")
     last = resumable(output / "last.ckpt", module, data)
+    if not cfg.search.trials:  # of a search, the study knows the settings
+        note(output, cfg)
     callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
     if latency:
         callbacks.append(latency)
@@ -203,11 +207,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     module.best.restore()
     if export:
-        trainer.save_checkpoint(output / "best.tmp", weights_only=True)
-        (output / "best.tmp").replace(output / "best.ckpt")
+        with whole(output / "best.ckpt") as path:
+            trainer.save_checkpoint(path, weights_only=True)
     trainer.validate(module, datamodule=data, verbose=False)
-    (output / "results.tmp").write_text(json.dumps(module.results, indent=1) + "\n")
-    (output / "results.tmp").replace(output / RESULTS)
+    write_results(output / RESULTS, module.results)
     if export:
         log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
     else:
@@ -226,7 +229,10 @@ def resumable(path: Path, module: ExportingModule, data: EncodedDataModule) -> s
     if not path.is_file():
         return None
     saved = read(path, "paths.output")
-    module.on_load_checkpoint(saved)
+    with reading("paths.output", path, "run", "a whole checkpoint of kdnas, or not there"):
+        if missing := RESUMED - saved.keys():
+            raise KeyError(f"no {', '.join(sorted(missing))}")
+        module.on_load_checkpoint(saved)
     theirs = {name: value.shape for name, value in saved["state_dict"].items()}
     ours = {name: value.shape for name, value in module.state_dict().items()}
     if theirs != ours:
@@ -277,6 +283,6 @@ def ensure_teacher(cfg: DictConfig) -> None:
         own = {"paths.export": str(folder), "paths.output": str(training), "paths.runs": cfg.paths.runs}
         steps = plain(cfg.teacher.prepare) | own
         training_cfg = compose("train", [override(key, value) for key, value in steps.items()])
-        if claim(training, staged(training_cfg, "full")) is None or not folder.is_dir():
+        if known(training, staged(training_cfg, "full")) is None or not folder.is_dir():
             log.info("the teacher %s is not there yet: training it", folder)
             run(training_cfg)

@@ -23,7 +23,7 @@ from kdnas.datamodules import grammar
 from kdnas.errors import ConfigError
 from kdnas.models import count_parameters
 from kdnas.runner import run
-from kdnas.runs import DECIDE, claim
+from kdnas.runs import DECIDE, known, note
 
 ROOT = Path(__file__).parent.parent
 TASKS = {"mnli": "accuracy", "cola": "matthews", "mrpc": "f1"}
@@ -130,16 +130,17 @@ def test_a_model_that_changed_behind_its_name_is_another(teacher, tmp_path):
     source = tmp_path / "model"
     shutil.copytree(teacher, source)
     config = OmegaConf.create({name: None for name in DECIDE} | {"module": {"source": {"source": str(source)}}})
-    assert claim(tmp_path / "run", config) is None
+    assert known(tmp_path / "run", config) is None and not (tmp_path / "run").exists()
+    note(tmp_path / "run", config)
     (tmp_path / "run/results.json").write_text("[{}]")
-    assert claim(tmp_path / "run", config) == [{}]
+    assert known(tmp_path / "run", config) == [{}]
     model = AutoModel.from_pretrained(source)
     model.embeddings.word_embeddings.weight.data[3, 3] += 1e-3
     model.save_pretrained(source)
     with pytest.raises(
         ConfigError, match=r"^module\.source\.source \(weights\)=\w{16}: .*run holds a run with \w{16};"
     ):
-        claim(tmp_path / "run", config)
+        known(tmp_path / "run", config)
 
 
 def test_from_a_model_to_the_table(teacher, datasets, tmp_path, caplog, capsys):
