@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
 from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require
 
 DATA: dict[str, Any] = {"trust_remote_code": False}
 """How anything of a model is loaded: code that comes with it is not run, and nobody is asked whether it may be."""
@@ -106,6 +106,11 @@ def check_activation(name: str) -> None:
         raise ConfigError(f"architecture.hidden_act={name}: must be one of {', '.join(sorted(ACT2FN))}")
 
 
+def check_dropout(share: Any) -> None:
+    fits = share is None or (is_number(share) and 0 <= share < 1)
+    require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
+
+
 def student_config(
     teacher: PreTrainedConfig, architecture: Architecture, dropout: float | None = None
 ) -> PreTrainedConfig:
@@ -115,6 +120,7 @@ def student_config(
         dropout: of hidden states and attention; None keeps the teacher's.
     """
     check_activation(architecture.hidden_act)
+    check_dropout(dropout)
     config = copy.deepcopy(teacher)
     settings: dict[str, Any] = architecture.to_dict() | {"dtype": "float32", "architectures": None}
     if dropout is not None:

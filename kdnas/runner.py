@@ -31,12 +31,13 @@ from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Pr
 from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
-from kdnas.errors import ConfigError
-from kdnas.files import whole
-from kdnas.models import check_activation, reading
+from kdnas.errors import ConfigError, require, require_whole
+from kdnas.files import check_folder, whole
+from kdnas.models import check_activation, check_dropout, reading
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
+from kdnas.modules.optimization import check_optimization
 from kdnas.runs import RESULTS, known, note, write_results
 from kdnas.search.study import Cost, Latency, Study, open_storage
 
@@ -100,6 +101,13 @@ def quieten() -> None:
 
 def check(cfg: DictConfig) -> None:
     """Refuses what can be refused without the teacher, which may still have to be trained."""
+    require_whole("seed", cfg.seed, 0)
+    require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
+    for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
+        check_folder(f"paths.{key}", cfg.paths[key])
+    module = plain(cfg.module)
+    check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
+    check_dropout(module.get("dropout"))
     latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
     if cfg.stage == "prepare":
         if latency is None:
@@ -112,7 +120,7 @@ def check(cfg: DictConfig) -> None:
         architecture(values)
     if cfg.stage != "prepare":
         check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
-    if cfg.paths.export:
+    if cfg.paths.export is not None:
         check_export(Path(cfg.paths.export))
 
 

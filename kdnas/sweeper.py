@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import flatten, instantiate
 from kdnas.errors import ConfigError
+from kdnas.files import check_folder
 
 if TYPE_CHECKING:
     from kdnas.search.loop import Gang, Narrator, SearchSettings
@@ -70,7 +71,7 @@ class KDNASSweeper(Sweeper):
         instantiate(self.config.reward)
         controller = instantiate(self.config.controller)
         controller(seed=self.config.seed)
-        self.folder = Path(search.dir)
+        self.folder = check_folder("search.dir", search.dir)
         with in_folder(self.folder):
             self._launch([["stage=prepare", "job=prepare"]], strict=True)
             space = instantiate(self.config.space)

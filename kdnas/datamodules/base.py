@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
-from datasets import Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding, DataCollatorWithPadding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.datamodules.masking import Masking, MaskingCollator
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require, require_whole
+from kdnas.models import reading
+
+LEAST_TOKENS = 8
+"""Tokens that a row must have room for: the special ones, and something between them."""
 
 
 class EncodedDataModule(L.LightningDataModule):
@@ -60,16 +63,15 @@ class EncodedDataModule(L.LightningDataModule):
         masking: Masking | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < proxy <= 1:
-            raise ConfigError(f"data.proxy={proxy}: must be above 0 and at most 1")
-        for name, value in (
-            ("rows", rows),
-            ("held_out", held_out),
-            ("max_length", max_length),
-            ("batch_size", batch_size),
+        require(is_number(proxy) and 0 < proxy <= 1, "data.proxy", proxy, "above 0 and at most 1")
+        for name, value, least in (
+            ("rows", 1 if rows is None else rows, 1),
+            ("held_out", 1 if held_out is None else held_out, 1),
+            ("max_length", max_length, LEAST_TOKENS),
+            ("batch_size", batch_size, 1),
+            ("workers", workers, 0),
         ):
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{name}={value}: must be a whole number from 1")
+            require_whole(f"data.{name}", value, least)
         if tokenizer is not None and max_length > tokenizer.model_max_length:
             raise ConfigError(
                 f"data.max_length={max_length}: must be at most the teacher's {tokenizer.model_max_length}"
@@ -109,7 +111,8 @@ class EncodedDataModule(L.LightningDataModule):
         if label:
             wanted[label] = ("int", "float")
         for column, kinds in wanted.items():
-            kind = str(getattr(dataset.features[column], "dtype", dataset.features[column]))
+            feature = dataset.features[column]
+            kind = feature.dtype if isinstance(feature, Value | ClassLabel) else f"a {type(feature).__name__.lower()}"
             if not any(name in kind for name in kinds):
                 raise ConfigError(f"data.path={self.source}: column {column} is {kind}; must be {' or '.join(kinds)}")
 
@@ -172,14 +175,27 @@ def read_dataset(path: str, name: str | None = None) -> DatasetDict:
     Raises:
         ConfigError: nothing readable there.
     """
-    try:
-        return load_dataset(path, name)
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        which = f"data.path={path}" + (f", name {name}" if name else "")
-        raise ConfigError(
-            f"{which}: no readable dataset there, on disk or within reach on the hub ({reason})"
-        ) from error
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"data.path={path!r}: must be a folder that holds a dataset, or a hub id")
+    with reading("data.path", f"{path}, name {name}" if name else path, "dataset"):
+        return load_dataset(path, name)  # of datasets that are code, version 4 reads none
+
+
+def check_columns(columns: Any) -> list[str]:
+    """The text columns as they are given, if they can be some."""
+    fits = isinstance(columns, Sequence) and not isinstance(columns, str) and 1 <= len(columns) <= 2
+    if not fits or not all(isinstance(column, str) for column in columns):
+        raise ConfigError(f"data.columns={columns}: must be a list of one text column, or of two that make a pair")
+    return list(columns)
+
+
+def check_source(source: Any, optional: Sequence[str]) -> Mapping[str, Any]:
+    """A further source as it is given, if it can be one."""
+    keys = set(source) if isinstance(source, Mapping) else set()
+    if not {"path", "columns"} <= keys <= {"path", "columns", *optional}:
+        raise ConfigError(f"data.extra: {source}: must have path and columns, and may have {', '.join(optional)}")
+    check_columns(source["columns"])
+    return source
 
 
 def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[str]) -> Dataset:

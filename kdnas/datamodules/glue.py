@@ -7,8 +7,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, concatenate_datasets
 
-from kdnas.datamodules.base import EncodedDataModule, read_dataset, take_split
-from kdnas.errors import ConfigError
+from kdnas.datamodules.base import EncodedDataModule, check_columns, check_source, read_dataset, take_split
+from kdnas.errors import ConfigError, is_number
 
 
 class GlueDataModule(EncodedDataModule):
@@ -43,9 +43,9 @@ class GlueDataModule(EncodedDataModule):
     ) -> None:
         super().__init__(source=path, **settings)
         self.path, self.name = path, name
-        self.columns, self.label, self.num_labels = list(columns), label, num_labels
+        self.columns, self.label, self.num_labels = check_columns(columns), label, num_labels
         self.split, self.validation_split, self.also = split, validation, dict(also or {})
-        self.extra = [check_source(source) for source in extra]
+        self.extra = [check_source(source, ("name", "split", "label")) for source in extra]
 
     def load(self) -> tuple[Dataset, Dataset]:
         dataset = read_dataset(self.path, self.name)
@@ -64,7 +64,12 @@ class GlueDataModule(EncodedDataModule):
         return self.encode(self.sample(rows, limit), self.columns, self.label)
 
     def check_labels(self, rows: Dataset) -> None:
-        if self.num_labels is None or self.num_labels == 1 or not len(rows):
+        if self.num_labels is None or not len(rows):
+            return
+        if self.num_labels == 1:
+            odd = next((label for label in rows.unique(self.label) if not is_number(label)), None)
+            if odd is not None:
+                raise ConfigError(f"data.path={self.source}: column {self.label} holds {odd}; must be finite numbers")
             return
         kind, found = rows.features[self.label].dtype, set(rows.unique(self.label))
         if "int" not in kind or not found <= set(range(self.num_labels)):
@@ -110,15 +115,6 @@ class GlueDataModule(EncodedDataModule):
             rows = labelled(rows, label)
         rows = self.sample(rows, self.rows)
         return rows.rename_columns({a: b for a, b in zip(found, [*self.columns, self.label], strict=False) if a != b})
-
-
-def check_source(source: Any) -> Mapping[str, Any]:
-    """A further source as it is given, if it can be one."""
-    allowed = ("path", "columns", "name", "split", "label")
-    keys = set(source) if isinstance(source, Mapping) else set()
-    if not {"path", "columns"} <= keys <= set(allowed):
-        raise ConfigError(f"data.extra: {source}: must have path and columns, and may have {', '.join(allowed[2:])}")
-    return source
 
 
 def labelled(rows: Dataset, label: str) -> Dataset:

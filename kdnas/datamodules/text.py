@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from kdnas.datamodules.base import EncodedDataModule, read_dataset, take_split
+from kdnas.datamodules.base import EncodedDataModule, check_columns, check_source, read_dataset, take_split
 from kdnas.errors import ConfigError
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -47,8 +47,9 @@ class TextDataModule(EncodedDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(source=path, **settings)
-        first = {"path": path, "columns": columns, "name": name, "split": split, "validation": validation}
-        self.sources = [first | {"sentences": sentences}, *extra]
+        more = {"name": name, "split": split, "validation": validation, "sentences": sentences}
+        first = {"path": path, "columns": check_columns(columns), **more}
+        self.sources = [first, *(check_source(source, tuple(more)) for source in extra)]
 
     def load(self) -> tuple[Dataset, Dataset]:
         pairs = [self._load_source(**source) for source in self.sources]

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.architecture import Architecture, SearchSpace
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, require_whole
 from kdnas.search.study import ControllerFactory, Observation, Study
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,7 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("candidates", 1), ("finalists", 0), ("gang", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(f"search.{name}={value}: must be a whole number from {least}")
+            require_whole(f"search.{name}", getattr(self, name), least)
 
 
 class Search:
