@@ -23,7 +23,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, require, require_switch, require_whole
 from kdnas.models import (
     DATA,
     WEIGHTS,
@@ -122,8 +122,10 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
         ConfigError: nothing there, a damaged file, or weights of another architecture than the config's.
     """
     weights: dict[str, Tensor] | None = None
-    if not source:
-        raise ConfigError("checkpoint=null: must be a checkpoint of kdnas, a Hugging Face folder or a hub id")
+    fits = isinstance(source, str) and bool(source)
+    require(fits, "checkpoint", source, "a checkpoint of kdnas, a Hugging Face folder or a hub id")
+    require_switch("module.source.random", random)
+    require_whole("task.num_labels", num_labels, 1)
     if _is_checkpoint(source):
         config, weights, tokenizer = unpack(Path(source))
     else:

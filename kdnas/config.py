@@ -16,27 +16,39 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, shown
 
+NOT_FOUND = "Error locating target"
+"""How Hydra begins to say so."""
 LONGEST = 100
 """Bytes of a name; file systems allow 255 for a folder, which some are a part of."""
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:
     """Hydra's `instantiate`, with plain containers, and with the mistakes that it wraps as `ConfigError`."""
+    if isinstance(config, DictConfig) and "_target_" not in config:
+        raise ConfigError(f"{_name(config)}: says nothing to make; must have a _target_")
     try:
         return hydra.utils.instantiate(config, _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # a value that another one was to give
-        raise mistake(error, str(config.get("_target_")).rsplit(".")[-1]) from error
+        raise mistake(error, _name(config)) from error
     except InstantiationException as error:
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             raise cause from error
+        if str(error).startswith(NOT_FOUND):
+            raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a value of the wrong type, a key that it does not have
-            raise ConfigError(f"{str(config.get('_target_')).rsplit('.')[-1]}: {cause}") from error
+            raise ConfigError(f"{_name(config)}: {' '.join(str(cause).split())}") from error
         raise cause from None  # what happened, not where it was wrapped
+
+
+def _name(config: Any) -> str:
+    """The key of a part of a config, or what it makes where it has none."""
+    key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
+    return str(key or config.get("_target_"))
 
 
 def plain(config: Any) -> Any:
@@ -104,10 +116,11 @@ def folder(key: str, *, _root_: DictConfig) -> str:
     Raises:
         ConfigError: a name that would lead somewhere else, or that is none.
     """
-    name = str(OmegaConf.select(_root_, key))
-    if name in ("None", "", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > LONGEST:
+    value = OmegaConf.select(_root_, key)
+    name = "" if value is None else str(value)
+    if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > LONGEST:
         raise ConfigError(
-            f"{key}={name!r}: names a folder; must be of 1 to {LONGEST} printable characters without a slash, "
+            f"{key}={shown(value)}: names a folder; must be of 1 to {LONGEST} printable characters without a slash, "
             "and not . or .."
         )
     return name

@@ -15,13 +15,26 @@ def require(fits: bool, key: str, value: Any, allowed: str) -> None:
         ConfigError: `key=value: must be allowed`.
     """
     if not fits:
-        raise ConfigError(f"{key}={'null' if value is None else value}: must be {allowed}")
+        raise ConfigError(f"{key}={shown(value)}: must be {allowed}")
+
+
+def shown(value: Any) -> str:
+    """A value as it would be given on the command line, in one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    return text if text.isprintable() and text.strip() else repr(text)
 
 
 def require_whole(key: str, value: Any, least: int) -> None:
     """Refuses what is no whole number from `least`; true and 2.0 are none."""
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
     require(fits, key, value, f"a whole number from {least}")
+
+
+def require_switch(key: str, value: Any) -> None:
+    """Refuses what is neither true nor false: other values would count as one of them."""
+    require(isinstance(value, bool), key, value, "true or false")
 
 
 def is_number(value: Any) -> bool:

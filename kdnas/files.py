@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, shown
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def check_folder(key: str, folder: Any) -> Path:
         ConfigError: no path, something else than a folder on the way, or no permission.
     """
     if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
-        raise ConfigError(f"{key}={folder!r}: must be a folder to write to")
+        raise ConfigError(f"{key}={shown(folder)}: must be a folder to write to")
     path = Path(folder)
     try:
         there = next(part for part in (path, *path.absolute().parents) if part.exists())

@@ -231,8 +231,8 @@ class LatencyTable:
         return None
 
     def _measure(self, key: dict[str, Any], config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
-        measured = measure_config(config, accelerator, protocol)
         make_folder("latency.table", self.path.parent)
+        measured = measure_config(config, accelerator, protocol)
         # A line that a crash cut short must not spoil this one.
         cut = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as file:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 
@@ -28,7 +29,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
 from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError, is_number, require
+from kdnas.errors import ConfigError, is_number, require, require_whole, shown
 
 DATA: dict[str, Any] = {"trust_remote_code": False}
 """How anything of a model is loaded: code that comes with it is not run, and nobody is asked whether it may be."""
@@ -56,6 +57,8 @@ def reading(
         raise
     except Exception as error:
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        if isinstance(error, UnpicklingError):  # torch's own words say how to run the code
+            reason = "damaged, or holding code"
         raise ConfigError(
             f"{key}={path}: no {what} there that can be read; must be {allowed} ({shorten(reason, REASON)})"
         ) from error
@@ -64,7 +67,7 @@ def reading(
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
     """The config of a model on disk or on the hub; `key` is the setting to blame when there is none."""
     if not isinstance(path, str) or not path:
-        raise ConfigError(f"{key}={path!r}: must be a folder that holds a model, or a hub id")
+        raise ConfigError(f"{key}={shown(path)}: must be a folder that holds a model, or a hub id")
     with reading(key, path):
         config = AutoConfig.from_pretrained(path, **DATA)
     return check_config(config, key, path)
@@ -77,14 +80,23 @@ def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedCon
         raise ConfigError(
             f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"
         )
+    try:
+        architecture_of(config)
+    except ConfigError as error:
+        raise ConfigError(f"{key}={path}: its config is of no encoder ({error})") from error
     if config._attn_implementation not in ATTENTION:
-        raise ConfigError(f"{key}={path}: its config asks for the attention {config._attn_implementation}")
+        raise ConfigError(
+            f"{key}={path}: its config asks for the attention {config._attn_implementation}; must be sdpa or eager"
+        )
     return config
 
 
 def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
     with reading(key, path, "tokenizer"):
-        return AutoTokenizer.from_pretrained(path, **DATA)
+        tokenizer = AutoTokenizer.from_pretrained(path, **DATA)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
+            raise ValueError("it knows no words")
+        return tokenizer
 
 
 def load_encoder(path: str, key: str = "teacher.path") -> PreTrainedModel:
@@ -188,6 +200,9 @@ class Classifier(Head):
     """
 
     num_labels: int
+
+    def __post_init__(self) -> None:
+        require_whole("task.num_labels", self.num_labels, 1)
 
     def config(self, path: str) -> PreTrainedConfig:
         config = load_config(path)

@@ -31,7 +31,7 @@ from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Pr
 from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
-from kdnas.errors import ConfigError, require, require_whole
+from kdnas.errors import ConfigError, is_number, require, require_whole
 from kdnas.files import check_folder, whole
 from kdnas.models import check_activation, check_dropout, reading
 from kdnas.modules.base import ExportingModule
@@ -42,7 +42,7 @@ from kdnas.runs import RESULTS, known, note, write_results
 from kdnas.search.study import Cost, Latency, Study, open_storage
 
 log = logging.getLogger(__name__)
-RESUMED = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"}
+RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list}
 """What Lightning takes from a checkpoint to go on."""
 
 
@@ -53,8 +53,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         ConfigError: bad input, before anything is trained.
     """
     stages = cfg.search.stages
-    if cfg.stage not in stages:
-        raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages)}")
+    if cfg.stage not in (stages or ()):
+        raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
     checked = [staged(cfg, name) for name in (("mini", "full") if cfg.stage == "prepare" else ())]
     cfg = staged(cfg, cfg.stage)
@@ -74,7 +74,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
 def staged(cfg: DictConfig, stage: str) -> DictConfig:
     """A config with a stage's settings."""
     try:
-        return OmegaConf.merge(cfg, cfg.search.stages[stage], {"stage": stage})  # type: ignore[return-value]
+        return OmegaConf.merge(cfg, cfg.search.stages[stage] or {}, {"stage": stage})  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"search.stages.{stage}.{error.full_key}: not a setting of what is chosen ({str(error).splitlines()[0]})"
@@ -86,6 +86,7 @@ def quieten() -> None:
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read, it also raises
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -105,6 +106,8 @@ def check(cfg: DictConfig) -> None:
     require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
+    path = cfg.teacher.path
+    require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")
     module = plain(cfg.module)
     check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
     check_dropout(module.get("dropout"))
@@ -132,9 +135,13 @@ def check_trainer(cfg: DictConfig, epochs: int | None) -> None:
                 f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
                 "the stages have epochs of their own, as objective.labels.epochs"
             )
+    require_whole("trainer.max_epochs", 1 if cfg.trainer.max_epochs is None else cfg.trainer.max_epochs, -1)
+    require_whole("trainer.max_steps", cfg.trainer.max_steps, -1)
+    clip = cfg.trainer.gradient_clip_val
+    require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
     try:
         instantiate(cfg.trainer, logger=False)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ImportError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
     students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
     if cfg.trainer.precision == "16-mixed" and students > 1:
@@ -172,6 +179,8 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
 
 def architecture(values: DictConfig) -> Architecture:
     """From five values, or from whatever `_target_` says gives them."""
+    if not isinstance(values, DictConfig):
+        raise ConfigError(f"architectures: {values}: must be the values of an architecture")
     if "_target_" in values:
         return instantiate(values)
     return Architecture.of(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
@@ -238,8 +247,8 @@ def resumable(path: Path, module: ExportingModule, data: EncodedDataModule) -> s
         return None
     saved = read(path, "paths.output")
     with reading("paths.output", path, "run", "a whole checkpoint of kdnas, or not there"):
-        if missing := RESUMED - saved.keys():
-            raise KeyError(f"no {', '.join(sorted(missing))}")
+        if missing := [name for name, kind in RESUMED.items() if not isinstance(saved.get(name), kind)]:
+            raise ValueError(f"it has no {', '.join(missing)}")
         module.on_load_checkpoint(saved)
     theirs = {name: value.shape for name, value in saved["state_dict"].items()}
     ours = {name: value.shape for name, value in module.state_dict().items()}

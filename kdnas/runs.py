@@ -87,7 +87,7 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     for name in DECIDE:
         chosen |= flatten({name: plain(config[name])})
     models = {key: value for key, value in chosen.items() if key in MODELS and value}
-    weights = {f"{key} (weights)": fingerprint(Path(value)) for key, value in models.items()}
+    weights = {f"{key} (weights)": fingerprint(Path(str(value))) for key, value in models.items()}
     return {key: value for key, value in (chosen | weights).items() if key not in EXCEPT}
 
 

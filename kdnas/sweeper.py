@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import flatten, instantiate
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, require_switch
 from kdnas.files import check_folder
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ class KDNASSweeper(Sweeper):
         search = self.config.search
         settings = SearchSettings(search.episodes, search.candidates, search.finalists, search.gang)
         instantiate(self.config.reward)
+        require_switch("search.fresh", search.fresh)
         controller = instantiate(self.config.controller)
-        controller(seed=self.config.seed)
+        instantiate(self.config.controller, _partial_=False, seed=self.config.seed)
         self.folder = check_folder("search.dir", search.dir)
         with in_folder(self.folder):
             self._launch([["stage=prepare", "job=prepare"]], strict=True)

@@ -112,8 +112,8 @@ def test_a_hub_id_without_network_is_refused(composed, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["data.path=/no/such/folder"], "data.path=/no/such/folder: no readable dataset there"),
-        (["data.path={empty}"], "data.path={empty}: no readable dataset there"),
+        (["data.path=/no/such/folder"], "data.path=/no/such/folder: no dataset there that can be read"),
+        (["data.path={empty}"], "data.path={empty}: no dataset there that can be read"),
         (["data.columns=[premise,sentence]"], "train has no column sentence; it has"),
         (["data.split=training"], "has no split training; it has"),
         (["data.validation=dev"], "has no split dev; it has"),
@@ -165,7 +165,7 @@ def test_proxy_out_of_range_is_refused_by_the_first_job(composed, tmp_path):
         ("reward=kdnas_v1", "reward.quality.name=accuracy: not measured; there is loss"),
         ("reward.cost.accelerator=cuda", "reward.cost.accelerator=cuda: not measured"),
         ("space.hidden_act=[gelu,gellu]", "architecture.hidden_act=gellu: must be one of"),
-        ("data.proxy=many", "SyntheticNLI: "),
+        ("data.proxy=many", "data.proxy=many: must be above 0 and at most 1"),
     ],
 )
 def test_what_would_fail_every_candidate_is_refused_by_the_first_job(override, says, composed, tmp_path):

@@ -9,17 +9,20 @@ from typing import Any
 import lightning as L
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding, DataCollatorWithPadding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.datamodules.masking import Masking, MaskingCollator
-from kdnas.errors import ConfigError, is_number, require, require_whole
+from kdnas.errors import ConfigError, is_number, require, require_whole, shown
 from kdnas.models import reading
 
 LEAST_TOKENS = 8
 """Tokens that a row must have room for: the special ones, and something between them."""
+NESTED = "lists or the like"
+"""What a column holds that has several values a row."""
 
 
 class EncodedDataModule(L.LightningDataModule):
@@ -98,7 +101,10 @@ class EncodedDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.train is not None:
             return
-        train, validation = self.load()
+        try:
+            train, validation = self.load()
+        except UnicodeError as error:
+            raise ConfigError(f"data.path={self.source}: holds text that is not UTF-8 ({error})") from error
         for name, rows in (("training", train), ("held-out", validation), *self.further.items()):
             if not len(rows):
                 raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
@@ -107,14 +113,7 @@ class EncodedDataModule(L.LightningDataModule):
 
     def encode(self, dataset: Dataset, columns: Sequence[str], label: str | None = None) -> Dataset:
         """Tokenizes one text column, or two as a pair; keeps the label as `labels`."""
-        wanted: dict[str, tuple[str, ...]] = dict.fromkeys(columns, ("string",))
-        if label:
-            wanted[label] = ("int", "float")
-        for column, kinds in wanted.items():
-            feature = dataset.features[column]
-            kind = feature.dtype if isinstance(feature, Value | ClassLabel) else f"a {type(feature).__name__.lower()}"
-            if not any(name in kind for name in kinds):
-                raise ConfigError(f"data.path={self.source}: column {column} is {kind}; must be {' or '.join(kinds)}")
+        self.check_texts(dataset, columns)
 
         def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
             texts = [list(rows[column]) for column in columns]
@@ -126,6 +125,13 @@ class EncodedDataModule(L.LightningDataModule):
             return encoded
 
         return dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenizing")
+
+    def check_texts(self, dataset: Dataset, columns: Sequence[str]) -> None:
+        """Refuses columns that do not hold text."""
+        for column in columns:
+            kind = kind_of(dataset, column)
+            if "string" not in kind:
+                raise ConfigError(f"data.path={self.source}: column {column} holds {kind}; must be string")
 
     def sample(self, dataset: Dataset, rows: int | None) -> Dataset:
         """The rows in a random order of the seed's, cut to at most `rows`."""
@@ -169,6 +175,12 @@ class EncodedDataModule(L.LightningDataModule):
         return int(self.epoch)
 
 
+def kind_of(dataset: Dataset, column: str) -> str:
+    """What a column holds, as `string` or `int64`; `NESTED` where that is not one value a row."""
+    feature = dataset.features[column]
+    return feature.dtype if isinstance(feature, Value | ClassLabel) else NESTED
+
+
 def read_dataset(path: str, name: str | None = None) -> DatasetDict:
     """A dataset on the hub or in a local folder laid out like one.
 
@@ -176,16 +188,21 @@ def read_dataset(path: str, name: str | None = None) -> DatasetDict:
         ConfigError: nothing readable there.
     """
     if not isinstance(path, str) or not path:
-        raise ConfigError(f"data.path={path!r}: must be a folder that holds a dataset, or a hub id")
+        raise ConfigError(f"data.path={shown(path)}: must be a folder that holds a dataset, or a hub id")
     with reading("data.path", f"{path}, name {name}" if name else path, "dataset"):
-        return load_dataset(path, name)  # of datasets that are code, version 4 reads none
+        try:
+            return load_dataset(path, name)  # which runs no code that comes with a dataset
+        except DatasetGenerationError as error:
+            raise error.__cause__ or error from None  # which says what is wrong
 
 
 def check_columns(columns: Any) -> list[str]:
     """The text columns as they are given, if they can be some."""
     fits = isinstance(columns, Sequence) and not isinstance(columns, str) and 1 <= len(columns) <= 2
     if not fits or not all(isinstance(column, str) for column in columns):
-        raise ConfigError(f"data.columns={columns}: must be a list of one text column, or of two that make a pair")
+        raise ConfigError(
+            f"data.columns={shown(columns)}: must be a list of one text column, or of two that make a pair"
+        )
     return list(columns)
 
 

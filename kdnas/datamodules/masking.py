@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BatchEncoding, DataCollatorForLanguageModeling, DataCollatorWithPadding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.errors import ConfigError, is_number, require
+from kdnas.errors import ConfigError, is_number, require, require_switch
 
 WORDS = "words"
 """The column that numbers the word of each token."""
@@ -39,6 +39,7 @@ class Masking:
     def __post_init__(self) -> None:
         fits = is_number(self.probability) and 0 < self.probability < 1
         require(fits, "data.masking.probability", self.probability, "above 0 and below 1")
+        require_switch("data.masking.whole_word", self.whole_word)
 
     def check(self, tokenizer: Tokenizer) -> None:
         if tokenizer.mask_token is None:
