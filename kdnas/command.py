@@ -51,6 +51,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
         @functools.wraps(task)
         def main() -> None:
+            nonlocal begun
+            begun = False
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to raise its errors, not to print them
             try:
                 check_groups(sys.argv[1:])

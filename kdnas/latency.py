@@ -81,6 +81,10 @@ class Protocol:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ConfigError(f"latency.dtype={self.dtype}: must be a torch dtype, as float32, bfloat16 or float16")
 
+    def check(self, config: PreTrainedConfig) -> None:
+        """Refuses a length that models of this config cannot take."""
+        require(self.length <= positions(config), "latency.length", self.length, f"at most {positions(config)}")
+
 
 def device_name(accelerator: str) -> str:
     """The device as its maker calls it: latencies of different devices never share a row."""
@@ -126,8 +130,7 @@ def measure(model: PreTrainedModel, accelerator: str, protocol: Protocol) -> lis
 
 def measure_config(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
     """The latency of a model of this config, randomly initialised: weights do not matter to it."""
-    if protocol.length > positions(config):
-        raise ConfigError(f"latency.length={protocol.length}: the model has {positions(config)} positions")
+    protocol.check(config)
     times = [time for _ in range(protocol.runs) for time in measure(new_encoder(config, seed=0), accelerator, protocol)]
     low, median, high = np.percentile(times, [5, 50, 95])
     return Latency(median=float(median), spread=float(high - low) / 2)

@@ -173,6 +173,8 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     module = instantiate(cfg.module, **students)
     data = instantiate(cfg.data, tokenizer=module.tokenizer)
     module.check(masked=data.masking is not None)
+    if latency and isinstance(module, StudentDistiller):
+        latency.protocol.check(module.teacher_config)
     data.transfer_epochs = module.transfer_epochs
     return module, data, latency
 
@@ -206,8 +208,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
     module, data, latency = build(cfg)
     data.setup("fit")
     last = resumable(output / "last.ckpt", module, data)
-    if not cfg.search.trials:  # of a search, the study knows the settings
-        note(output, cfg)
     callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
     if latency:
         callbacks.append(latency)
@@ -221,6 +221,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger), **epochs)
     if trainer.world_size > 1:
         raise ConfigError(f"trainer.devices={cfg.trainer.devices}: must be 1; several devices are not supported yet")
+    if not cfg.search.trials:  # of a search, the study knows the settings
+        note(output, cfg)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     module.best.restore()
     if export:

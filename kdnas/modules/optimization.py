@@ -24,7 +24,7 @@ def check_optimization(learning_rate: Any, warmup: Any, betas: Any, weight_decay
         pair and all(is_number(beta) and 0 <= beta < 1 for beta in betas),
         "module.betas",
         betas,
-        "two, from 0 to below 1",
+        "two numbers from 0 to below 1",
     )
     require(is_number(weight_decay) and weight_decay >= 0, "module.weight_decay", weight_decay, "a number from 0")
 
