@@ -82,9 +82,8 @@ def refused(tmp_path, teacher, monkeypatch, capsys):
     script = {"search": "search", "glue": "glue"}
 
     def run(kind, *words, but=(), **places):
-        words = [*START[kind], f"paths.runs={tmp_path}/runs", *words]
-        if kind != "glue":
-            words += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        words = [*START[kind], *quiet, f"paths.runs={tmp_path}/runs", *words]
         words = [word.replace("{tmp}", str(tmp_path)).replace("{teacher}", teacher) for word in words]
         words = [word.replace("{data}", str(places.get("data"))) for word in words]
         name = script.get(kind, "train")
