@@ -5,11 +5,12 @@ import os
 # Threads that spin at a barrier stall each other for seconds where the host has other work; set before torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import hydra
 from omegaconf import DictConfig
 
+from kdnas.command import command
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="search")
+
+@command("search")
 def main(cfg: DictConfig) -> dict[str, float]:
     from kdnas.runner import run
 

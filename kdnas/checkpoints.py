@@ -6,14 +6,11 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -26,11 +23,33 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError
-from kdnas.models import architecture_of, load_config, load_tokenizer
+from kdnas.errors import ConfigError, require, require_switch, require_whole
+from kdnas.models import (
+    DATA,
+    WEIGHTS,
+    architecture_of,
+    check_config,
+    load_config,
+    load_tokenizer,
+    reading,
+)
 
 PACK = "kdnas"
 """The key under which a Lightning checkpoint describes the Hugging Face models whose weights it holds."""
+EXPORTED = {
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+}
+"""What transformers writes of an encoder and its tokenizer."""
 
 
 def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -54,10 +73,11 @@ def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
         raise ConfigError(f"{key}={path}: no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
+    except Exception as error:  # a damaged file can make the reader raise anything
         raise ConfigError(f"{key}={path}: not a whole checkpoint (truncated, damaged, or holding code)") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ConfigError(f"{key}={path}: not a Lightning checkpoint (it has no state_dict)")
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ConfigError(f"{key}={path}: not a Lightning checkpoint (it has no state_dict of tensors)")
     return checkpoint
 
 
@@ -68,25 +88,27 @@ def unpack(
     checkpoint = read(path, key)
     if PACK not in checkpoint:
         raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
-    prefix, text = list(checkpoint[PACK]["configs"].items())[student]
-    weights = {
-        name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
-    }
-    with tempfile.TemporaryDirectory() as folder:
+    with reading(key, path, "student", "a whole checkpoint of kdnas"), tempfile.TemporaryDirectory() as folder:
+        prefix, text = list(checkpoint[PACK]["configs"].items())[student]
+        weights = {
+            name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
+        }
         for name, content in checkpoint[PACK]["tokenizer"].items():
-            (Path(folder) / Path(name).name).write_text(content, encoding="utf-8")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    return _config(text), weights, tokenizer
+            if not name or name != Path(name).name or name == "..":
+                raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (a tokenizer's file called {name!r})")
+            (Path(folder) / name).write_text(content, encoding="utf-8")
+        return _config(text, key, path), weights, AutoTokenizer.from_pretrained(folder, **DATA)
 
 
 def architectures(checkpoint: dict[str, Any]) -> list[Architecture]:
     """Of the Hugging Face models in a Lightning checkpoint that was read; of none if it is not one of kdnas."""
-    return [architecture_of(_config(text)) for text in checkpoint.get(PACK, {"configs": {}})["configs"].values()]
+    texts = checkpoint.get(PACK, {"configs": {}})["configs"].values()
+    return [architecture_of(_config(text, "paths.output", "last.ckpt")) for text in texts]
 
 
-def _config(text: str) -> PreTrainedConfig:
+def _config(text: str, key: str, path: object) -> PreTrainedConfig:
     values = json.loads(text)
-    return AutoConfig.for_model(values.pop("model_type"), **values)
+    return check_config(AutoConfig.for_model(values.pop("model_type"), **values), key, str(path))
 
 
 def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple[PreTrainedModel, Tokenizer]:
@@ -100,8 +122,10 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
         ConfigError: nothing there, a damaged file, or weights of another architecture than the config's.
     """
     weights: dict[str, Tensor] | None = None
-    if not source:
-        raise ConfigError("checkpoint=null: must be a checkpoint of kdnas, a Hugging Face folder or a hub id")
+    fits = isinstance(source, str) and bool(source)
+    require(fits, "checkpoint", source, "a checkpoint of kdnas, a Hugging Face folder or a hub id")
+    require_switch("module.source.random", random)
+    require_whole("task.num_labels", num_labels, 1)
     if _is_checkpoint(source):
         config, weights, tokenizer = unpack(Path(source))
     else:
@@ -168,12 +192,10 @@ def _fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
 
 def _from_folder(auto: Any, source: str, config: PreTrainedConfig, key: str) -> tuple[PreTrainedModel, list[str]]:
     """A model of one of the Auto classes with a folder's or hub id's weights, and the names that did not fit."""
-    try:
+    with reading(key, source):
         model, report = auto.from_pretrained(
-            source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **WEIGHTS
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"{key}={source}: no readable weights there") from error
     mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
     return model, [*mismatched, *report["missing_keys"], *report["unexpected_keys"]]
 
@@ -192,14 +214,23 @@ def _check_encoder(model: PreTrainedModel, wrong: Sequence[str], source: str) ->
 
 
 def check_export(folder: Path) -> None:
-    """An export replaces an earlier one, and nothing else."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+    """An export replaces an earlier one, or those of a gang, and nothing else."""
+    there = list(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
+    gang = all(path.is_dir() and path.name.isdecimal() for path in there)
+    models = there if gang else [folder]
+    if there and not all(_is_export(model) for model in models):
         raise ConfigError(f"paths.export={folder}: holds something that is not a model; must be empty or not there")
+
+
+def _is_export(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return "config.json" in names and names <= EXPORTED
 
 
 def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Path:
     """Writes a folder that transformers' `from_pretrained` loads, model and tokenizer; whole or not at all."""
     check_export(folder)
+    folder = folder.resolve()  # not the link that it may be
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -1,6 +1,7 @@
 """Objects from configs, and what configs need to be read.
 
-Hydra imports this at every start (by way of its sweeper plugin), so that `${label:...}` is known in every config.
+Hydra imports this at every start (by way of its sweeper plugin), so that `${label:...}` and `${folder:...}` are known
+in every config.
 """
 
 from __future__ import annotations
@@ -12,27 +13,42 @@ from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, shown
+
+NOT_FOUND = "Error locating target"
+"""How Hydra begins to say so."""
+LONGEST = 100
+"""Bytes of a name; file systems allow 255 for a folder, which some are a part of."""
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:
     """Hydra's `instantiate`, with plain containers, and with the mistakes that it wraps as `ConfigError`."""
+    if isinstance(config, DictConfig) and "_target_" not in config:
+        raise ConfigError(f"{_name(config)}: says nothing to make; must have a _target_")
     try:
         return hydra.utils.instantiate(config, _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # a value that another one was to give
-        raise _unset(error, str(config.get("_target_")).rsplit(".")[-1]) from error
+        raise mistake(error, _name(config)) from error
     except InstantiationException as error:
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             raise cause from error
+        if str(error).startswith(NOT_FOUND):
+            raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a value of the wrong type, a key that it does not have
-            raise ConfigError(f"{str(config.get('_target_')).rsplit('.')[-1]}: {cause}") from error
+            raise ConfigError(f"{_name(config)}: {' '.join(str(cause).split())}") from error
         raise cause from None  # what happened, not where it was wrapped
+
+
+def _name(config: Any) -> str:
+    """The key of a part of a config, or what it makes where it has none."""
+    key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
+    return str(key or config.get("_target_"))
 
 
 def plain(config: Any) -> Any:
@@ -40,11 +56,17 @@ def plain(config: Any) -> Any:
     try:
         return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     except OmegaConfBaseException as error:
-        raise _unset(error, "config") from error
+        raise mistake(error) from error
 
 
-def _unset(error: OmegaConfBaseException, name: str) -> ConfigError:
-    key = name if error.full_key is None else error.full_key
+def mistake(error: BaseException, name: str = "config") -> ConfigError:
+    """The user's mistake behind an error that reading a config has raised; `name` says where, if the error does not."""
+    cause: BaseException | None = error
+    while cause is not None:  # one that a resolver raised
+        if isinstance(cause, ConfigError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    key = getattr(error, "full_key", None) or name
     return ConfigError(f"{key}: wants a value that no chosen group gives ({str(error).splitlines()[0]})")
 
 
@@ -88,4 +110,21 @@ def label(model: str, random: bool = False) -> str:
     return re.sub(r"[^\w.+-]", "-", "-".join(parts[-3:])) + "-random" * random
 
 
+def folder(key: str, *, _root_: DictConfig) -> str:
+    """The value of a key as the name of one folder: every name that becomes part of a path goes through here.
+
+    Raises:
+        ConfigError: a name that would lead somewhere else, or that is none.
+    """
+    value = OmegaConf.select(_root_, key)
+    name = "" if value is None else str(value)
+    if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > LONGEST:
+        raise ConfigError(
+            f"{key}={shown(value)}: names a folder; must be of 1 to {LONGEST} printable characters without a slash, "
+            "and not . or .."
+        )
+    return name
+
+
 OmegaConf.register_new_resolver("label", label, replace=True)
+OmegaConf.register_new_resolver("folder", folder, replace=True)

@@ -44,7 +44,7 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
         # held-out batches, before which DDP would send them too, need not be as many on each device.
         settings["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
         return instantiate(cfg.trainer, **settings)
-    except (MisconfigurationException, RuntimeError) as error:
+    except (MisconfigurationException, ImportError, RuntimeError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 
 

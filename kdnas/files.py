@@ -1,24 +1,62 @@
-"""Files that appear whole or not at all, and locks on files."""
+"""Files that appear whole or not at all, the folders that users give for them, and locks."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import os
+import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from kdnas.errors import ConfigError, shown
 
 log = logging.getLogger(__name__)
 PATIENCE = 10.0
 """Seconds to wait for a lock without a word."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file beside its place, then moves it there."""
-    fresh = path.with_name(f".{path.name}-{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives a new path beside `path` to write to. It takes the place of `path` when the block ends, or is removed if
+    the block raises; several processes may write the same file at once."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def check_folder(key: str, folder: Any) -> Path:
+    """A folder as a user gives it, there or not: one that can be written to, as far as can be said without writing.
+
+    Raises:
+        ConfigError: no path, something else than a folder on the way, or no permission.
+    """
+    if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
+        raise ConfigError(f"{key}={shown(folder)}: must be a folder to write to")
+    path = Path(folder)
+    try:
+        there = next(part for part in (path, *path.absolute().parents) if part.exists())
+        reason = "" if os.access(there, os.W_OK) else f"no permission for {there}"
+        reason = reason if there.is_dir() else f"{there} is a file"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise ConfigError(f"{key}={folder}: cannot be written to ({reason})")
+    return path
+
+
+def make_folder(key: str, folder: Path) -> None:
+    """Makes a folder with all that leads to it; `key` is the setting to blame."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{key}={folder}: cannot be written to ({error.strerror})") from error
 
 
 def take(file: IO[str], mode: int) -> None:

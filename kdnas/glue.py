@@ -5,7 +5,6 @@ Runs are read from `<folder>/<label>/<task>-<seed>`, where `python train.py -m +
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -23,9 +22,10 @@ from transformers import PreTrainedConfig
 from kdnas.callbacks import LatencyBenchmark
 from kdnas.config import instantiate
 from kdnas.errors import ConfigError
+from kdnas.files import make_folder, whole
 from kdnas.models import count_parameters, load_config
 from kdnas.plots import score_plot
-from kdnas.runs import RESULTS, SETTINGS
+from kdnas.runs import RESULTS, SETTINGS, read_results
 
 COLA = "cola"
 """Small students know little of it, so the papers average without it too."""
@@ -96,8 +96,8 @@ def read(folder: Path, tasks: Mapping[str, str]) -> pd.DataFrame:
 def _results(path: Path) -> dict[str, float]:
     """A run's metrics; nothing if it has not finished."""
     try:
-        return json.loads(path.read_text())[0]
-    except (FileNotFoundError, json.JSONDecodeError):
+        return read_results(path)[0]
+    except ConfigError:  # damaged, which is told like what has not finished
         return {}
 
 
@@ -269,17 +269,18 @@ def write(
 ) -> list[Path]:
     """Writes `table.csv`, `metrics.csv`, `table.md` and, if a model has both average and latency, `tradeoff.png`."""
     figure = score_plot(frame, devices(frame), teacher, f"GLUE, average of {len(tasks)} task{'s' * (len(tasks) > 1)}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output={folder}: cannot be written to ({error.strerror})") from error
-    frame.to_csv(folder / "table.csv", index=False)
-    every.to_csv(folder / "metrics.csv", index=False)
+    make_folder("output", folder)
+    for name, rows in (("table.csv", frame), ("metrics.csv", every)):
+        with whole(folder / name) as path:
+            rows.to_csv(path, index=False)
     texts = (as_text(frame, tasks), others(every, tasks))
     parts = [text.to_markdown(index=False, disable_numparse=True) for text in texts if len(text)]
-    (folder / "table.md").write_text("\n\n".join(["# GLUE", *parts, *notes]) + "\n", encoding="utf-8")
+    with whole(folder / "table.md") as path:
+        path.write_text("\n\n".join(["# GLUE", *parts, *notes]) + "\n", encoding="utf-8")
     plot = folder / "tradeoff.png"
-    plot.unlink(missing_ok=True)
-    if figure is not None:
-        figure.savefig(plot, format="png", dpi=figure.dpi)
+    if figure is None:
+        plot.unlink(missing_ok=True)
+    else:
+        with whole(plot) as path:
+            figure.savefig(path, format="png", dpi=figure.dpi)
     return [*(folder / name for name in ("table.csv", "metrics.csv", "table.md")), *([plot] if figure else [])]

@@ -20,12 +20,14 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError
-from kdnas.files import take
+from kdnas.errors import ConfigError, is_number, require, require_whole
+from kdnas.files import check_folder, make_folder, take
 from kdnas.models import new_encoder, positions
 from kdnas.search.study import Latency
 
 log = logging.getLogger(__name__)
+MANY = 1024
+"""Threads beyond those of any host."""
 
 BACKENDS: dict[str, tuple[Callable[[], bool], Callable[[], None]]] = {
     "cpu": (lambda: True, lambda: None),
@@ -69,11 +71,17 @@ class Protocol:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "length", "threads", "repeats", "runs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"latency.{name}={getattr(self, name)}: must be a whole number from 1")
-        dtype = getattr(torch, self.dtype, None)
+            require_whole(f"latency.{name}", getattr(self, name), 1)
+        require_whole("latency.warmup", self.warmup, 0)
+        # torch makes as many threads as it is told to, or dies of it.
+        require(self.threads <= MANY, "latency.threads", self.threads, f"at most {MANY}")
+        dtype = getattr(torch, str(self.dtype), None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ConfigError(f"latency.dtype={self.dtype}: must be a torch dtype, as float32, bfloat16 or float16")
+
+    def check(self, config: PreTrainedConfig) -> None:
+        """Refuses a length that models of this config cannot take."""
+        require(self.length <= positions(config), "latency.length", self.length, f"at most {positions(config)}")
 
 
 def device_name(accelerator: str) -> str:
@@ -120,8 +128,7 @@ def measure(model: PreTrainedModel, accelerator: str, protocol: Protocol) -> lis
 
 def measure_config(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
     """The latency of a model of this config, randomly initialised: weights do not matter to it."""
-    if protocol.length > positions(config):
-        raise ConfigError(f"latency.length={protocol.length}: the model has {positions(config)} positions")
+    protocol.check(config)
     times = [time for _ in range(protocol.runs) for time in measure(new_encoder(config, seed=0), accelerator, protocol)]
     low, median, high = np.percentile(times, [5, 50, 95])
     return Latency(median=float(median), spread=float(high - low) / 2)
@@ -180,7 +187,9 @@ class LatencyTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise ConfigError(f"latency.table={path}: is a folder; must be a file, or not there")
+        check_folder("latency.table", path.parent)
 
     def latency(self, config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
         """From the table or, the first time, measured while the host is quiet and written there."""
@@ -201,19 +210,24 @@ class LatencyTable:
     def _find(self, key: dict[str, Any]) -> Latency | None:
         if not self.path.is_file():
             return None
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # a line cut short by a crash: it is measured again
-            if row["key"] == key:
+            except ValueError:
+                continue  # a line cut short by a crash: it is measured again, like all that is no latency
+            if isinstance(row, dict) and row.get("key") == key and is_latency(row.get("median"), row.get("spread")):
                 return Latency(row["median"], row["spread"])
         return None
 
     def _measure(self, key: dict[str, Any], config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
+        make_folder("latency.table", self.path.parent)
         measured = measure_config(config, accelerator, protocol)
         # A line that a crash cut short must not spoil this one.
         cut = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as file:
             file.write("\n" * cut + json.dumps({"key": key, **asdict(measured)}) + "\n")
         return measured
+
+
+def is_latency(median: Any, spread: Any) -> bool:
+    return is_number(median) and is_number(spread) and median > 0 and spread >= 0

@@ -30,7 +30,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from omegaconf import OmegaConf
 
 from kdnas.errors import ConfigError
-from kdnas.files import write_whole
+from kdnas.files import whole
 
 log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
@@ -75,7 +75,8 @@ class SubmititLauncher(BaseSubmititLauncher):
         returned = told(super().__call__(*arguments, **named))
         error = returned._return_value
         outcome = None if error is None else {"refused": isinstance(error, ConfigError), "text": str(error)}
-        write_whole(JobEnvironment().paths.folder / OUTCOME, json.dumps(outcome))
+        with whole(JobEnvironment().paths.folder / OUTCOME) as path:
+            path.write_text(json.dumps(outcome))
         return returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -184,7 +185,8 @@ class Register:
 
     def add(self, jobs: Mapping[str, Job]) -> None:
         self.jobs |= jobs
-        write_whole(self.path, json.dumps({name: asdict(job) for name, job in self.jobs.items()}, indent=1))
+        with whole(self.path) as path:
+            path.write_text(json.dumps({name: asdict(job) for name, job in self.jobs.items()}, indent=1))
 
 
 class LocalLauncher(SubmititLauncher):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -26,41 +29,81 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
 from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require, require_whole, shown
+
+DATA: dict[str, Any] = {"trust_remote_code": False}
+"""How anything of a model is loaded: code that comes with it is not run, and nobody is asked whether it may be."""
+WEIGHTS = DATA | {"weights_only": True, "dtype": torch.float32}
+"""How weights are: of a pickle, tensors and nothing else."""
+ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
+"""What a config may ask for; other names are of code on the hub."""
+
+REASON = 200
+"""Characters of another library's message that are worth telling."""
+
+
+@contextmanager
+def reading(
+    key: str, path: object, what: str = "model", allowed: str = "a folder that holds one, or a hub id within reach"
+) -> Iterator[None]:
+    """Blames a file, by the setting that names it, for what its reader raises, which of a broken file can be anything.
+
+    Raises:
+        ConfigError: in place of any exception.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        if isinstance(error, UnpicklingError):  # torch's own words say how to run the code
+            reason = "damaged, or holding code"
+        raise ConfigError(
+            f"{key}={path}: no {what} there that can be read; must be {allowed} ({shorten(reason, REASON)})"
+        ) from error
 
 
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
     """The config of a model on disk or on the hub; `key` is the setting to blame when there is none."""
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise _not_found(key, path) from error
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"{key}={shown(path)}: must be a folder that holds a model, or a hub id")
+    with reading(key, path):
+        config = AutoConfig.from_pretrained(path, **DATA)
+    return check_config(config, key, path)
+
+
+def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
+    """Refuses the config of a model that is no encoder of ours, or that would have code fetched."""
     missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
     if missing:
         raise ConfigError(
             f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"
         )
+    try:
+        architecture_of(config)
+    except ConfigError as error:
+        raise ConfigError(f"{key}={path}: its config is of no encoder ({error})") from error
+    if config._attn_implementation not in ATTENTION:
+        raise ConfigError(
+            f"{key}={path}: its config asks for the attention {config._attn_implementation}; must be sdpa or eager"
+        )
     return config
 
 
 def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise _not_found(key, path, "tokenizer") from error
+    with reading(key, path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path, **DATA)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
+            raise ValueError("it knows no words")
+        return tokenizer
 
 
 def load_encoder(path: str, key: str = "teacher.path") -> PreTrainedModel:
     """A pretrained encoder in fp32, in evaluation mode, without its pooler."""
     load_config(path, key)
-    try:
-        return _without_pooler(AutoModel.from_pretrained(path, dtype=torch.float32)).eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _not_found(key, path) from error
-
-
-def _not_found(key: str, path: str, what: str = "model") -> ConfigError:
-    return ConfigError(f"{key}={path}: no {what} there; must be a folder that holds one, or a hub id within reach")
+    with reading(key, path):
+        return _without_pooler(AutoModel.from_pretrained(path, **WEIGHTS)).eval()
 
 
 def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
@@ -75,6 +118,11 @@ def check_activation(name: str) -> None:
         raise ConfigError(f"architecture.hidden_act={name}: must be one of {', '.join(sorted(ACT2FN))}")
 
 
+def check_dropout(share: Any) -> None:
+    fits = share is None or (is_number(share) and 0 <= share < 1)
+    require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
+
+
 def student_config(
     teacher: PreTrainedConfig, architecture: Architecture, dropout: float | None = None
 ) -> PreTrainedConfig:
@@ -84,6 +132,7 @@ def student_config(
         dropout: of hidden states and attention; None keeps the teacher's.
     """
     check_activation(architecture.hidden_act)
+    check_dropout(dropout)
     config = copy.deepcopy(teacher)
     settings: dict[str, Any] = architecture.to_dict() | {"dtype": "float32", "architectures": None}
     if dropout is not None:
@@ -152,6 +201,9 @@ class Classifier(Head):
 
     num_labels: int
 
+    def __post_init__(self) -> None:
+        require_whole("task.num_labels", self.num_labels, 1)
+
     def config(self, path: str) -> PreTrainedConfig:
         config = load_config(path)
         if config.num_labels != self.num_labels:
@@ -162,12 +214,10 @@ class Classifier(Head):
 
     def load(self, path: str) -> PreTrainedModel:
         self.config(path)
-        try:
+        with reading("teacher.path", path):
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=torch.float32, output_loading_info=True
+                path, output_loading_info=True, **WEIGHTS
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise _not_found("teacher.path", path) from error
         if report["missing_keys"]:
             raise ConfigError(f"teacher.path={path}: has no classifier; must be fine-tuned on the task first")
         return model.eval()

@@ -7,7 +7,6 @@ callbacks and its stage's settings.
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import sys
 import warnings
@@ -29,16 +28,20 @@ from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import check_devices, make_trainer
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require, require_whole
+from kdnas.files import check_folder
 from kdnas.jobs import candidates, open_study
-from kdnas.models import check_activation
+from kdnas.models import check_activation, check_dropout, reading
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
-from kdnas.runs import RESULTS, earlier_results, note
+from kdnas.modules.optimization import check_optimization
+from kdnas.runs import RESULTS, earlier_results, note, write_results
 from kdnas.search.study import Cost, Latency
 
 log = logging.getLogger(__name__)
+RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list}
+"""What Lightning takes from a checkpoint to go on."""
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -48,8 +51,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         ConfigError: bad input, before anything is trained.
     """
     stages = cfg.search.stages
-    if cfg.stage not in stages:
-        raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages)}")
+    if cfg.stage not in (stages or ()):
+        raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
     try:
         if not cfg.search.trials:
@@ -76,7 +79,7 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
 def staged(cfg: DictConfig, stage: str) -> DictConfig:
     """A config with a stage's settings."""
     try:
-        return OmegaConf.merge(cfg, cfg.search.stages[stage], {"stage": stage})  # type: ignore[return-value]
+        return OmegaConf.merge(cfg, cfg.search.stages[stage] or {}, {"stage": stage})  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"search.stages.{stage}.{error.full_key}: not a setting of what is chosen ({str(error).splitlines()[0]})"
@@ -88,6 +91,7 @@ def quieten() -> None:
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read, it also raises
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     for part in ("fabric", "pytorch"):
@@ -106,6 +110,15 @@ def quieten() -> None:
 
 def check(cfg: DictConfig) -> None:
     """Refuses what can be refused without the teacher, which may still have to be trained."""
+    require_whole("seed", cfg.seed, 0)
+    require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
+    for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
+        check_folder(f"paths.{key}", cfg.paths[key])
+    path = cfg.teacher.path
+    require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")
+    module = plain(cfg.module)
+    check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
+    check_dropout(module.get("dropout"))
     latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
     if cfg.stage == "prepare":
         if latency is None:
@@ -119,7 +132,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.stage != "prepare":
         trainer = check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
         data.divide(trainer.global_rank, trainer.world_size)
-    if cfg.paths.export:
+    if cfg.paths.export is not None:
         check_export(Path(cfg.paths.export))
 
 
@@ -131,6 +144,10 @@ def check_trainer(cfg: DictConfig, epochs: int | None) -> L.Trainer:
                 f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
                 "the stages have epochs of their own, as objective.labels.epochs"
             )
+    require_whole("trainer.max_epochs", 1 if cfg.trainer.max_epochs is None else cfg.trainer.max_epochs, -1)
+    require_whole("trainer.max_steps", cfg.trainer.max_steps, -1)
+    clip = cfg.trainer.gradient_clip_val
+    require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
     trainer = make_trainer(cfg, logger=False)
     check_devices(cfg, trainer)
     students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
@@ -164,12 +181,16 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     module = instantiate(cfg.module, **students)
     data = instantiate(cfg.data, tokenizer=module.tokenizer)
     module.check(masked=data.masking is not None)
+    if latency and isinstance(module, StudentDistiller):
+        latency.protocol.check(module.teacher_config)
     data.transfer_epochs = module.transfer_epochs
     return module, data, latency
 
 
 def architecture(values: DictConfig) -> Architecture:
     """From five values, or from whatever `_target_` says gives them."""
+    if not isinstance(values, DictConfig):
+        raise ConfigError(f"architectures: {values}: must be the values of an architecture")
     if "_target_" in values:
         return instantiate(values)
     return Architecture.of(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
@@ -213,7 +234,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if not first:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
     last = resumable(output / "last.ckpt", module, data)
-    if first and not cfg.search.trials:
+    if first and not cfg.search.trials:  # of a search, the study knows the settings
         note(output, cfg)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     check_time(trainer, cfg)
@@ -224,8 +245,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             (output / "best.tmp").replace(output / "best.ckpt")
     trainer.validate(module, datamodule=data, verbose=False)
     if first:
-        (output / "results.tmp").write_text(json.dumps(module.results, indent=1) + "\n")
-        (output / "results.tmp").replace(output / RESULTS)
+        write_results(output / RESULTS, module.results)
         if export:
             log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
         else:
@@ -254,7 +274,10 @@ def resumable(path: Path, module: ExportingModule, data: EncodedDataModule) -> s
     if not path.is_file():
         return None
     saved = read(path, "paths.output")
-    module.on_load_checkpoint(saved)
+    with reading("paths.output", path, "run", "a whole checkpoint of kdnas, or not there"):
+        if missing := [name for name, kind in RESUMED.items() if not isinstance(saved.get(name), kind)]:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        module.on_load_checkpoint(saved)
     theirs = {name: value.shape for name, value in saved["state_dict"].items()}
     ours = {name: value.shape for name, value in module.state_dict().items()}
     if theirs != ours:

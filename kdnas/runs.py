@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from kdnas.config import flatten, plain
 from kdnas.errors import ConfigError
+from kdnas.files import make_folder, whole
 
 SETTINGS, RESULTS = "settings.json", "results.json"
 DECIDE = ("architectures", "module", "data", "trainer", "seed")
@@ -28,27 +29,60 @@ def earlier_results(folder: Path, config: DictConfig) -> list[dict[str, float]] 
     """The results of a run if that very run has finished in its folder before.
 
     Raises:
-        ConfigError: the folder holds the results or a checkpoint of a run with other settings.
+        ConfigError: the folder holds the results or a checkpoint of a run with other settings, or damaged files.
     """
     settings = _settings(config)
     noted, results = folder / SETTINGS, folder / RESULTS
     if noted.is_file() and (results.is_file() or (folder / "last.ckpt").is_file()):
-        known = json.loads(noted.read_text())
-        for key in sorted((known.keys() | settings.keys()).difference(EXCEPT)):
-            if known.get(key) != settings.get(key):
+        theirs = _read(noted)
+        if not isinstance(theirs, dict):
+            raise _damaged(noted)
+        for key in sorted((theirs.keys() | settings.keys()).difference(EXCEPT)):
+            if theirs.get(key) != settings.get(key):
                 raise ConfigError(
-                    f"{key}={settings.get(key)}: {folder} holds a run with {known.get(key)}; "
+                    f"{key}={settings.get(key)}: {folder} holds a run with {theirs.get(key)}; "
                     "must be the same to go on there, or be given another folder"
                 )
         if results.is_file():
-            return json.loads(results.read_text())
+            return read_results(results)
     return None
 
 
 def note(folder: Path, config: DictConfig) -> None:
-    """Writes down a run's settings in its folder, for `earlier_results`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SETTINGS).write_text(json.dumps(_settings(config), indent=1) + "\n")
+    """Writes down, in a run's folder, the settings that its checkpoints and results will be of."""
+    make_folder("paths.output", folder)
+    with whole(folder / SETTINGS) as path:
+        path.write_text(json.dumps(_settings(config), indent=1) + "\n")
+
+
+def write_results(path: Path, results: list[dict[str, float]]) -> None:
+    """Writes the held-out figures of a run that has finished, a mapping for each of its models."""
+    with whole(path) as aside:
+        aside.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def read_results(path: Path) -> list[dict[str, float]]:
+    """What `write_results` wrote.
+
+    Raises:
+        ConfigError: a damaged file.
+    """
+    results = _read(path)
+    fits = isinstance(results, list) and results and all(isinstance(figures, dict) for figures in results)
+    if not fits or not all(isinstance(value, int | float) for figures in results for value in figures.values()):
+        raise _damaged(path)
+    return results
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError(f"paths.output={path.parent}: its {path.name} is damaged; remove that file to run again")
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
@@ -56,7 +90,7 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     for name in DECIDE:
         chosen |= flatten({name: plain(config[name])})
     models = {key: value for key, value in chosen.items() if key in MODELS and value}
-    weights = {f"{key} (weights)": fingerprint(Path(value)) for key, value in models.items()}
+    weights = {f"{key} (weights)": fingerprint(Path(str(value))) for key, value in models.items()}
     return {key: value for key, value in (chosen | weights).items() if key not in EXCEPT}
 
 

@@ -5,7 +5,6 @@ Hydra imports this at every start, so nothing heavy is imported until a search b
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
@@ -27,8 +26,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import flatten, instantiate
-from kdnas.errors import ConfigError
-from kdnas.runs import EXCEPT, RESULTS, fingerprint
+from kdnas.errors import ConfigError, require_switch
+from kdnas.files import check_folder
+from kdnas.runs import EXCEPT, RESULTS, fingerprint, read_results
 
 if TYPE_CHECKING:
     from kdnas.search.loop import Gang, Narrator, SearchSettings
@@ -74,9 +74,10 @@ class KDNASSweeper(Sweeper):
         search = self.config.search
         settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
         instantiate(self.config.reward)
+        require_switch("search.fresh", search.fresh)
         controller = instantiate(self.config.controller)
-        controller(seed=self.config.seed)
-        self.folder = Path(search.dir)
+        instantiate(self.config.controller, _partial_=False, seed=self.config.seed)
+        self.folder = check_folder("search.dir", search.dir)
         with in_folder(self.folder):
             self._launch([["stage=prepare", "job=prepare"]], strict=True)
             space = instantiate(self.config.space)
@@ -89,7 +90,7 @@ class KDNASSweeper(Sweeper):
                 study.optuna.set_user_attr("search", self.search)
             training = Path(f"{self.config.teacher.path}.training") / RESULTS
             if training.is_file():
-                mini.teacher_metrics = json.loads(training.read_text())[0]
+                mini.teacher_metrics = read_results(training)[0]
             with log_to(self.folder / "search.log"):
                 log.info("searching %s architectures in %s", space.size, self.folder)
                 narrator = Narrator(settings, log.info)

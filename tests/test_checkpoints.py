@@ -312,6 +312,8 @@ def test_an_incomplete_folder_is_refused_with_its_path(trained, tmp_path, name):
 
 def test_the_tokenizer_in_a_checkpoint_stays_in_its_folder(damaged, tmp_path):
     outside = tmp_path / "outside"
-    path = damaged(lambda checkpoint: checkpoint[PACK]["tokenizer"].update({str(outside): "x", "../outside": "x"}))
-    unpack(path)
-    assert not outside.exists()
+    for name in (str(outside), "../outside", "..", ""):
+        path = damaged(lambda checkpoint, name=name: checkpoint[PACK]["tokenizer"].update({name: "x"}))
+        with pytest.raises(ConfigError, match=f"^checkpoint={path}: not a checkpoint of kdnas"):
+            unpack(path)
+        assert not outside.exists()

@@ -478,7 +478,7 @@ def test_one_model_throughout_although_every_episode_has_its_seed():
 def test_says_what_is_wrong_with_an_argument(key, given, allowed):
     with pytest.raises(ConfigError) as error:
         FeedbackSampler(**{"candidates": 4, key: given})
-    assert str(error.value) == f"controller.{key}={given!r}: must be {allowed}"
+    assert str(error.value) == f"controller.{key}={given}: must be {allowed}"
 
 
 # -- whether it learns

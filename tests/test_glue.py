@@ -130,7 +130,7 @@ def test_a_model_that_changed_behind_its_name_is_another(teacher, tmp_path):
     source = tmp_path / "model"
     shutil.copytree(teacher, source)
     config = OmegaConf.create({name: None for name in DECIDE} | {"module": {"source": {"source": str(source)}}})
-    assert earlier_results(tmp_path / "run", config) is None
+    assert earlier_results(tmp_path / "run", config) is None and not (tmp_path / "run").exists()
     note(tmp_path / "run", config)
     (tmp_path / "run/results.json").write_text("[{}]")
     assert earlier_results(tmp_path / "run", config) == [{}]

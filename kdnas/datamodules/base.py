@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
-from datasets import Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding, DataCollatorWithPadding
@@ -16,7 +16,13 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.datamodules.masking import Masking, MaskingCollator
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require, require_whole, shown
+from kdnas.models import reading
+
+LEAST_TOKENS = 8
+"""Tokens that a row must have room for: the special ones, and something between them."""
+NESTED = "lists or the like"
+"""What a column holds that has several values a row."""
 
 
 class EncodedDataModule(L.LightningDataModule):
@@ -61,16 +67,15 @@ class EncodedDataModule(L.LightningDataModule):
         masking: Masking | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < proxy <= 1:
-            raise ConfigError(f"data.proxy={proxy}: must be above 0 and at most 1")
-        for name, value in (
-            ("rows", rows),
-            ("held_out", held_out),
-            ("max_length", max_length),
-            ("batch_size", batch_size),
+        require(is_number(proxy) and 0 < proxy <= 1, "data.proxy", proxy, "above 0 and at most 1")
+        for name, value, least in (
+            ("rows", 1 if rows is None else rows, 1),
+            ("held_out", 1 if held_out is None else held_out, 1),
+            ("max_length", max_length, LEAST_TOKENS),
+            ("batch_size", batch_size, 1),
+            ("workers", workers, 0),
         ):
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{name}={value}: must be a whole number from 1")
+            require_whole(f"data.{name}", value, least)
         if tokenizer is not None and max_length > tokenizer.model_max_length:
             raise ConfigError(
                 f"data.max_length={max_length}: must be at most the teacher's {tokenizer.model_max_length}"
@@ -98,7 +103,10 @@ class EncodedDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.train is not None:
             return
-        train, validation = self.load()
+        try:
+            train, validation = self.load()
+        except UnicodeError as error:
+            raise ConfigError(f"data.path={self.source}: holds text that is not UTF-8 ({error})") from error
         for name, rows in (("training", train), ("held-out", validation), *self.further.items()):
             if not len(rows):
                 raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
@@ -122,13 +130,7 @@ class EncodedDataModule(L.LightningDataModule):
 
     def encode(self, dataset: Dataset, columns: Sequence[str], label: str | None = None) -> Dataset:
         """Tokenizes one text column, or two as a pair; keeps the label as `labels`."""
-        wanted: dict[str, tuple[str, ...]] = dict.fromkeys(columns, ("string",))
-        if label:
-            wanted[label] = ("int", "float")
-        for column, kinds in wanted.items():
-            kind = str(getattr(dataset.features[column], "dtype", dataset.features[column]))
-            if not any(name in kind for name in kinds):
-                raise ConfigError(f"data.path={self.source}: column {column} is {kind}; must be {' or '.join(kinds)}")
+        self.check_texts(dataset, columns)
 
         def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
             texts = [list(rows[column]) for column in columns]
@@ -140,6 +142,13 @@ class EncodedDataModule(L.LightningDataModule):
             return encoded
 
         return dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenizing")
+
+    def check_texts(self, dataset: Dataset, columns: Sequence[str]) -> None:
+        """Refuses columns that do not hold text."""
+        for column in columns:
+            kind = kind_of(dataset, column)
+            if "string" not in kind:
+                raise ConfigError(f"data.path={self.source}: column {column} holds {kind}; must be string")
 
     def sample(self, dataset: Dataset, rows: int | None) -> Dataset:
         """The rows in a random order of the seed's, cut to at most `rows`."""
@@ -183,20 +192,44 @@ class EncodedDataModule(L.LightningDataModule):
         return int(self.epoch)
 
 
+def kind_of(dataset: Dataset, column: str) -> str:
+    """What a column holds, as `string` or `int64`; `NESTED` where that is not one value a row."""
+    feature = dataset.features[column]
+    return feature.dtype if isinstance(feature, Value | ClassLabel) else NESTED
+
+
 def read_dataset(path: str, name: str | None = None) -> DatasetDict:
     """A dataset on the hub or in a local folder laid out like one.
 
     Raises:
         ConfigError: nothing readable there.
     """
-    try:
-        return load_dataset(path, name)
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        which = f"data.path={path}" + (f", name {name}" if name else "")
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"data.path={shown(path)}: must be a folder that holds a dataset, or a hub id")
+    with reading("data.path", f"{path}, name {name}" if name else path, "dataset"):
+        try:
+            return load_dataset(path, name)  # which runs no code that comes with a dataset
+        except DatasetGenerationError as error:
+            raise error.__cause__ or error from None  # which says what is wrong
+
+
+def check_columns(columns: Any) -> list[str]:
+    """The text columns as they are given, if they can be some."""
+    fits = isinstance(columns, Sequence) and not isinstance(columns, str) and 1 <= len(columns) <= 2
+    if not fits or not all(isinstance(column, str) for column in columns):
         raise ConfigError(
-            f"{which}: no readable dataset there, on disk or within reach on the hub ({reason})"
-        ) from error
+            f"data.columns={shown(columns)}: must be a list of one text column, or of two that make a pair"
+        )
+    return list(columns)
+
+
+def check_source(source: Any, optional: Sequence[str]) -> Mapping[str, Any]:
+    """A further source as it is given, if it can be one."""
+    keys = set(source) if isinstance(source, Mapping) else set()
+    if not {"path", "columns"} <= keys <= {"path", "columns", *optional}:
+        raise ConfigError(f"data.extra: {source}: must have path and columns, and may have {', '.join(optional)}")
+    check_columns(source["columns"])
+    return source
 
 
 def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[str]) -> Dataset:

@@ -7,8 +7,16 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, concatenate_datasets
 
-from kdnas.datamodules.base import EncodedDataModule, read_dataset, take_split
-from kdnas.errors import ConfigError
+from kdnas.datamodules.base import (
+    NESTED,
+    EncodedDataModule,
+    check_columns,
+    check_source,
+    kind_of,
+    read_dataset,
+    take_split,
+)
+from kdnas.errors import ConfigError, is_number, require, require_whole
 
 
 class GlueDataModule(EncodedDataModule):
@@ -42,10 +50,14 @@ class GlueDataModule(EncodedDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(source=path, **settings)
+        if num_labels is not None:
+            require_whole("data.num_labels", num_labels, 1)
+        require(also is None or isinstance(also, Mapping), "data.also", also, "splits by name")
+        require(isinstance(extra, list | tuple), "data.extra", extra, "a list of sources")
         self.path, self.name = path, name
-        self.columns, self.label, self.num_labels = list(columns), label, num_labels
+        self.columns, self.label, self.num_labels = check_columns(columns), label, num_labels
         self.split, self.validation_split, self.also = split, validation, dict(also or {})
-        self.extra = [check_source(source) for source in extra]
+        self.extra = [check_source(source, ("name", "split", "label")) for source in extra]
 
     def load(self) -> tuple[Dataset, Dataset]:
         dataset = read_dataset(self.path, self.name)
@@ -64,15 +76,15 @@ class GlueDataModule(EncodedDataModule):
         return self.encode(self.sample(rows, limit), self.columns, self.label)
 
     def check_labels(self, rows: Dataset) -> None:
-        if self.num_labels is None or self.num_labels == 1 or not len(rows):
-            return
-        kind, found = rows.features[self.label].dtype, set(rows.unique(self.label))
-        if "int" not in kind or not found <= set(range(self.num_labels)):
-            shown = ", ".join(str(label) for label in sorted(found)[:5])
-            raise ConfigError(
-                f"data.path={self.source}: column {self.label} holds {kind}, as {shown}; "
-                f"must be whole numbers from 0 to {self.num_labels - 1}"
-            )
+        """Refuses labels that are no numbers or, of a task with classes, not those of the classes."""
+        kind, classes = kind_of(rows, self.label), self.num_labels or 1
+        allowed = "finite numbers" if classes == 1 else f"whole numbers from 0 to {classes - 1}"
+        for label in rows[:1][self.label] if kind == NESTED else rows.unique(self.label):
+            fits = is_number(label) if classes == 1 else isinstance(label, int) and 0 <= label < classes
+            if not fits or isinstance(label, bool):
+                raise ConfigError(
+                    f"data.path={self.source}: column {self.label} holds {kind}, as {label}; must be {allowed}"
+                )
 
     def _extend(self, train: Dataset, held_out: Sequence[Dataset]) -> Dataset:
         """The task's rows with those of the labelled sources; keeps the others as `transfer`."""
@@ -112,18 +124,9 @@ class GlueDataModule(EncodedDataModule):
         return rows.rename_columns({a: b for a, b in zip(found, [*self.columns, self.label], strict=False) if a != b})
 
 
-def check_source(source: Any) -> Mapping[str, Any]:
-    """A further source as it is given, if it can be one."""
-    allowed = ("path", "columns", "name", "split", "label")
-    keys = set(source) if isinstance(source, Mapping) else set()
-    if not {"path", "columns"} <= keys <= set(allowed):
-        raise ConfigError(f"data.extra: {source}: must have path and columns, and may have {', '.join(allowed[2:])}")
-    return source
-
-
 def labelled(rows: Dataset, label: str) -> Dataset:
     """The rows that have a label: not those whose class id is below 0."""
-    if "int" not in rows.features[label].dtype:
+    if "int" not in kind_of(rows, label):
         return rows
     return rows.filter(lambda labels: [label >= 0 for label in labels], input_columns=label, batched=True)
 

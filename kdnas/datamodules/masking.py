@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BatchEncoding, DataCollatorForLanguageModeling, DataCollatorWithPadding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require, require_switch
 
 WORDS = "words"
 """The column that numbers the word of each token."""
@@ -37,8 +37,9 @@ class Masking:
     whole_word: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.probability < 1:
-            raise ConfigError(f"data.masking.probability={self.probability}: must be above 0 and below 1")
+        fits = is_number(self.probability) and 0 < self.probability < 1
+        require(fits, "data.masking.probability", self.probability, "above 0 and below 1")
+        require_switch("data.masking.whole_word", self.whole_word)
 
     def check(self, tokenizer: Tokenizer) -> None:
         if tokenizer.mask_token is None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from kdnas.datamodules.base import EncodedDataModule, read_dataset, take_split
-from kdnas.errors import ConfigError
+from kdnas.datamodules.base import EncodedDataModule, check_columns, check_source, read_dataset, take_split
+from kdnas.errors import ConfigError, require, require_switch
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORTEST = 4
@@ -47,8 +47,10 @@ class TextDataModule(EncodedDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(source=path, **settings)
-        first = {"path": path, "columns": columns, "name": name, "split": split, "validation": validation}
-        self.sources = [first | {"sentences": sentences}, *extra]
+        require(isinstance(extra, list | tuple), "data.extra", extra, "a list of sources")
+        more = {"name": name, "split": split, "validation": validation, "sentences": sentences}
+        first = {"path": path, "columns": check_columns(columns), **more}
+        self.sources = [first, *(check_source(source, tuple(more)) for source in extra)]
 
     def load(self) -> tuple[Dataset, Dataset]:
         pairs = [self._load_source(**source) for source in self.sources]
@@ -64,6 +66,7 @@ class TextDataModule(EncodedDataModule):
         validation: str | None = None,
         sentences: bool = False,
     ) -> tuple[Dataset, Dataset]:
+        require_switch("data.sentences", sentences)
         if sentences and len(columns) > 1:
             raise ConfigError(f"data.sentences=true: only of one column; data.columns={list(columns)}")
         dataset = read_dataset(path, name)
@@ -82,6 +85,7 @@ class TextDataModule(EncodedDataModule):
     def _prepare(self, rows: Dataset, columns: Sequence[str], sentences: bool, limit: int | None) -> Dataset:
         rows = self.sample(rows.select_columns(list(columns)), limit)
         if sentences:
+            self.check_texts(rows, columns)
             column = columns[0]
             rows = rows.map(
                 lambda batch: {column: [piece for text in batch[column] for piece in split_sentences(text)]},

@@ -24,7 +24,7 @@ from kdnas.distillation.objectives import (
     Representation,
     check_normalize,
 )
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require, require_whole
 from kdnas.models import Classifier, Encoder, Head, MaskedLM
 
 ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], Objective]
@@ -154,13 +154,12 @@ def stages(**parts: tuple[ObjectiveFactory, Mapping[str, Any], str]) -> list[Sta
         alone = all(other["epochs"] == 0 for _, other, _ in parts.values() if other is not settings)
         if epochs is None and not alone:
             raise ConfigError(f"objective.{name}.epochs=null: must be a whole number beside other stages")
-        if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
-            raise ConfigError(f"objective.{name}.epochs={epochs}: must be a whole number from 0")
+        if epochs is not None:
+            require_whole(f"objective.{name}.epochs", epochs, 0)
         gradual = settings.get("gradual", False)
         if not isinstance(gradual, bool):
             raise ConfigError(f"objective.{name}.gradual={gradual}: must be true or false")
-        if not rate > 0:
-            raise ConfigError(f"objective.{name}.learning_rate={rate}: must be above 0")
+        require(is_number(rate) and rate > 0, f"objective.{name}.learning_rate", rate, "a number above 0")
         if epochs != 0:
             made.append(Stage(name, objective, epochs, rate, gradual, monitor))
     if not made:

@@ -18,7 +18,7 @@ from kdnas.checkpoints import PACK, architectures, pack
 from kdnas.errors import ConfigError
 from kdnas.models import architecture_of
 from kdnas.modules.best import BestWeights
-from kdnas.modules.optimization import adamw, linear
+from kdnas.modules.optimization import adamw, check_optimization, linear
 
 BEST = "best"
 """The key of the best weights so far in a checkpoint."""
@@ -49,6 +49,7 @@ class ExportingModule(L.LightningModule):
 
     def __init__(self, learning_rate: float, warmup: float, betas: tuple[float, float], weight_decay: float) -> None:
         super().__init__()
+        check_optimization(learning_rate, warmup, betas, weight_decay)
         self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
         self.results: list[dict[str, float]] = []
         self._best: BestWeights | None = None

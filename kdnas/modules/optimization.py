@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+
+from kdnas.errors import is_number, require
+
+
+def check_optimization(learning_rate: Any, warmup: Any, betas: Any, weight_decay: Any) -> None:
+    """Refuses settings of a module that cannot be trained with.
+
+    Raises:
+        ConfigError: a number out of its range, or none.
+    """
+    rates = is_number(learning_rate) and learning_rate > 0
+    require(rates, "module.learning_rate", learning_rate, "a number above 0")
+    require(is_number(warmup) and 0 <= warmup < 1, "module.warmup", warmup, "from 0 to below 1")
+    pair = isinstance(betas, list | tuple) and len(betas) == 2
+    require(
+        pair and all(is_number(beta) and 0 <= beta < 1 for beta in betas),
+        "module.betas",
+        betas,
+        "two numbers from 0 to below 1",
+    )
+    require(is_number(weight_decay) and weight_decay >= 0, "module.weight_decay", weight_decay, "a number from 0")
 
 
 def adamw(

@@ -22,7 +22,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.architecture import ENUMERABLE
-from kdnas.errors import ConfigError
+from kdnas.errors import is_number, require, require_whole
 
 if TYPE_CHECKING:
     from kdnas.search.predictor import State
@@ -108,12 +108,12 @@ class FeedbackSampler(BaseSampler):
     ) -> None:
         counts = dict(candidates=candidates, hidden_size=hidden_size, embedding=embedding, epochs=epochs)
         for name, count in counts.items():
-            _require(isinstance(count, int) and count >= 1, name, count, "a whole number from 1")
+            require_whole(f"controller.{name}", count, 1)
         shares = dict(epsilon=epsilon, epsilon_decay=epsilon_decay, epsilon_min=epsilon_min, decay=decay)
         for name, share in shares.items():
-            _require(isinstance(share, int | float) and 0 <= share <= 1, name, share, "from 0 to 1")
-        rated = isinstance(learning_rate, int | float) and 0 < learning_rate < math.inf
-        _require(rated, "learning_rate", learning_rate, "a number above 0")
+            require(is_number(share) and 0 <= share <= 1, f"controller.{name}", share, "from 0 to 1")
+        rated = is_number(learning_rate) and learning_rate > 0
+        require(rated, "controller.learning_rate", learning_rate, "a number above 0")
         self.candidates = candidates
         self.epsilon, self.epsilon_decay, self.epsilon_min = epsilon, epsilon_decay, epsilon_min
         self.seed = SystemRandom().getrandbits(32) if seed is None else seed
@@ -228,11 +228,6 @@ class FeedbackSampler(BaseSampler):
     def _members(self, trials: list[FrozenTrial], episode: int) -> list[FrozenTrial]:
         """The trials that have a place in an episode."""
         return [t for t in trials if self._episode(t) == episode and not t.user_attrs.get("rejected")]
-
-
-def _require(fits: bool, name: str, value: Any, allowed: str) -> None:
-    if not fits:
-        raise ConfigError(f"controller.{name}={value!r}: must be {allowed}")
 
 
 def _sign(study: Study) -> int:

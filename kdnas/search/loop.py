@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.architecture import Architecture, SearchSpace
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require, require_whole
 from kdnas.search.study import ControllerFactory, Observation, Study
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,9 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("candidates", 1), ("finalists", 0), ("gang", 1), ("retries", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(f"search.{name}={value}: must be a whole number from {least}")
-        if not isinstance(self.max_failed, int | float) or not 0 <= self.max_failed <= 1:
-            raise ConfigError(f"search.max_failed={self.max_failed}: must be from 0 to 1")
+            require_whole(f"search.{name}", getattr(self, name), least)
+        share = is_number(self.max_failed) and 0 <= self.max_failed <= 1
+        require(share, "search.max_failed", self.max_failed, "from 0 to 1")
 
 
 class Search:

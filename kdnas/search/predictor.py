@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from kdnas.files import whole
 
 State = tuple[int, ...]
 """A point of the search space: the index of its value in each dimension."""
@@ -170,10 +170,8 @@ def _save(learned: Learned, fingerprint: str, path: Path) -> None:
         "units": [learned.mean, learned.scale],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        torch.save(content, file)
-    os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
-    os.replace(file.name, path)
+    with whole(path) as aside:
+        torch.save(content, aside)
 
 
 def _load(fingerprint: str, path: Path, sizes: Sequence[int], settings: Settings) -> Learned | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, is_number, require
 from kdnas.search.study import Cost
 
 Quality = Callable[[Mapping[str, float]], float]
@@ -90,10 +90,9 @@ class Reward:
     beta: float = 0.6
 
     def __post_init__(self) -> None:
-        if self.alpha > 0:
-            raise ConfigError(f"reward.alpha={self.alpha}: must be at most 0, or slower students would be better")
-        if self.beta <= 0:
-            raise ConfigError(f"reward.beta={self.beta}: must be above 0")
+        falls = is_number(self.alpha) and self.alpha <= 0
+        require(falls, "reward.alpha", self.alpha, "at most 0, or slower students would be better")
+        require(is_number(self.beta) and self.beta > 0, "reward.beta", self.beta, "above 0")
 
     def __call__(self, metrics: Mapping[str, float], student: Cost, teacher: Cost) -> float:
         """The reward of one candidate; NaN where its quality is not finite, which is a failure and not a reward."""
