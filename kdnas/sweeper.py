@@ -134,6 +134,12 @@ class KDNASSweeper(Sweeper):
                 raise
             log.exception("the launcher gave up")
             return [f"the launcher gave up: {error}"] * len(jobs)
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+        if any(
+            isinstance(job._return_value, SIGTERMException) for job in returns
+        ):  # a job in this process: meant for us
+            sys.exit("ended by SIGTERM; the same command goes on")
         if strict:
             for returned in returns:
                 returned.return_value  # noqa: B018 - raises what the job raised

@@ -110,6 +110,21 @@ def check(runs, undisturbed):
     assert sorted(ends.values()) == [1] * 8
 
 
+def test_a_search_that_is_asked_to_end_ends_and_goes_on(undisturbed, teacher, tmp_path):
+    shutil.copy(undisturbed / "latency.jsonl", tmp_path)
+    with (tmp_path / "log").open("a") as log:
+        process = start(command(tmp_path, teacher), log)
+        wait_for_line("searching", tmp_path / "log", process)
+        while not list(tmp_path.glob("search/demo/mini/*/last.ckpt")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=300) != 0
+        assert "the same command goes on" in (tmp_path / "log").read_text()
+        assert start(command(tmp_path, teacher), log).wait(timeout=900) == 0
+    check(tmp_path, undisturbed)
+
+
 @pytest.mark.parametrize(
     ("launcher", "victims"),
     [
