@@ -26,8 +26,6 @@ LONGEST = 100
 
 def instantiate(config: Any, **arguments: Any) -> Any:
     """Hydra's `instantiate`, with plain containers, and with the mistakes that it wraps as `ConfigError`."""
-    if isinstance(config, DictConfig) and "_target_" not in config:
-        raise ConfigError(f"{_name(config)}: says nothing to make; must have a _target_")
     try:
         return hydra.utils.instantiate(config, _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # a value that another one was to give

@@ -114,6 +114,9 @@ def check(cfg: DictConfig) -> None:
     require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
+    for name in ("data", "objective", "module", "reward", "latency", "trainer"):
+        if cfg.get(name) is not None and "_target_" not in cfg[name]:  # the group was left out, and settings of it not
+            raise ConfigError(f"{name}: says nothing to make; must have a _target_")
     path = cfg.teacher.path
     require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")
     module = plain(cfg.module)

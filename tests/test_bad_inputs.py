@@ -140,8 +140,8 @@ TABLE = [
     ("train", "data.max_length=2", "data.max_length=2: must be a whole number from 8"),
     ("train", "data.max_length=4096", "data.max_length=4096: must be at most the teacher's 128"),
     ("search", "data.proxy=nan", "data.proxy=nan: must be above 0 and at most 1"),
-    ("train", "module.learning_rate=nan", "module.learning_rate=nan: must be a number above 0"),
-    ("train", "module.learning_rate=fast", "module.learning_rate=fast: must be a number above 0"),
+    ("train", "module.learning_rate=nan", "module.learning_rate=nan: must be a number from 0"),
+    ("train", "module.learning_rate=fast", "module.learning_rate=fast: must be a number from 0"),
     ("train", "module.betas=[0.9]", "module.betas=[0.9]: must be two numbers from 0 to below 1"),
     ("train", "module.dropout=1.5", "module.dropout=1.5: must be from 0 to below 1, or null"),
     ("train", "trainer.max_epochs=nan", "trainer.max_epochs=nan: must be a whole number from -1"),
@@ -241,7 +241,7 @@ def test_bad_input(kind, words, says, refused, data, tmp_path):
 
 def test_a_teacher_is_not_trained_before_the_rest_is_checked(refused):
     words = ["teacher=demo", "teacher.path={tmp}/teachers/demo", "++teacher.prepare={+experiment:demo_teacher}"]
-    for bad in ("seed=abc", "module.learning_rate=0", "module.dropout=2", "trainer.max_epochs=x"):
+    for bad in ("seed=abc", "module.learning_rate=-1", "module.dropout=2", "trainer.max_epochs=x"):
         assert refused("train", *words, bad).startswith(bad)
 
 

@@ -130,7 +130,7 @@ def test_wrong_sources_are_refused(tmp_path, task, tokenizer):
         ({"path": words, "columns": COLUMNS}, "has the classes yes, no; must be entailment, neutral, contradiction"),
         ({"path": words, "columns": ["premise"], "label": None}, r"columns=\['premise'\] of .* must be 2"),
         ({"path": words, "columns": ["premise", "claim"]}, "has no column claim"),
-        ({"path": "/no/such", "columns": COLUMNS}, "data.path=/no/such: no readable dataset"),
+        ({"path": "/no/such", "columns": COLUMNS}, "data.path=/no/such: no dataset there that can be read"),
         (
             {"path": words, "columns": COLUMNS, "lable": None},
             "must have path and columns, and may have name, split, label",

@@ -159,7 +159,7 @@ def stages(**parts: tuple[ObjectiveFactory, Mapping[str, Any], str]) -> list[Sta
         gradual = settings.get("gradual", False)
         if not isinstance(gradual, bool):
             raise ConfigError(f"objective.{name}.gradual={gradual}: must be true or false")
-        require(is_number(rate) and rate > 0, f"objective.{name}.learning_rate", rate, "a number above 0")
+        require(is_number(rate) and rate > 0, f"objective.{name}.learning_rate", rate, "above 0")
         if epochs != 0:
             made.append(Stage(name, objective, epochs, rate, gradual, monitor))
     if not made:

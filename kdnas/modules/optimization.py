@@ -16,8 +16,8 @@ def check_optimization(learning_rate: Any, warmup: Any, betas: Any, weight_decay
     Raises:
         ConfigError: a number out of its range, or none.
     """
-    rates = is_number(learning_rate) and learning_rate > 0
-    require(rates, "module.learning_rate", learning_rate, "a number above 0")
+    rates = is_number(learning_rate) and learning_rate >= 0
+    require(rates, "module.learning_rate", learning_rate, "a number from 0")
     require(is_number(warmup) and 0 <= warmup < 1, "module.warmup", warmup, "from 0 to below 1")
     pair = isinstance(betas, list | tuple) and len(betas) == 2
     require(
