@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch.distributed
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from kdnas.config import instantiate
 from kdnas.errors import ConfigError
+from kdnas.files import whole
 
 STRATEGIES = ("auto", "ddp")
 
@@ -32,10 +35,11 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
             f"trainer.strategy={cfg.trainer.strategy}: must be one of {', '.join(STRATEGIES)}; "
             "a student of an encoder's size fits on one device, so there is nothing to cut up"
         )
+    settings["plugins"] = [WholeCheckpoints()]
     settings["use_distributed_sampler"] = False  # the data module knows its share
     try:
         if on_slurm():  # what stops a job early is requeued by who submitted it
-            settings["plugins"] = SLURMEnvironment(auto_requeue=False)
+            settings["plugins"].append(SLURMEnvironment(auto_requeue=False))
         alone = instantiate(cfg.trainer, **settings | {"logger": False, "callbacks": None})
         if count(alone) == 1:
             settings["strategy"] = "auto"
@@ -46,6 +50,15 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
         return instantiate(cfg.trainer, **settings)
     except (MisconfigurationException, ImportError, RuntimeError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole. Lightning makes them in $TMPDIR and copies them if that is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole(Path(path)) as aside:
+            torch.save(checkpoint, aside)
 
 
 def count(trainer: L.Trainer) -> int:

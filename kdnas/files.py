@@ -69,3 +69,12 @@ def take(file: IO[str], mode: int) -> None:
             time.sleep(0.005)
     log.info("waiting for the other kdnas processes on this host, which hold %s", file.name)
     fcntl.flock(file, mode)
+
+
+def free(file: IO[str]) -> bool:
+    """Whether nobody holds the lock on a file; then this process does until it closes the file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -45,6 +45,7 @@ def candidates(cfg: DictConfig) -> Iterator[list[int]]:
             yield left
         except (Exception, SystemExit) as error:
             if goes_on(error):
+                log.exception("this job ends here; the search decides whether it is run again")
                 raise
             log.exception("this candidate failed")
             told = f"{type(error).__name__}: {error}".strip()
@@ -68,8 +69,8 @@ def open_study(cfg: DictConfig, controller: Any = None) -> Study:
 
 
 def goes_on(error: BaseException) -> bool:
-    """Whether an error ends the process and not the candidate: it was interrupted, or put back into SLURM's queue."""
-    if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):
-        return True  # Lightning's ways to say so
+    """Whether an error ends the process and not the candidate: the machine's fault, or somebody's who ended the job."""
+    if isinstance(error, OSError | SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):
+        return True  # a full disk, a network away; Lightning's ways to say that it was interrupted
     raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
-    return isinstance(error, SystemExit) and raised_in.startswith("submitit.")
+    return raised_in.startswith("submitit.")  # the job's time is up, or it is back in the queue

@@ -6,7 +6,6 @@ did: as a FAILED `JobReturn`, never as an exception that takes the other jobs' r
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
@@ -30,14 +29,24 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from omegaconf import OmegaConf
 
 from kdnas.errors import ConfigError
-from kdnas.files import whole
+from kdnas.files import free, whole
 
 log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
+PAUSES = (5, 30, 120)
+"""Seconds before a submission that failed is tried again."""
 
 
-def failed(reason: str) -> JobReturn:
-    return JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError(reason))
+class RelayedError(RuntimeError):
+    """What a job raised in another process, as `<type>: <message>`."""
+
+
+class DiedError(RelayedError):
+    """A job's process ended without a word of its own."""
+
+
+def died(reason: str) -> JobReturn:
+    return JobReturn(status=JobStatus.FAILED, _return_value=DiedError(reason))
 
 
 def told(returned: JobReturn) -> JobReturn:
@@ -45,7 +54,7 @@ def told(returned: JobReturn) -> JobReturn:
     if returned.status != JobStatus.FAILED:
         return JobReturn(status=returned.status)
     error = returned._return_value
-    known = error if type(error) is ConfigError else RuntimeError(f"{type(error).__name__}: {error}")
+    known = error if type(error) is ConfigError else RelayedError(f"{type(error).__name__}: {error}")
     return JobReturn(status=JobStatus.FAILED, _return_value=known)
 
 
@@ -85,7 +94,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         folder.mkdir(parents=True, exist_ok=True)
         register = Register(folder / "jobs.json")
         jobs = {job_of(overrides): list(overrides) for overrides in job_overrides}
-        known = {name: job for name, job in register.jobs.items() if jobs.get(name) == job.overrides}
+        known = {name: job for name, job in register.jobs.items() if name in jobs and same(job.overrides, jobs[name])}
         there = self.alive({job.id for job in known.values()})
         running = {name: job for name, job in known.items() if job.id in there}
         for name, job in running.items():
@@ -93,8 +102,9 @@ class SubmititLauncher(BaseSubmititLauncher):
         try:
             ended = self._see_through(jobs, running, register)
         except KeyboardInterrupt:
-            ids = " ".join(job.id for job in running.values())
-            log.warning("these jobs go on, and the same command will wait for them; end them yourself if not: %s", ids)
+            time.sleep(1)  # what ends with the search has ended
+            if ids := " ".join(sorted(self.alive({job.id for job in running.values()}))):
+                log.warning("these jobs go on, and the same command waits for them; end them yourself if not: %s", ids)
             raise
         return [ended[name] for name in jobs]
 
@@ -108,7 +118,7 @@ class SubmititLauncher(BaseSubmititLauncher):
             room = len(waiting) if self.AT_ONCE is None else max(0, self.AT_ONCE - len(running))
             if room and waiting:
                 folder = register.path.with_name(uuid.uuid4().hex[:8])
-                started = self._submit(dict(list(waiting.items())[:room]), folder)
+                started = self._insist({name: waiting[name] for name in list(waiting)[:room]}, folder)
                 register.add(started)
                 running |= started
             time.sleep(self.LOOK_EVERY)
@@ -116,6 +126,16 @@ class SubmititLauncher(BaseSubmititLauncher):
             for name in [name for name, job in running.items() if job.id not in there]:
                 ended[name] = self._returned(running.pop(name))
         return ended
+
+    def _insist(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
+        """Submits jobs, again if the cluster has no time for it. What was submitted all the same does no harm."""
+        for pause in PAUSES:
+            try:
+                return self._submit(jobs, folder)
+            except Exception as error:
+                log.warning("submitting failed (%s); trying again in %s s", str(error).strip().splitlines()[-1], pause)
+                time.sleep(pause)
+        return self._submit(jobs, folder)
 
     def _submit(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
         """Starts jobs, as one array. Their folder is new: SLURM's ids can come again, and with them old results."""
@@ -143,17 +163,23 @@ class SubmititLauncher(BaseSubmititLauncher):
 
         paths = JobPaths(job.folder, job.id)
         if not (paths.folder / OUTCOME).is_file():
-            return failed(f"{self.fate(job.id)}; its log is {paths.stderr}")
+            return died(f"{self.fate(job.id)}; its log is {paths.stderr}")
         outcome = json.loads((paths.folder / OUTCOME).read_text())
         if outcome is None:
             return JobReturn(status=JobStatus.COMPLETED)
-        kind = ConfigError if outcome["refused"] else RuntimeError
+        kind = ConfigError if outcome["refused"] else RelayedError
         return JobReturn(status=JobStatus.FAILED, _return_value=kind(outcome["text"]))
 
 
 def job_of(overrides: Sequence[str]) -> str:
     """The name of a job of the search, from the overrides that make it."""
     return next(override.removeprefix("job=") for override in reversed(overrides) if override.startswith("job="))
+
+
+def same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two jobs of a name do the same: all of a search do, whatever else may have changed when it goes on."""
+    marks = [[override for override in overrides if override.startswith("search.id=")] for overrides in (one, other)]
+    return marks[0] == marks[1] if any(marks) else list(one) == list(other)
 
 
 @dataclass(frozen=True)
@@ -205,6 +231,16 @@ class LocalLauncher(SubmititLauncher):
         if n_jobs < 1:
             raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: must be a whole number from 1")
         self.AT_ONCE = n_jobs
+        self.gpus: list[str] = []
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        self.gpus = gpus()
+        return super().launch(job_overrides, initial_job_idx)
+
+    def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
+        assert self.config is not None
+        take_gpu(Path(str(self.config.hydra.sweep.dir)).absolute() / ".gpus", self.gpus)  # submitit hides them all
+        return super().__call__(*arguments, **named)
 
     def alive(self, ids: set[str]) -> set[str]:
         return {pid for pid in ids if b"submitit" in command_line(pid)}
@@ -227,22 +263,37 @@ class SlurmLauncher(SubmititLauncher):
     _EXECUTOR = "slurm"
     LOOK_EVERY = 5.0
 
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self._said: set[str] = set()
+
     def alive(self, ids: set[str]) -> set[str]:
-        if not ids:
+        command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
+        listed = ask(command) if ids else ""
+        if listed is None:  # the controller is away: as long as it is, nobody knows better
             return ids
-        command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i"]
-        listed = subprocess.run(command, capture_output=True, text=True)
-        if listed.returncode:  # the controller is away: as long as it is, nobody knows better
-            log.warning("squeue: %s", listed.stderr.strip() or f"exit {listed.returncode}")
-            return ids
-        return ids & set(listed.stdout.split())
+        jobs = {job: (state, why) for job, state, why in (line.split("|", 2) for line in listed.splitlines())}
+        for state, why in (jobs[job] for job in sorted(ids & jobs.keys())):
+            if state == "PENDING" and why not in self._said:
+                self._said.add(why)
+                log.info("SLURM lets jobs wait: %s", why)
+        return ids & jobs.keys()
 
     def fate(self, job: str) -> str:
-        command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}"]
-        told = subprocess.run(command, capture_output=True, text=True)
-        lines = told.stdout.split()
-        state = f" ({lines[-1].replace('|', ', exit code ')})" if told.returncode == 0 and lines else ""
+        told = ask(["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}"])
+        state = f" ({told.split()[-1].replace('|', ', exit code ')})" if told and told.split() else ""
         return f"SLURM job {job} ended without a result{state}"
+
+
+def ask(command: list[str]) -> str | None:
+    """What a command of SLURM prints; None if it fails, or is not there."""
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        log.debug("%s: %s", command[0], said.strip())
+        return None
+    return listed.stdout
 
 
 class PoolLauncher(JoblibLauncher):
@@ -255,15 +306,18 @@ class PoolLauncher(JoblibLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         from joblib import cpu_count, effective_n_jobs
 
-        workers = effective_n_jobs(self.joblib["n_jobs"])
+        workers = len(gpus()) or cpu_count() if self.joblib["n_jobs"] == -1 else effective_n_jobs(self.joblib["n_jobs"])
         threads = max(1, cpu_count() // workers)
         jobs = {number: list(overrides) for number, overrides in enumerate(job_overrides)}
         ended: dict[int, JobReturn] = {}
         while left := [number for number in jobs if number not in ended]:
-            suspects = left[:1] if workers == 1 else self._together({i: jobs[i] for i in left}, workers, threads, ended)
+            before = len(ended)
+            suspects = self._together({i: jobs[i] for i in left}, workers, threads, ended) if workers > 1 else left[:1]
+            if len(ended) == before and not suspects:  # workers die before they have begun: none would ever
+                suspects = left[:1]
             for number in suspects:
                 self._together({number: jobs[number]}, workers, threads, ended)
-                ended.setdefault(number, failed("its process died (killed, or out of memory)"))
+                ended.setdefault(number, died("its process died (killed, or out of memory)"))
         return [ended[number] for number in jobs]
 
     def _together(
@@ -319,25 +373,30 @@ class Worker:
         from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
         self.mark(number).touch()
-        if self.gpus:
-            self._take_gpu()
-        returned = execute_job(number, overrides, context, config, task, state)
-        return number, told(returned)
+        take_gpu(self.slots, self.gpus)
+        try:
+            return number, told(execute_job(number, overrides, context, config, task, state))
+        except SystemExit as error:  # would end the search
+            return number, died(f"its process was asked to end ({type(error).__name__})")
 
-    def _take_gpu(self) -> None:
-        """Shows this process one GPU only, for as long as it lives; it must not have looked at any before."""
-        if not HELD:
-            self.slots.mkdir(exist_ok=True)
-            for slot in itertools.count():
-                file = (self.slots / str(slot)).open("a")
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    file.close()
-                    continue
-                HELD.append(file)
-                os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-                return
+
+def take_gpu(slots: Path, gpus: list[str]) -> None:
+    """Shows this process one GPU only, for as long as it lives; it must not have looked at any before.
+
+    Args:
+        slots: a folder for the locks by which processes share them out.
+        gpus: as CUDA_VISIBLE_DEVICES names them.
+    """
+    if HELD or not gpus:
+        return
+    slots.mkdir(parents=True, exist_ok=True)
+    for slot in itertools.count():
+        file = (slots / str(slot)).open("a")
+        if free(file):
+            HELD.append(file)
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+            return
+        file.close()
 
 
 HELD: list[IO[str]] = []

@@ -23,11 +23,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.architecture import Architecture
-from kdnas.callbacks import ControllerUpdate, ExportModels, LatencyBenchmark, Progress, QuietSteps, SeedSteps
+from kdnas.callbacks import (
+    ControllerUpdate,
+    ExportModels,
+    LatencyBenchmark,
+    LeaveSigterm,
+    Progress,
+    QuietSteps,
+    SeedSteps,
+)
 from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
-from kdnas.devices import check_devices, make_trainer
+from kdnas.devices import check_devices, make_trainer, on_slurm
 from kdnas.errors import ConfigError, is_number, require, require_whole
 from kdnas.files import check_folder
 from kdnas.jobs import candidates, open_study
@@ -222,6 +230,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     module, data, latency = build(cfg)
     data.setup("fit")
     callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
+    if on_slurm():
+        callbacks.append(LeaveSigterm())
     if latency:
         callbacks.append(latency)
     if export:
@@ -236,16 +246,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
     first = trainer.is_global_zero
     if not first:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
-    last = resumable(output / "last.ckpt", module, data)
+    last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # of a search, the study knows the settings
         note(output, cfg)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     check_time(trainer, cfg)
     module.best.restore()
     if export:
-        trainer.save_checkpoint(output / "best.tmp", weights_only=True)
-        if first:
-            (output / "best.tmp").replace(output / "best.ckpt")
+        trainer.save_checkpoint(output / "best.ckpt", weights_only=True)
     trainer.validate(module, datamodule=data, verbose=False)
     if first:
         write_results(output / RESULTS, module.results)
@@ -272,11 +280,21 @@ def last_checkpoint(output: Path) -> ModelCheckpoint:
     return ModelCheckpoint(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
 
 
-def resumable(path: Path, module: ExportingModule, data: EncodedDataModule) -> str | None:
-    """A checkpoint to go on from, if there is one; refused before training if it does not fit."""
+def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:
+    """A checkpoint to go on from, if there is one; refused before training if it does not fit.
+
+    Args:
+        searching: whether it is a candidate's, which begins anew if its checkpoint cannot be read.
+    """
     if not path.is_file():
         return None
-    saved = read(path, "paths.output")
+    try:
+        saved = read(path, "paths.output")
+    except ConfigError as error:
+        if not searching:
+            raise
+        log.warning("%s; this candidate begins anew", error)
+        return None
     with reading("paths.output", path, "run", "a whole checkpoint of kdnas, or not there"):
         if missing := [name for name, kind in RESUMED.items() if not isinstance(saved.get(name), kind)]:
             raise ValueError(f"it has no {', '.join(missing)}")

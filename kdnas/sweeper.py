@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import flatten, instantiate
 from kdnas.errors import ConfigError, require_switch
-from kdnas.files import check_folder
+from kdnas.files import check_folder, free
+from kdnas.launchers import DiedError, RelayedError
 from kdnas.runs import EXCEPT, RESULTS, fingerprint, read_results
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class KDNASSweeper(Sweeper):
         instantiate(self.config.controller, _partial_=False, seed=self.config.seed)
         self.folder = check_folder("search.dir", search.dir)
         with in_folder(self.folder):
-            self._launch([["stage=prepare", "job=prepare"]], strict=True)
+            self._prepare(settings.retries)
             space = instantiate(self.config.space)
             if search.fresh:
                 set_aside(self.folder)
@@ -98,7 +99,9 @@ class KDNASSweeper(Sweeper):
 
                 def evaluate(stage: str, gangs: list[Gang]) -> list[str]:
                     with watching(mini, narrator):
-                        return self._launch([self._job(stage, gang, settings) for gang in gangs])
+                        return [
+                            reason(job) for job in self._launch([self._job(stage, gang, settings) for gang in gangs])
+                        ]
 
                 Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
                 written = report.write(self.folder, mini, full, search.finalists, self.config.name)
@@ -125,25 +128,42 @@ class KDNASSweeper(Sweeper):
             f"search.id={self.search}",
         ]
 
-    def _launch(self, jobs: list[list[str]], strict: bool = False) -> list[str]:
-        """Runs jobs to their end; returns why each failed, or nothing. If `strict`, its error is raised."""
-        try:
-            returns = self.launcher.launch([[*self.overrides, *job] for job in jobs], initial_job_idx=0)
-        except Exception as error:
-            if strict:
-                raise
-            log.exception("the launcher gave up")
-            return [f"the launcher gave up: {error}"] * len(jobs)
-        from lightning.pytorch.utilities.exceptions import SIGTERMException
+    def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
+        """Runs jobs to their end.
 
-        if any(
-            isinstance(job._return_value, SIGTERMException) for job in returns
-        ):  # a job in this process: meant for us
-            sys.exit("ended by SIGTERM; the same command goes on")
-        if strict:
-            for returned in returns:
-                returned.return_value  # noqa: B018 - raises what the job raised
-        return [str(job._return_value) if job.status == JobStatus.FAILED else "" for job in returns]
+        Raises:
+            ConfigError: the launcher cannot run them. They may be as good as any others, and stay as they are.
+            SystemExit: it was asked to end.
+        """
+        try:
+            return list(self.launcher.launch([[*self.overrides, *job] for job in jobs], initial_job_idx=0))
+        except ConfigError:
+            raise
+        except Exception as error:
+            log.exception("the launcher gave up")
+            raise ConfigError(f"hydra/launcher: {type(error).__name__}: {error}; the same command goes on") from error
+        except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C
+            sys.exit("ended; the same command goes on")
+
+    def _prepare(self, retries: int) -> None:
+        """Runs the job that makes or refuses what the others need, again if its process dies."""
+        for left in reversed(range(1 + retries)):
+            (returned,) = self._launch([["stage=prepare", "job=prepare"]])
+            if returned.status != JobStatus.FAILED or not (left and isinstance(returned._return_value, DiedError)):
+                break
+            log.warning("%s; trying again", returned._return_value)
+        if returned.status == JobStatus.FAILED:
+            error = returned._return_value
+            died = isinstance(error, DiedError)
+            raise ConfigError(f"stage=prepare: {error}; the same command goes on") if died else error
+
+
+def reason(returned: JobReturn) -> str:
+    """Why a job failed; nothing if it did not."""
+    error = returned._return_value
+    if returned.status != JobStatus.FAILED:
+        return ""
+    return str(error) if isinstance(error, RelayedError) else f"{type(error).__name__}: {error}"
 
 
 def refuse_sweeps(overrides: list[str]) -> None:
@@ -179,15 +199,25 @@ def in_folder(folder: Path) -> Iterator[None]:
 
 
 def set_aside(folder: Path) -> None:
-    """Moves what an earlier search left, if any, to a folder beside it."""
+    """Moves what an earlier search left, if any, to a folder beside it.
+
+    A job of it that runs would go on writing to where the new search is, so it has to be ended before. One that is
+    still to start finds another search there, and leaves.
+    """
     from kdnas.search.journal import JOURNAL
 
     if (folder / JOURNAL).exists():
+        for path in folder.glob("*/*/.lock"):
+            with path.open("a") as lock:
+                if not free(lock):
+                    raise ConfigError(
+                        f"search.fresh=true: a job of the earlier search runs in {path.parent}; end it first"
+                    )
         taken = {path.name for path in folder.parent.iterdir()}
-        free = next(name for i in range(1, 10**6) if (name := f"{folder.name}.old-{i}") not in taken)
-        folder.rename(folder.with_name(free))
+        spare = next(name for i in range(1, 10**6) if (name := f"{folder.name}.old-{i}") not in taken)
+        folder.rename(folder.with_name(spare))
         folder.mkdir()
-        log.info("moved the earlier search to %s", folder.with_name(free))
+        log.info("moved the earlier search to %s", folder.with_name(spare))
 
 
 def distillation_overrides(overrides: list[str]) -> list[str]:

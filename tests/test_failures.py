@@ -46,6 +46,12 @@ def search(folder, marks, teacher, *overrides, environment=None):
     return subprocess.run(words, cwd=ROOT, env=own, capture_output=True, text=True, timeout=900)
 
 
+def of_fates(expected):
+    """The overrides of a search that tries each size once."""
+    sizes = ",".join(map(str, expected))
+    return [f"space.intermediate_size=[{sizes}]", "search.episodes=1", f"search.candidates={len(expected)}"]
+
+
 def check_fates(study, expected):
     by_size = {trial.params["intermediate_size"]: trial for trial in study.trials()}
     assert by_size.keys() == expected.keys()
@@ -60,9 +66,7 @@ def check_fates(study, expected):
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_failure_is_recorded_and_costs_nobody_else(launcher, teacher, tmp_path):
     expected, own = LAUNCHERS[launcher]
-    sizes = ",".join(map(str, expected))
-    space = [f"space.intermediate_size=[{sizes}]", "search.episodes=1", f"search.candidates={len(expected)}"]
-    done = search(tmp_path, tmp_path, teacher, *space, f"hydra/launcher={launcher}", *own)
+    done = search(tmp_path, tmp_path, teacher, *of_fates(expected), f"hydra/launcher={launcher}", *own)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     check_fates(Study(open_storage(tmp_path / "search/demo")), expected)
     assert "this student is impossible" in done.stdout

@@ -63,6 +63,31 @@ def test_a_job_that_died_is_run_again_alone_and_the_others_are_not():
     assert states(study) == [True] * 4
 
 
+def test_a_launcher_that_gives_up_stops_the_search_and_fails_nobody():
+    whole, cluster, study = search({})
+    launch, whole.evaluate = whole.evaluate, lambda stage, jobs: (_ for _ in ()).throw(ConfigError("no launcher"))
+    with pytest.raises(ConfigError, match="no launcher"):
+        whole.run()
+    assert [trial.state for trial in study.trials()] == [TrialState.RUNNING] * 4
+    whole.evaluate = launch
+    whole.run()
+    assert states(study) == [True] * 4 and len(cluster.ran) == 4
+
+
+def test_another_controller_or_more_candidates_leave_finished_episodes_as_they_are():
+    whole, cluster, study = search({}, episodes=2, candidates=2)
+    whole.run()
+    before = [trial.params for trial in study.trials()]
+    whole.controller = lambda seed: RandomSampler(seed + 1)
+    whole.run()
+    assert [trial.params for trial in study.trials()] == before and len(cluster.ran) == 4
+    whole.settings = SearchSettings(episodes=2, candidates=3, finalists=0)
+    whole.run()
+    after = [tuple(trial.params.items()) for trial in study.trials()]
+    assert len(after) == len(set(after)) == 6  # the whole space, nothing twice
+    assert [trial.user_attrs["episode"] for trial in study.trials()] == [0, 0, 1, 1, 0, 1]
+
+
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_a_job_that_dies_every_time_has_failed_with_its_last_reason(retries):
     whole, cluster, study = search({1: 99}, retries=retries)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from test_failures import DONE, KILLED, RAISED, check_fates, search
+from test_failures import DONE, KILLED, RAISED, check_fates, of_fates, search
 from test_kills import COMPLETE, TOLD, start
 from test_search import TINY
 
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slurm
 
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1"]
 SLURM += ["hydra.launcher.mem_gb=2", "hydra.launcher.array_parallelism=3"]
-TIMED_OUT = {50: "timed-out"}
 
 
 @pytest.fixture(autouse=True)
@@ -78,15 +77,13 @@ def test_a_search_outlives_its_jobs_and_its_jobs_the_search(teacher, tmp_path):
         subprocess.run(["scancel", one], check=True)
         os.kill(training(other), signal.SIGKILL)
         subprocess.run(["scontrol", "requeue", third], check=True)
-        wait_for(lambda: Study(open_storage(folder)).observations)
-        left = wait_for(running)
         process.kill()
         process.wait()
         time.sleep(1)
         process = start(words, log)
         assert process.wait(timeout=900) == 0, (tmp_path / "log").read_text()[-3000:]
     told = (tmp_path / "log").read_text()
-    assert "is still there from an earlier run of this search" in told, left
+    assert "is still there from an earlier run of this search" in told
     for stage, count in (("mini", 12), ("full", 1)):
         assert [t.state for t in Study(open_storage(folder), stage).trials()] == [TrialState.COMPLETE] * count
     records = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
@@ -96,11 +93,15 @@ def test_a_search_outlives_its_jobs_and_its_jobs_the_search(teacher, tmp_path):
 
 
 def test_every_failure_is_recorded_and_costs_nobody_else(teacher, tmp_path):
-    expected = RAISED | KILLED | TIMED_OUT
-    sizes = ",".join(map(str, expected))
-    space = [f"space.intermediate_size=[{sizes}]", "search.episodes=1", f"search.candidates={len(expected)}"]
-    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10", "trainer.max_time=null"]
-    expected = {size: reason for size, reason in expected.items() if size != 44} | {44: DONE}  # no limit of ours
-    done = search(tmp_path, tmp_path, teacher, *space, *SLURM, *limit)
+    expected = RAISED | KILLED
+    done = search(tmp_path, tmp_path, teacher, *of_fates(expected), *SLURM)
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    check_fates(Study(open_storage(tmp_path / "search/demo")), expected)
+
+
+def test_a_job_that_runs_out_of_slurms_time_is_run_again_and_then_has_failed(teacher, tmp_path):
+    expected = {32: DONE, 50: "timed-out too many times. (tried 2 times)"}
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "trainer.max_time=null"]
+    done = search(tmp_path, tmp_path, teacher, *of_fates(expected), *SLURM, *limit)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     check_fates(Study(open_storage(tmp_path / "search/demo")), expected)

@@ -6,5 +6,14 @@ from kdnas.callbacks.latency import LatencyBenchmark
 from kdnas.callbacks.progress import Progress
 from kdnas.callbacks.quiet import QuietSteps
 from kdnas.callbacks.seeding import SeedSteps
+from kdnas.callbacks.signals import LeaveSigterm
 
-__all__ = ["ControllerUpdate", "ExportModels", "LatencyBenchmark", "Progress", "QuietSteps", "SeedSteps"]
+__all__ = [
+    "ControllerUpdate",
+    "ExportModels",
+    "LatencyBenchmark",
+    "LeaveSigterm",
+    "Progress",
+    "QuietSteps",
+    "SeedSteps",
+]

@@ -160,15 +160,18 @@ class Study:
         and an episode that was cut short while it was being written is completed with the same architectures. Fewer
         than `count` come when the space runs out. Each `gang` of them, in turn, share a job.
         """
-        earlier = [trial for trial in self.trials() if trial.user_attrs["episode"] < episode]
-        there = {Architecture.of(trial.params) for trial in self.trials() if trial.user_attrs["episode"] == episode}
+        trials = self.trials()
+        earlier = [trial for trial in trials if trial.user_attrs["episode"] < episode]
+        there = {Architecture.of(trial.params) for trial in trials if trial.user_attrs["episode"] == episode}
+        if len(there) >= count:
+            return
         # Far from the neighbours': seed 1 must not search as seed 0 does, one episode later.
         own = Random(f"{seed}/{episode}").getrandbits(32)
         sampler = controller(seed=own)
         origin = "random" if isinstance(sampler, RandomSampler) else "controller"
         rehearsal = optuna.create_study(sampler=sampler, direction="maximize")
         rehearsal.add_trials(earlier)
-        seen = {Architecture.of(trial.params) for trial in earlier}
+        seen = {Architecture.of(trial.params) for trial in trials if trial.user_attrs["episode"] != episode}
         rng = Random(own)
         for _ in range(count):
             try:
@@ -177,7 +180,8 @@ class Study:
                 return
             chosen = Architecture.of(trial.params)
             seen.add(chosen)
-            if chosen not in there:
+            if chosen not in there and len(there) < count:
+                there.add(chosen)
                 self.add(chosen, {"origin": origin, **trial.user_attrs, "gang": gang}, trial.system_attrs, space)
 
     @staticmethod
