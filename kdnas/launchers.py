@@ -143,8 +143,8 @@ class SubmititLauncher(BaseSubmititLauncher):
 
         own = {name: value for name, value in self.params.items() if name not in ("submitit_folder", "max_num_timeout")}
         shared = set(OmegaConf.structured(BaseQueueConf))
-        limit = {f"{self._EXECUTOR}_max_num_timeout": self.params.get("max_num_timeout")}
-        limit = {name: value for name, value in limit.items() if value is not None}
+        again = self.params.get("max_num_timeout")
+        limit = {} if again is None else {f"{self._EXECUTOR}_max_num_timeout": again}
         executor = submitit.AutoExecutor(folder / "%j", cluster=self._EXECUTOR, **limit)
         executor.update_parameters(**{n if n in shared else f"{self._EXECUTOR}_{n}": v for n, v in own.items()})
         state = Singleton.get_state()
