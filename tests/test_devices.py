@@ -142,7 +142,8 @@ def test_two_devices_go_through_all_stages_as_one(sources, students, tmp_path):
     assert all(torch.equal(value, saved[f"students.0.model.{name}"]) for name, value in loaded.state_dict().items())
 
 
-@pytest.mark.parametrize("numbers", [(2, 1), pytest.param((1, 2), marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("numbers", [(2, 1), (1, 2)])
 def test_a_killed_run_goes_on_with_another_number_of_devices(sources, numbers, tmp_path):
     """Killed in the second of a stage's epochs, before which it has saved a frozen student."""
     settings, cut = stages(sources, 1), tmp_path / "cut"
