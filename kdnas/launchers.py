@@ -28,7 +28,7 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import OmegaConf
 
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, require_whole
 from kdnas.files import free, whole
 
 log = logging.getLogger(__name__)
@@ -228,12 +228,11 @@ class LocalLauncher(SubmititLauncher):
 
     def __init__(self, n_jobs: int = 1, **params: Any) -> None:
         super().__init__(**params)
-        if n_jobs < 1:
-            raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: must be a whole number from 1")
         self.AT_ONCE = n_jobs
         self.gpus: list[str] = []
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        require_whole("hydra.launcher.n_jobs", self.AT_ONCE, 1)
         self.gpus = gpus()
         return super().launch(job_overrides, initial_job_idx)
 
@@ -304,9 +303,11 @@ class PoolLauncher(JoblibLauncher):
     """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from joblib import cpu_count, effective_n_jobs
+        from joblib import cpu_count
 
-        workers = len(gpus()) or cpu_count() if self.joblib["n_jobs"] == -1 else effective_n_jobs(self.joblib["n_jobs"])
+        n_jobs = self.joblib["n_jobs"]
+        require_whole("hydra.launcher.n_jobs", 1 if n_jobs == -1 else n_jobs, 1)
+        workers = (len(gpus()) or cpu_count()) if n_jobs == -1 else n_jobs
         threads = max(1, cpu_count() // workers)
         jobs = {number: list(overrides) for number, overrides in enumerate(job_overrides)}
         ended: dict[int, JobReturn] = {}

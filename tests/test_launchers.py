@@ -16,7 +16,7 @@ from kdnas.devices import WholeCheckpoints
 from kdnas.errors import ConfigError
 from kdnas.files import take
 from kdnas.jobs import goes_on
-from kdnas.launchers import Job, PoolLauncher, Register, SlurmLauncher, same, take_gpu, told
+from kdnas.launchers import Job, LocalLauncher, PoolLauncher, Register, SlurmLauncher, same, take_gpu, told
 from kdnas.search.journal import JOURNAL
 from kdnas.sweeper import set_aside
 
@@ -59,6 +59,13 @@ def test_a_pool_of_one_runs_one_job_at_a_time_in_another_process():
     pool = Pool(1, lambda jobs: (jobs, []))
     assert outcomes(pool.launch([["a"]] * 2, 0)) == [True, True]
     assert pool.asked == [[0], [1]]
+
+
+@pytest.mark.parametrize("n_jobs", [0, -2, 1.5, "many"])
+@pytest.mark.parametrize("kind", [PoolLauncher, LocalLauncher])
+def test_a_number_of_jobs_that_is_none_is_refused(kind, n_jobs):
+    with pytest.raises(ConfigError, match=rf"hydra\.launcher\.n_jobs={n_jobs}: must be a whole number from 1"):
+        kind(n_jobs=n_jobs).launch([["job=mini/0000"]], 0)
 
 
 def test_processes_share_out_the_gpus(tmp_path):
