@@ -202,6 +202,7 @@ def finished(start, tmp_path):
     return tmp_path / "out"
 
 
+@pytest.mark.long
 def test_damaged_notes_of_a_run_are_told_and_kept(finished, start):
     odd = {
         "settings.json": ["", "{", "[]", "3", b"\xff"],

@@ -32,6 +32,7 @@ def filled(folder, trials):
     return study
 
 
+@pytest.mark.long
 def test_eight_processes_tell_a_thousand_observations_at_once(tmp_path):
     filled(tmp_path, 1000)
     bounds = [(i * 125, (i + 1) * 125) for i in range(8)]
