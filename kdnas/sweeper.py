@@ -86,7 +86,7 @@ class KDNASSweeper(Sweeper):
                 set_aside(self.folder)
             mini, full = (Study(open_storage(self.folder), stage) for stage in ("mini", "full"))
             refuse_changes(mini, self.config)
-            self.search = mini.optuna.user_attrs.get("search", uuid.uuid4().hex[:8])
+            self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
             for study in (mini, full):  # so that no job of a search that was moved aside can tell this one
                 study.optuna.set_user_attr("search", self.search)
             training = Path(f"{self.config.teacher.path}.training") / RESULTS
