@@ -11,12 +11,14 @@ import torch
 from hydra.core.utils import JobReturn, JobStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from kdnas import launchers
 from kdnas.devices import WholeCheckpoints
 from kdnas.errors import ConfigError
 from kdnas.files import take
 from kdnas.jobs import goes_on
-from kdnas.launchers import Job, LocalLauncher, PoolLauncher, Register, SlurmLauncher, same, take_gpu, told
+from kdnas.launchers import LocalLauncher, PoolLauncher, SlurmLauncher, queue
+from kdnas.launchers.gpus import take_gpu
+from kdnas.launchers.queue import Job, Register, same
+from kdnas.launchers.returns import told
 from kdnas.search.journal import JOURNAL
 from kdnas.sweeper import set_aside
 
@@ -69,7 +71,7 @@ def test_a_number_of_jobs_that_is_none_is_refused(kind, n_jobs):
 
 
 def test_processes_share_out_the_gpus(tmp_path):
-    code = "import sys, os, pathlib, time; from kdnas.launchers import take_gpu;"
+    code = "import sys, os, pathlib, time; from kdnas.launchers.gpus import take_gpu;"
     code += f"take_gpu(pathlib.Path({str(tmp_path)!r}), ['3', '5']);"
     code += "take_gpu(pathlib.Path('/nowhere'), ['9']);"  # it keeps what it has
     code += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
@@ -152,7 +154,7 @@ def test_a_submission_is_tried_again(monkeypatch):
                 raise RuntimeError("sbatch: error: Socket timed out")
             return {"mini/0000": "job"}
 
-    monkeypatch.setattr(launchers, "PAUSES", (0, 0))
+    monkeypatch.setattr(queue, "PAUSES", (0, 0))
     busy = Busy()
     assert busy._insist({"mini/0000": []}, None) == {"mini/0000": "job"}
     busy.tries = -5

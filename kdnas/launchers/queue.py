@@ -1,61 +1,34 @@
-"""Hydra launchers that lose nothing but the job that dies.
-
-What a job has to say it tells the study. These launchers only say when every job has ended and what it died of, if it
-did: as a FAILED `JobReturn`, never as an exception that takes the other jobs' returns along.
-"""
+"""Jobs in processes or in a queue that outlive the search, started by submitit."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
 import subprocess
-import tempfile
 import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
-from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import OmegaConf
 
 from kdnas.errors import ConfigError, require_whole
-from kdnas.files import free, whole
+from kdnas.files import whole
+from kdnas.launchers.gpus import gpus, take_gpu
+from kdnas.launchers.returns import RelayedError, died, told
 
 log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
 PAUSES = (5, 30, 120)
 """Seconds before a submission that failed is tried again."""
-
-
-class RelayedError(RuntimeError):
-    """What a job raised in another process, as `<type>: <message>`."""
-
-
-class DiedError(RelayedError):
-    """A job's process ended without a word of its own."""
-
-
-def died(reason: str) -> JobReturn:
-    return JobReturn(status=JobStatus.FAILED, _return_value=DiedError(reason))
-
-
-def told(returned: JobReturn) -> JobReturn:
-    """What of a job's end is sure to be readable in another process: a config or an exception may not be."""
-    if returned.status != JobStatus.FAILED:
-        return JobReturn(status=returned.status)
-    error = returned._return_value
-    known = error if type(error) is ConfigError else RelayedError(f"{type(error).__name__}: {error}")
-    return JobReturn(status=JobStatus.FAILED, _return_value=known)
 
 
 class SubmititLauncher(BaseSubmititLauncher):
@@ -293,120 +266,3 @@ def ask(command: list[str]) -> str | None:
         log.debug("%s: %s", command[0], said.strip())
         return None
     return listed.stdout
-
-
-class PoolLauncher(JoblibLauncher):
-    """joblib's processes, each with its share of this host's threads, and with a GPU of its own where there are some.
-
-    A worker that dies takes the others along. What was running then is run again, one job at a time, so that the one at
-    fault is known; the others go on from their checkpoints.
-    """
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from joblib import cpu_count
-
-        n_jobs = self.joblib["n_jobs"]
-        require_whole("hydra.launcher.n_jobs", 1 if n_jobs == -1 else n_jobs, 1)
-        workers = (len(gpus()) or cpu_count()) if n_jobs == -1 else n_jobs
-        threads = max(1, cpu_count() // workers)
-        jobs = {number: list(overrides) for number, overrides in enumerate(job_overrides)}
-        ended: dict[int, JobReturn] = {}
-        while left := [number for number in jobs if number not in ended]:
-            before = len(ended)
-            suspects = self._together({i: jobs[i] for i in left}, workers, threads, ended) if workers > 1 else left[:1]
-            if len(ended) == before and not suspects:  # workers die before they have begun: none would ever
-                suspects = left[:1]
-            for number in suspects:
-                self._together({number: jobs[number]}, workers, threads, ended)
-                ended.setdefault(number, died("its process died (killed, or out of memory)"))
-        return [ended[number] for number in jobs]
-
-    def _together(
-        self, jobs: Mapping[int, list[str]], workers: int, threads: int, ended: dict[int, JobReturn]
-    ) -> list[int]:
-        """Runs jobs in one pool and notes what they return; if the pool broke, returns those that it was running."""
-        from joblib import Parallel, delayed
-        from joblib.externals.loky.process_executor import BrokenProcessPool
-
-        assert self.config is not None
-        sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
-        sweep.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="kdnas-pool-") as folder:
-            place = Worker(Path(folder), sweep / ".gpus", gpus())
-            work = partial(place.work, self.hydra_context, self.config, self.task_function, Singleton.get_state())
-            # With one worker joblib would run the job in this process, and the job could take it down.
-            pool = Parallel(
-                n_jobs=max(2, workers),
-                backend="loky",
-                return_as="generator_unordered",
-                batch_size=1,
-                pre_dispatch="n_jobs",
-                inner_max_num_threads=threads,
-            )
-            try:
-                for number, returned in pool(delayed(work)(number, overrides) for number, overrides in jobs.items()):
-                    ended[number] = returned
-            except BrokenProcessPool:
-                log.warning("a worker died; running its jobs again")
-            return [number for number in jobs if place.mark(number).exists() and number not in ended]
-
-
-@dataclass(frozen=True)
-class Worker:
-    """What runs in a process of the pool.
-
-    Args:
-        begun: a folder to mark the jobs in that have begun.
-        slots: a folder for the locks by which workers share out the GPUs.
-        gpus: as CUDA_VISIBLE_DEVICES names them.
-    """
-
-    begun: Path
-    slots: Path
-    gpus: list[str]
-
-    def mark(self, number: int) -> Path:
-        return self.begun / str(number)
-
-    def work(
-        self, context: Any, config: Any, task: Any, state: Any, number: int, overrides: list[str]
-    ) -> tuple[int, JobReturn]:
-        from hydra_plugins.hydra_joblib_launcher._core import execute_job
-
-        self.mark(number).touch()
-        take_gpu(self.slots, self.gpus)
-        try:
-            return number, told(execute_job(number, overrides, context, config, task, state))
-        except SystemExit as error:  # would end the search
-            return number, died(f"its process was asked to end ({type(error).__name__})")
-
-
-def take_gpu(slots: Path, gpus: list[str]) -> None:
-    """Shows this process one GPU only, for as long as it lives; it must not have looked at any before.
-
-    Args:
-        slots: a folder for the locks by which processes share them out.
-        gpus: as CUDA_VISIBLE_DEVICES names them.
-    """
-    if HELD or not gpus:
-        return
-    slots.mkdir(parents=True, exist_ok=True)
-    for slot in itertools.count():
-        file = (slots / str(slot)).open("a")
-        if free(file):
-            HELD.append(file)
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-            return
-        file.close()
-
-
-HELD: list[IO[str]] = []
-"""The lock on this process's slot."""
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [str(i) for i in range(torch.cuda.device_count())] if named is None else [n for n in named.split(",") if n]

@@ -1,0 +1,107 @@
+"""Jobs in joblib's processes."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn
+from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+
+from kdnas.errors import require_whole
+from kdnas.launchers.gpus import gpus, take_gpu
+from kdnas.launchers.returns import died, told
+
+log = logging.getLogger(__name__)
+
+
+class PoolLauncher(JoblibLauncher):
+    """joblib's processes, each with its share of this host's threads, and with a GPU of its own where there are some.
+
+    A worker that dies takes the others along. What was running then is run again, one job at a time, so that the one at
+    fault is known; the others go on from their checkpoints.
+    """
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        from joblib import cpu_count
+
+        n_jobs = self.joblib["n_jobs"]
+        require_whole("hydra.launcher.n_jobs", 1 if n_jobs == -1 else n_jobs, 1)
+        workers = (len(gpus()) or cpu_count()) if n_jobs == -1 else n_jobs
+        threads = max(1, cpu_count() // workers)
+        jobs = {number: list(overrides) for number, overrides in enumerate(job_overrides)}
+        ended: dict[int, JobReturn] = {}
+        while left := [number for number in jobs if number not in ended]:
+            before = len(ended)
+            suspects = self._together({i: jobs[i] for i in left}, workers, threads, ended) if workers > 1 else left[:1]
+            if len(ended) == before and not suspects:  # workers die before they have begun: none would ever
+                suspects = left[:1]
+            for number in suspects:
+                self._together({number: jobs[number]}, workers, threads, ended)
+                ended.setdefault(number, died("its process died (killed, or out of memory)"))
+        return [ended[number] for number in jobs]
+
+    def _together(
+        self, jobs: Mapping[int, list[str]], workers: int, threads: int, ended: dict[int, JobReturn]
+    ) -> list[int]:
+        """Runs jobs in one pool and notes what they return; if the pool broke, returns those that it was running."""
+        from joblib import Parallel, delayed
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
+        assert self.config is not None
+        sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
+        sweep.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="kdnas-pool-") as folder:
+            place = Worker(Path(folder), sweep / ".gpus", gpus())
+            work = partial(place.work, self.hydra_context, self.config, self.task_function, Singleton.get_state())
+            # With one worker joblib would run the job in this process, and the job could take it down.
+            pool = Parallel(
+                n_jobs=max(2, workers),
+                backend="loky",
+                return_as="generator_unordered",
+                batch_size=1,
+                pre_dispatch="n_jobs",
+                inner_max_num_threads=threads,
+            )
+            try:
+                for number, returned in pool(delayed(work)(number, overrides) for number, overrides in jobs.items()):
+                    ended[number] = returned
+            except BrokenProcessPool:
+                log.warning("a worker died; running its jobs again")
+            return [number for number in jobs if place.mark(number).exists() and number not in ended]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What runs in a process of the pool.
+
+    Args:
+        begun: a folder to mark the jobs in that have begun.
+        slots: a folder for the locks by which workers share out the GPUs.
+        gpus: as CUDA_VISIBLE_DEVICES names them.
+    """
+
+    begun: Path
+    slots: Path
+    gpus: list[str]
+
+    def mark(self, number: int) -> Path:
+        return self.begun / str(number)
+
+    def work(
+        self, context: Any, config: Any, task: Any, state: Any, number: int, overrides: list[str]
+    ) -> tuple[int, JobReturn]:
+        from hydra_plugins.hydra_joblib_launcher._core import execute_job
+
+        self.mark(number).touch()
+        take_gpu(self.slots, self.gpus)
+        try:
+            return number, told(execute_job(number, overrides, context, config, task, state))
+        except SystemExit as error:  # would end the search
+            return number, died(f"its process was asked to end ({type(error).__name__})")
