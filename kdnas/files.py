@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,3 +80,20 @@ def free(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def fingerprint(model: Path) -> str | None:
+    """A digest of the weights in a checkpoint or a folder; None of what is not on disk."""
+    files = [model] if model.is_file() else sorted(model.glob("*.safetensors")) + sorted(model.glob("*.bin"))
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(_digest(path, status.st_mtime_ns, status.st_size))
+    return digest.hexdigest()[:16] if files else None
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, *version: int) -> bytes:
+    """Of one file, read once for each of its versions."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

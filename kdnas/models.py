@@ -172,6 +172,7 @@ class Head(ABC):
             return self.make(config)
 
 
+@dataclass(frozen=True)
 class Encoder(Head):
     """No head: the states are all that counts."""
 
@@ -182,6 +183,7 @@ class Encoder(Head):
         return new_encoder(config)
 
 
+@dataclass(frozen=True)
 class MaskedLM(Encoder):
     """A masked language model; of the teacher, the encoder is enough."""
 
@@ -241,9 +243,13 @@ def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
 
 
 def positions(config: PreTrainedConfig) -> int:
-    """The longest input: RoBERTa's family counts its positions from the padding id onwards."""
-    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    return config.max_position_embeddings - offset
+    """The longest input."""
+    return config.max_position_embeddings - first_position(config)
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The number of a row's first position: RoBERTa's family counts from the padding id onwards."""
+    return config.pad_token_id + 1 if "roberta" in config.model_type else 0
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:

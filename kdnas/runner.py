@@ -189,6 +189,9 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     students = {}
     if cfg.architectures is not None:
         students["architectures"] = [architecture(values) for values in cfg.architectures]
+        students["outputs"] = instantiate(cfg.outputs)
+        if cfg.stage != "full":  # the teacher is asked once for all candidates
+            students["depths"] = instantiate(cfg.space).reachable["num_hidden_layers"]
     module = instantiate(cfg.module, **students)
     data = instantiate(cfg.data, tokenizer=module.tokenizer)
     module.check(masked=data.masking is not None)
@@ -212,12 +215,14 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     space = instantiate(cfg.space)
     for activation in space.dimensions["hidden_act"]:
         check_activation(activation)
+    cfg = staged(cfg, "mini")
     cfg.architectures = [space.example.to_dict()]
     module, data, latency = build(cfg)
     data.setup("fit")
     if latency is None or not isinstance(module, StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
     latency.cost(module.teacher_config)
+    module.open_teacher(make_trainer(cfg, logger=False), data.corpus if data.masking is None else None)
     return {}
 
 
@@ -246,6 +251,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     first = trainer.is_global_zero
     if not first:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
+    if isinstance(module, StudentDistiller):
+        module.open_teacher(trainer, data.corpus if data.masking is None else None)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # of a search, the study knows the settings
         note(output, cfg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,14 @@ from omegaconf import DictConfig
 
 from kdnas.config import flatten, plain
 from kdnas.errors import ConfigError
-from kdnas.files import make_folder, whole
+from kdnas.files import fingerprint, make_folder, whole
 
 SETTINGS, RESULTS = "settings.json", "results.json"
 DECIDE = ("architectures", "module", "data", "trainer", "seed")
 """The parts of a config that decide what comes out of a training."""
 EXCEPT = (
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time"),
-    *("trainer.default_root_dir", "data.workers"),
+    "trainer.default_root_dir",
 )
 """Those of them that do not."""
 MODELS = ("module.teacher", "module.initial", "module.source.source")
@@ -92,13 +91,3 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     models = {key: value for key, value in chosen.items() if key in MODELS and value}
     weights = {f"{key} (weights)": fingerprint(Path(str(value))) for key, value in models.items()}
     return {key: value for key, value in (chosen | weights).items() if key not in EXCEPT}
-
-
-def fingerprint(model: Path) -> str | None:
-    """A digest of the weights in a checkpoint or a folder; None of what is not on disk."""
-    files = [model] if model.is_file() else sorted(model.glob("*.safetensors")) + sorted(model.glob("*.bin"))
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16] if files else None

@@ -27,9 +27,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import flatten, instantiate
 from kdnas.errors import ConfigError, require_switch
-from kdnas.files import check_folder, free
+from kdnas.files import check_folder, fingerprint, free
 from kdnas.launchers import DiedError, RelayedError
-from kdnas.runs import EXCEPT, RESULTS, fingerprint, read_results
+from kdnas.runs import EXCEPT, RESULTS, read_results
 
 if TYPE_CHECKING:
     from kdnas.search.loop import Gang, Narrator, SearchSettings

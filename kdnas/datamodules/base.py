@@ -8,13 +8,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from torch.utils.data import DataLoader
-from transformers import BatchEncoding, DataCollatorWithPadding
+from torch.utils.data import ConcatDataset, DataLoader
+from transformers import BatchEncoding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules.bucketing import BucketSampler
+from kdnas.datamodules.flat import Flat, FlatCorpus, PadCollator
 from kdnas.datamodules.masking import Masking, MaskingCollator
 from kdnas.errors import ConfigError, is_number, require, require_whole, shown
 from kdnas.models import reading
@@ -36,7 +37,7 @@ class EncodedDataModule(L.LightningDataModule):
         held_out: at most so many held-out rows; None for all.
         max_length: tokens of a row; what is longer is cut.
         batch_size: rows a batch, over all devices: a run's course does not depend on how many there are.
-        workers: processes that load batches; 0 loads them in this one.
+        batch_tokens: tokens a batch, about, in place of rows: batches of short rows then have more of them.
         seed: of the proxy, the row limits, the order and the masks.
         masking: hides tokens and gives them as `labels`; None leaves the text as it is.
 
@@ -62,7 +63,7 @@ class EncodedDataModule(L.LightningDataModule):
         held_out: int | None = None,
         max_length: int = 128,
         batch_size: int = 32,
-        workers: int = 0,
+        batch_tokens: int | None = None,
         seed: int = 0,
         masking: Masking | None = None,
     ) -> None:
@@ -73,9 +74,13 @@ class EncodedDataModule(L.LightningDataModule):
             ("held_out", 1 if held_out is None else held_out, 1),
             ("max_length", max_length, LEAST_TOKENS),
             ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
+            ("batch_tokens", 2 * max_length if batch_tokens is None else batch_tokens, 1),
         ):
             require_whole(f"data.{name}", value, least)
+        if batch_tokens is not None and batch_tokens < 2 * max_length:
+            raise ConfigError(
+                f"data.batch_tokens={batch_tokens}: must be at least {2 * max_length}, two of the longest rows"
+            )
         if tokenizer is not None and max_length > tokenizer.model_max_length:
             raise ConfigError(
                 f"data.max_length={max_length}: must be at most the teacher's {tokenizer.model_max_length}"
@@ -86,15 +91,16 @@ class EncodedDataModule(L.LightningDataModule):
         self.tokenizer = tokenizer
         self.masking = masking
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
-        self.max_length, self.batch_size, self.workers, self.seed = max_length, batch_size, workers, seed
+        self.max_length, self.batch_size, self.seed = max_length, batch_size, seed
+        self.batch_tokens = batch_tokens
         self.first_epoch = self.transfer_epochs = 0
         self.rank, self.world = 0, 1
-        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # of this pass; processes that load see it too
         self.train: Dataset | None = None
         self.transfer: Dataset | None = None
         self.validation: Dataset | None = None
         self.further: dict[str, Dataset] = {}
-        self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        self.collate = PadCollator(tokenizer.pad_token_id if tokenizer is not None else 0)
+        self.corpus: FlatCorpus
 
     @abstractmethod
     def load(self) -> tuple[Dataset, Dataset]:
@@ -112,6 +118,12 @@ class EncodedDataModule(L.LightningDataModule):
                 raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
         self.train, self.validation = self.fraction(train), validation
         self.transfer = self.fraction(self.transfer) if self.transfer is not None else None
+        self.corpus = FlatCorpus(self.sets, self.collate)
+
+    @property
+    def sets(self) -> list[Dataset]:
+        """All rows that are trained on or held out."""
+        return [rows for rows in (self.train, self.transfer, self.validation, *self.further.values()) if rows]
 
     def divide(self, rank: int, world: int) -> None:
         """Makes the loaders give one of `world` shares of every batch.
@@ -160,36 +172,36 @@ class EncodedDataModule(L.LightningDataModule):
         return rows.select(range(max(1, round(self.proxy * len(rows)))))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        if self.transfer is None or self._epoch() >= self.transfer_epochs:
-            return self._loader(self.train, shuffle=True)
         assert self.train is not None, "setup() comes first"
-        plain = self.train.remove_columns([name for name in self.train.column_names if name == "labels"])
-        return self._loader(concatenate_datasets([plain, self.transfer]), shuffle=True)
+        train = self._flat(self.train)
+        if self.transfer is None or self._epoch() >= self.transfer_epochs:
+            return self._loader([train], shuffle=True)
+        return self._loader([train.unlabelled(), self._flat(self.transfer)], shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        loaders = [self._loader(rows, shuffle=False) for rows in (self.validation, *self.further.values())]
+        assert self.validation is not None, "setup() comes first"
+        loaders = [
+            self._loader([self._flat(rows)], shuffle=False) for rows in (self.validation, *self.further.values())
+        ]
         return loaders if self.further else loaders[0]
 
-    def _loader(self, dataset: Dataset | None, shuffle: bool) -> DataLoader[Any]:
-        assert dataset is not None, "setup() comes first"
-        lengths = [len(tokens) for tokens in dataset.with_format(None)["input_ids"]]
-        sampler = BucketSampler(lengths, self.batch_size, shuffle, self.seed, self._epoch, self.rank, self.world)
-        collate: Callable[[Any], dict[str, Any]] = self.collate
-        if self.masking is not None:  # held-out masks are always the same
-            epoch = self.epoch if shuffle else torch.tensor(-1)
-            collate = MaskingCollator(self.tokenizer, self.masking, self.seed, epoch)
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+    def _flat(self, rows: Dataset) -> Flat:
+        return self.corpus.sets[next(i for i, known in enumerate(self.sets) if known is rows)]
+
+    def _loader(self, parts: Sequence[Flat], shuffle: bool) -> DataLoader[Any]:
+        lengths = torch.cat([part.lengths for part in parts])
+        sampler = BucketSampler(
+            lengths, self.batch_size, shuffle, self.seed, self._epoch, self.rank, self.world, self.batch_tokens
         )
+        collate: Callable[[Any], BatchEncoding] = self.collate
+        if self.masking is not None:  # held-out masks are always the same
+            epoch = self._epoch if shuffle else lambda: -1
+            collate = MaskingCollator(self.tokenizer, self.masking, self.seed, epoch, self.collate)
+        return DataLoader(ConcatDataset(parts), batch_sampler=sampler, collate_fn=collate)
 
     def _epoch(self) -> int:
         # Lightning draws a resumed run's first batch before it restores the epoch.
-        self.epoch.fill_(max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0))
-        return int(self.epoch)
+        return max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)
 
 
 def kind_of(dataset: Dataset, column: str) -> str:

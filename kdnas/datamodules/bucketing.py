@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 WINDOW = 50
@@ -21,6 +22,7 @@ class BucketSampler(Sampler[list[int]]):
     Args:
         lengths: tokens of each row.
         batch_size: rows of a batch, all shares together (the last one may be smaller); at least `world`.
+        batch_tokens: of a batch on the average, in place of `batch_size`; at least twice those of the longest row.
         shuffle: for training; False gives the rows sorted by length, the same every time.
         seed: with the epoch, decides the order.
         epoch: tells the current one. Asked, not told: Lightning does not say where a resumed run goes on.
@@ -29,22 +31,27 @@ class BucketSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        lengths: Sequence[int],
-        batch_size: int,
+        lengths: Sequence[int] | Tensor,
+        batch_size: int = 1,
         shuffle: bool = True,
         seed: int = 0,
         epoch: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world: int = 1,
+        batch_tokens: int | None = None,
     ) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
+        # Every epoch has as many: Lightning counts them once.
+        self.batches = max(1, int(self.lengths.sum()) // batch_tokens) if batch_tokens else None
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = epoch
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
+        if self.batches:
+            return self.batches if self.shuffle else sum(len(batch) > self.rank for batch in self._batches())
         # Of a last batch with too few held-out rows for all, the last processes have none.
         rows = len(self.lengths) - (0 if self.shuffle else self.rank)
         return -(-rows // self.batch_size)
@@ -57,13 +64,27 @@ class BucketSampler(Sampler[list[int]]):
 
     def _batches(self) -> list[list[int]]:
         if not self.shuffle:
-            return self._cut(self.lengths.argsort(stable=True))
+            return self._cut(self.lengths.argsort(stable=True), self.batches)
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch())) % 2**63)
         order = torch.randperm(len(self.lengths), generator=generator)
         batches: list[list[int]] = []
-        for window in order.split(WINDOW * self.batch_size):
-            batches += self._cut(window[self.lengths[window].argsort(stable=True)])
+        for window, count in self._windows(order):
+            batches += self._cut(window[self.lengths[window].argsort(stable=True)], count)
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
-    def _cut(self, rows: torch.Tensor) -> list[list[int]]:
-        return [batch.tolist() for batch in rows.split(self.batch_size)]
+    def _windows(self, order: Tensor) -> list[tuple[Tensor, int | None]]:
+        """The rows to sort together and, where it is fixed, the number of their batches."""
+        if not self.batches:
+            return [(window, None) for window in order.split(WINDOW * self.batch_size)]
+        windows = -(-self.batches // WINDOW)
+        counts = [len(part) for part in torch.arange(self.batches).tensor_split(windows)]
+        return list(zip(order.tensor_split(windows), counts, strict=True))
+
+    def _cut(self, rows: Tensor, count: int | None) -> list[list[int]]:
+        if not count:
+            return [batch.tolist() for batch in rows.split(self.batch_size)]
+        # By the middle of each row: as none is longer than a batch, each batch has one.
+        lengths = self.lengths[rows]
+        middles = lengths.cumsum(0) - lengths / 2
+        numbers = (middles * count / lengths.sum()).long().clamp(max=count - 1)
+        return [batch.tolist() for batch in rows.split(numbers.bincount(minlength=count).tolist())]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import BatchEncoding, DataCollatorForLanguageModeling, DataCollatorWithPadding
+from transformers import BatchEncoding, DataCollatorForLanguageModeling
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.errors import ConfigError, is_number, require, require_switch
@@ -55,39 +54,37 @@ class Masking:
 
 
 class MaskingCollator:
-    """Pads rows to a batch and masks it: `labels` (rows, length) hold the chosen tokens, and -100 elsewhere.
+    """Makes a batch and masks it: `labels` (rows, length) hold the chosen tokens, and -100 elsewhere.
 
     Where several devices share a batch, each masks its own rows: other masks than one device would give them all.
 
     Args:
-        seed, epoch: decide the masks together with the batch's tokens. `epoch` is a tensor so that processes which
-            load batches can share it.
+        seed, epoch: decide the masks together with the batch's tokens. `epoch` tells the current one.
+        collate: makes the batch, with the `words` of its tokens where whole ones are masked.
     """
 
-    def __init__(self, tokenizer: Tokenizer, masking: Masking, seed: int, epoch: Tensor) -> None:
-        self.seed, self.epoch = seed, epoch
-        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        masking: Masking,
+        seed: int,
+        epoch: Callable[[], int],
+        collate: Callable[[Sequence[Any]], BatchEncoding],
+    ) -> None:
+        self.seed, self.epoch, self.collate = seed, epoch, collate
         self.masker = DataCollatorForLanguageModeling(tokenizer, mlm_probability=masking.probability)
         self.masker.whole_word_mask = masking.whole_word  # as an argument it would put an end to 80, 10 and 10 %
         self.special = torch.tensor(tokenizer.all_special_ids)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        batch = self.pad([{name: value for name, value in row.items() if name != WORDS} for row in rows])
+    def __call__(self, rows: Sequence[Any]) -> BatchEncoding:
+        batch = self.collate(rows)
         tokens = batch["input_ids"]
-        seed = hash((self.seed, int(self.epoch), *tokens.flatten().tolist())) % 2**63
+        seed = hash((self.seed, self.epoch(), *tokens.flatten().tolist())) % 2**63
         self.masker.generator = torch.Generator().manual_seed(seed)
-        words = self._words(rows, batch["attention_mask"]) if self.masker.whole_word_mask else None
+        # Word numbers dressed as character offsets, (rows, length, 2): the masker begins a word where a token does not
+        # start at the end of the one before. True offsets would glue punctuation to words and Chinese into one word,
+        # and cut characters that byte-level tokenizers split.
+        words = torch.stack([batch.pop(WORDS)] * 2, dim=-1) if self.masker.whole_word_mask else None
         special = torch.isin(tokens, self.special)
         batch["input_ids"], batch["labels"] = self.masker.torch_mask_tokens(tokens, special, words)
         return batch
-
-    @staticmethod
-    def _words(rows: Sequence[Mapping[str, Any]], real: Tensor) -> Tensor:
-        """Word numbers dressed as character offsets, (rows, length, 2).
-
-        The masker begins a word where a token does not start at the end of the one before. True offsets would glue
-        punctuation to words and Chinese into one word, and cut characters that byte-level tokenizers split.
-        """
-        words = torch.full(real.shape, -1)
-        words[real.bool()] = torch.tensor([word for row in rows for word in row[WORDS]])
-        return torch.stack([words, words], dim=-1)

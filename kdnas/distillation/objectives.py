@@ -10,8 +10,9 @@ from transformers import BatchEncoding, PreTrainedConfig
 
 from kdnas.distillation.losses import hard_labels, hidden_state_mse, logit_mse, representation_kl
 from kdnas.distillation.mapping import layer_mapping
-from kdnas.distillation.teacher import Outputs
+from kdnas.distillation.teacher import Needs
 from kdnas.errors import ConfigError
+from kdnas.packing import Layout, Outputs
 
 REPRESENTATION_LOSSES = {"kl": representation_kl, "mse": hidden_state_mse}
 REPRESENTATION_TOKENS = ("first", "all")
@@ -21,14 +22,14 @@ class Objective(nn.Module, ABC):
     """One loss of one student.
 
     Attributes:
-        student_layers, teacher_layers: whose states `forward` needs.
-        needs_teacher: whether it needs the teacher at all.
+        student_layers: whose states `forward` needs.
+        needs: what it needs of the teacher, which may be nothing.
         needs_labels: whether the rows must have labels.
         needs_masks: whether tokens must be masked.
         normalize: whether it wants `calibrate` called before training.
     """
 
-    needs_teacher = True
+    needs = Needs()
     needs_labels = False
     needs_masks = False
     normalize = False
@@ -36,7 +37,6 @@ class Objective(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.student_layers: set[int] = set()
-        self.teacher_layers: set[int] = set()
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
@@ -47,7 +47,7 @@ class Objective(nn.Module, ABC):
         return batch["attention_mask"].new_tensor(len(batch["attention_mask"]))
 
     def calibrate(self, variances: dict[int, float]) -> None:
-        """Takes the variance of each of `teacher_layers` over held-out tokens, if `normalize`."""
+        """Takes the variance of each of the teacher's layers over held-out tokens, if `normalize`."""
 
 
 class HiddenStateObjective(Objective):
@@ -75,7 +75,8 @@ class HiddenStateObjective(Objective):
         check_normalize(normalize)
         layers = layer_mapping(mapping, student.num_hidden_layers, teacher.num_hidden_layers)
         self.pairs = [(i, j) for i, targets in enumerate(layers, start=1) for j in targets]
-        self.student_layers, self.teacher_layers = {i for i, _ in self.pairs}, {j for _, j in self.pairs}
+        self.student_layers = {i for i, _ in self.pairs}
+        self.needs = Needs(states=frozenset(j for _, j in self.pairs))
         self.normalize = normalize == "variance"
         self.projections = nn.ModuleList(
             nn.Linear(student.hidden_size, teacher.hidden_size, bias=False) for _ in self.pairs
@@ -113,7 +114,8 @@ class Representation(Objective):
     ) -> None:
         super().__init__()
         self.last, self.target = student.num_hidden_layers, teacher.num_hidden_layers
-        self.student_layers, self.teacher_layers = {self.last}, {self.target}
+        self.student_layers, target = {self.last}, frozenset({self.target})
+        self.needs = Needs(first=target) if tokens == "first" else Needs(states=target)
         self.loss, self.first_only = REPRESENTATION_LOSSES[loss], tokens == "first"
         self.projection = nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
 
@@ -121,16 +123,16 @@ class Representation(Objective):
         return super().count(batch) if self.first_only else batch["attention_mask"].sum()
 
     def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
-        own, aim = student.states[self.last], teacher.states[self.target]
+        own = student.states[self.last]
         if self.first_only:
-            lengths = batch["attention_mask"].sum(1)
-            first = lengths.cumsum(0) - lengths
-            own, aim = own.index_select(0, first), aim.index_select(0, first)
-        return self.loss(self.projection(own), aim)
+            return self.loss(self.projection(own.index_select(0, Layout.of(batch).first)), teacher.first[self.target])
+        return self.loss(self.projection(own), teacher.states[self.target])
 
 
 class Logits(Objective):
     """Half the squared error of the logits: KD-NAS v1, Eq. 2."""
+
+    needs = Needs(logits=True)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
         assert student.logits is not None and teacher.logits is not None
@@ -140,7 +142,6 @@ class Logits(Objective):
 class HardLabels(Objective):
     """Cross entropy with the labels, or the squared error of a regression: KD-NAS v1, Eq. 3."""
 
-    needs_teacher = False
     needs_labels = True
 
     def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
@@ -151,7 +152,6 @@ class HardLabels(Objective):
 class MaskedTokens(Objective):
     """Cross entropy of the masked tokens: BERT's objective."""
 
-    needs_teacher = False
     needs_masks = True
 
     def count(self, batch: BatchEncoding) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from kdnas.distillation.mapping import layer_mapping
@@ -24,6 +25,7 @@ from kdnas.distillation.objectives import (
     Representation,
     check_normalize,
 )
+from kdnas.distillation.teacher import Needs
 from kdnas.errors import ConfigError, is_number, require, require_whole
 from kdnas.models import Classifier, Encoder, Head, MaskedLM
 
@@ -65,6 +67,11 @@ class Recipe:
     head: Head
     stages: Sequence[Stage]
     metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def needs(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> Needs:
+        """What the stages of a student need of its teacher."""
+        with torch.device("meta"):
+            return Needs.all(stage.objective(student, teacher).needs for stage in self.stages)
 
     @property
     def epochs(self) -> int | None:

@@ -2,84 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
-from transformers import BatchEncoding, PreTrainedModel
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
-HiddenStates = dict[int, Tensor]
-"""Layer (1 is the first above the embeddings) to the states of a batch's real tokens, (tokens, width)."""
-
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+from kdnas.files import fingerprint
+from kdnas.models import Head
+from kdnas.packing import Layout, Outputs, outputs
+from kdnas.shared import shared
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What a model, teacher or student, says of a batch.
+class Needs:
+    """What objectives want to know of the teacher.
 
     Attributes:
-        states: of the real tokens, at the layers that were asked for.
-        logits: of a model with a head: (rows, classes), or of a language model (masked tokens, vocabulary).
+        states: layers (from 1) whose states of all real tokens they want.
+        first: layers of which the rows' first tokens will do.
+        logits: whether they want the logits.
     """
 
-    states: HiddenStates
-    logits: Tensor | None = None
+    states: frozenset[int] = frozenset()
+    first: frozenset[int] = frozenset()
+    logits: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(self.states | other.states, self.first | other.first, self.logits or other.logits)
+
+    def __bool__(self) -> bool:
+        return bool(self.states or self.first or self.logits)
+
+    @staticmethod
+    def all(needs: Iterator[Needs]) -> Needs:
+        return reduce(or_, needs, Needs())
 
 
-class TeacherOutputs(Protocol):
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher that need not be loaded to be known.
+
+    Args:
+        path: a folder or hub id.
+        head: what the students are; says how the teacher is loaded.
+        config: its config.
+        precision: of its passes, as Lightning names it.
+        context: makes the context of a pass, with that precision.
+    """
+
+    path: str
+    head: Head
+    config: PreTrainedConfig
+    precision: str
+    context: Callable[[], AbstractContextManager[None]]
+
+    @property
+    def weights(self) -> str:
+        """Names the very weights."""
+        return fingerprint(Path(self.path)) or self.path
+
+    def load(self) -> PreTrainedModel:
+        """The model, frozen; of one process all candidates have the same."""
+        key = (self.path, self.weights, repr(self.head))
+        return shared("teacher", key, lambda: self.head.load(self.path).eval().requires_grad_(False))
+
+
+class Corpus(Protocol):
+    """All rows that a run asks the teacher about."""
+
+    rows: int
+    tokens: int
+
+    @property
+    def digest(self) -> str:
+        """Names the very rows, in their order."""
+        ...
+
+    def batches(self) -> Iterator[BatchEncoding]:
+        """Every row once; `rows` and `tokens` of a batch say which they are."""
+        ...
+
+
+class TeacherOutputs(ABC):
     """Gives the teacher's outputs for a batch; nothing above it knows whether they are computed or kept."""
 
-    def to(self, device: torch.device) -> TeacherOutputs: ...
+    @abstractmethod
+    def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> TeacherOutputs:
+        """What is to be asked from now on: this, or the next best form where this one does not fit.
 
-    def __call__(self, batch: BatchEncoding, layers: Collection[int]) -> Outputs: ...
+        Args:
+            corpus: the rows that will be asked about; None where each pass changes them.
+            needs: all that will be asked for.
+            device: of the batches.
 
+        Raises:
+            ConfigError: outputs that change cannot be kept.
+        """
 
-def outputs(model: PreTrainedModel, batch: BatchEncoding, layers: Collection[int]) -> Outputs:
-    """A model's outputs; padding is dropped from the states, so it can change nothing."""
-    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-    masked = masked_tokens(batch) if model.base_model is not model else None
-    given = (model if masked is None else model.base_model)(**inputs, output_hidden_states=True)
-    real = batch["attention_mask"].flatten().nonzero().squeeze(1)
-    states = {layer: given.hidden_states[layer].flatten(0, 1).index_select(0, real) for layer in sorted(layers)}
-    if masked is None:
-        return Outputs(states, given.get("logits"))
-    # The head on masked tokens alone: of all tokens, it would be most of a small student's work.
-    guesses = given.last_hidden_state[masked]
-    for name, head in model.named_children():
-        if name != model.base_model_prefix:
-            guesses = head(guesses)
-    return Outputs(states, guesses)
+    @abstractmethod
+    def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
+        """The outputs for a batch on `device`."""
 
 
-def masked_tokens(batch: BatchEncoding) -> Tensor | None:
-    """Which tokens of masked text are to be guessed, (rows, length); None of other text."""
-    labels = batch.get("labels")
-    return labels != -100 if labels is not None and labels.dim() == 2 else None
-
-
-class OnlineTeacher:
+class OnlineTeacher(TeacherOutputs):
     """Runs the teacher on every batch. A plain object, not a module: it is never saved with the students."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self) -> None:
+        self.model: PreTrainedModel
+        self.teacher: Teacher
 
-    def to(self, device: torch.device) -> OnlineTeacher:
-        self.model.to(device)
+    def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> OnlineTeacher:
+        self.teacher = teacher
+        self.model = teacher.load().to(device)  # type: ignore[arg-type]
         return self
 
     @torch.no_grad()
-    def __call__(self, batch: BatchEncoding, layers: Collection[int]) -> Outputs:
-        return outputs(self.model, batch, layers)
-
-
-class NoTeacher:
-    """Of objectives that need none."""
-
-    def to(self, device: torch.device) -> NoTeacher:
-        return self
-
-    def __call__(self, batch: BatchEncoding, layers: Collection[int] = ()) -> Outputs:
-        return Outputs({})
+    def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
+        with self.teacher.context():
+            given = outputs(self.model, batch, needs.states | needs.first)
+        first = {layer: given.states[layer].index_select(0, Layout.of(batch).first) for layer in needs.first}
+        return Outputs({layer: given.states[layer] for layer in needs.states}, given.logits, first)

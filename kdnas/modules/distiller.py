@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import takewhile
 from typing import Any
 
 import torch
+from lightning import Trainer
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
@@ -17,12 +20,14 @@ from kdnas.checkpoints import load_encoder_into
 from kdnas.devices import balanced, total
 from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
-from kdnas.distillation.teacher import NoTeacher, OnlineTeacher, Outputs, TeacherOutputs, outputs
+from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.errors import ConfigError
 from kdnas.latency import QuietHost
 from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
 from kdnas.modules.base import ExportingModule
+from kdnas.modules.gradients import at_once
 from kdnas.modules.metrics import SplitMetrics
+from kdnas.packing import Outputs, outputs
 
 
 class Student(nn.Module):
@@ -116,6 +121,8 @@ class StudentDistiller(ExportingModule):
         seed: of the students' initial weights.
         initial: a checkpoint, folder or hub id whose encoder the students start from; None for random weights.
         also: names of the held-out splits besides the first, whose metrics decide nothing.
+        outputs: how the teacher is asked; None runs it on every batch.
+        depths: layers of further students that will be trained on the same rows: what they need is kept as well.
 
     Logs:
         `train/loss`, and `val/loss` and `val/<metric>`: the means over students; of several, `val/loss/<i>` too.
@@ -134,19 +141,21 @@ class StudentDistiller(ExportingModule):
         seed: int = 0,
         initial: str | None = None,
         also: Iterable[str] | None = None,
+        outputs: TeacherOutputs | None = None,
+        depths: Iterable[int] = (),
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
         self.recipe = objective
+        self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
         self.teacher_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
         configs = [student_config(self.teacher_config, architecture, dropout) for architecture in architectures]
         self.students = nn.ModuleList(
             Student(config, self.teacher_config, objective, seed, initial, list(also or ())) for config in configs
         )
-        wanted = any(aim.needs_teacher for aim in self.trainees[0].aims)
-        self.teacher: TeacherOutputs = OnlineTeacher(objective.head.load(teacher)) if wanted else NoTeacher()
+        self.teacher: TeacherOutputs | None = None
         self.epochs = objective.epochs
         unlabelled = takewhile(lambda aim: not aim.needs_labels, self.trainees[0].aims)
         self.transfer_epochs = sum(stage.epochs or 0 for stage, _ in zip(objective.stages, unlabelled, strict=False))
@@ -206,50 +215,80 @@ class StudentDistiller(ExportingModule):
             student.stage = index
             student.unfreeze(before / (stage.epochs - 1) if stage.gradual and stage.epochs and stage.epochs > 1 else 1)
 
-    # -- training and validation
+    # -- the teacher
+
+    @property
+    def needs(self) -> Needs:
+        """All that will be asked of the teacher."""
+        own = (aim.needs for student in self.trainees for aim in student.aims)
+        return Needs.all(own) | Needs.all(self._needs_at(depth) for depth in self.depths)
+
+    def _needs_at(self, depth: int) -> Needs:
+        if depth > self.teacher_config.num_hidden_layers:  # none will be trained
+            return Needs()
+        config = copy.deepcopy(self.teacher_config)
+        config.num_hidden_layers = depth
+        return self.recipe.needs(config, self.teacher_config)
+
+    def open_teacher(self, trainer: Trainer, corpus: Corpus | None) -> None:
+        """Makes the teacher ready to be asked about a corpus (see `TeacherOutputs.open`)."""
+        if self.needs:
+            context, device = trainer.precision_plugin.forward_context, trainer.strategy.root_device
+            self._open(self.outputs, trainer.precision, context, corpus, device)
+
+    def _open(self, outputs: TeacherOutputs, precision: str, context: Any, corpus: Corpus | None, device: Any) -> None:
+        teacher = Teacher(self.teacher_path, self.recipe.head, self.teacher_config, precision, context)
+        self.teacher = outputs.open(teacher, corpus, self.needs, device)
 
     def ask_teacher(self, batch: BatchEncoding) -> Outputs:
         """What the students' objectives need of the teacher, which may be nothing."""
-        objectives = [student.objective for student in self.trainees]
-        if not any(objective.needs_teacher for objective in objectives):
-            return NoTeacher()(batch)
-        return self.teacher(batch, {layer for objective in objectives for layer in objective.teacher_layers})
+        needs = Needs.all(student.objective.needs for student in self.trainees)
+        if not needs:
+            return Outputs()
+        if self.teacher is None:  # by hand, without a run
+            self._open(OnlineTeacher(), "32-true", nullcontext, None, self.device)
+        assert self.teacher is not None
+        return self.teacher(batch, needs)
 
     def on_fit_start(self) -> None:
-        self.teacher.to(self.device)
         objectives = [o for student in self.trainees for o in student.aims if o.normalize]
         if objectives and self.trainer.ckpt_path is None:
             trainer: Any = self.trainer
-            layers = {layer for objective in objectives for layer in objective.teacher_layers}
             loaders = trainer.datamodule.val_dataloader()
-            variances = self._teacher_variances(loaders[0] if isinstance(loaders, list) else loaders, layers)
+            variances = self._teacher_variances(loaders[0] if isinstance(loaders, list) else loaders)
             for objective in objectives:
                 objective.calibrate(variances)
 
-    def on_validation_start(self) -> None:
-        self.teacher.to(self.device)
-
     @torch.no_grad()
-    def _teacher_variances(self, batches: Iterable[BatchEncoding], layers: set[int]) -> dict[int, float]:
+    def _teacher_variances(self, batches: Iterable[BatchEncoding]) -> dict[int, float]:
         """The mean over features of each teacher layer's variance over the held-out tokens of all devices."""
+        layers = Needs.all(student.objective.needs for student in self.trainees).states
         zero = torch.zeros((), dtype=torch.double, device=self.device)
         count, sums, squares = zero, dict.fromkeys(layers, zero), dict.fromkeys(layers, zero)
         with QuietHost().busy():
             for batch in batches:
-                for layer, states in self.teacher(batch.to(self.device), layers).states.items():
+                for layer, states in self.ask_teacher(batch.to(self.device)).states.items():
                     sums[layer] = sums[layer] + states.double().sum(0)
                     squares[layer] = squares[layer] + states.double().square().sum(0)
                 count = count + batch["attention_mask"].sum()
         moments = {j: (total(sums[j]) / total(count), total(squares[j]) / total(count)) for j in sorted(layers)}
         return {j: float((square - mean.square()).mean()) for j, (mean, square) in moments.items()}
 
+    # -- training and validation
+
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         teacher = self.ask_teacher(batch)
         # The students' parameters are disjoint, so the gradient of the sum is each one's own.
-        losses = torch.stack([student(batch, teacher)[0] for student in self.trainees])
-        losses = balanced(losses, self.trainees[0].objective.count(batch))
+        losses = torch.stack([self._learn(student, batch, teacher) for student in self.trainees])
         self.log("train/loss", losses.detach().mean(), prog_bar=True, sync_dist=True)
         return losses.sum()
+
+    def _learn(self, student: Student, batch: BatchEncoding, teacher: Outputs) -> Tensor:
+        """A student's loss of a batch; in a gang, with its gradients, so that only one's activations take memory."""
+        loss = balanced(student(batch, teacher)[0], student.objective.count(batch))
+        if len(self.trainees) == 1:
+            return loss
+        return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
 
     def on_validation_epoch_start(self) -> None:
         for student in self.trainees:

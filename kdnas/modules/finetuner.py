@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel
 
 from kdnas.devices import balanced
+from kdnas.distillation.losses import hard_labels
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.metrics import SplitMetrics
+from kdnas.packing import outputs
 
 
 class FineTuner(ExportingModule):
@@ -57,7 +59,9 @@ class FineTuner(ExportingModule):
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         rows = torch.tensor(len(batch["labels"]), device=self.device)
-        loss = balanced(self.model(**batch).loss, rows)
+        logits = outputs(self.model, batch).logits
+        assert logits is not None
+        loss = balanced(hard_labels(logits, batch["labels"]), rows)
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
@@ -65,7 +69,9 @@ class FineTuner(ExportingModule):
         self.metrics.reset()
 
     def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
-        self.metrics.update(dataloader_idx, self.model(**batch).logits, batch["labels"])
+        logits = outputs(self.model, batch).logits
+        assert logits is not None
+        self.metrics.update(dataloader_idx, logits, batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
         self.results = [self.metrics.compute()]

@@ -1,0 +1,132 @@
+"""Tokenized rows end to end in a few tensors, from which a batch is cut in no time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset as TorchDataset
+from transformers import BatchEncoding
+
+from kdnas.datamodules.bucketing import BucketSampler
+from kdnas.latency import QuietHost
+
+COLUMNS = ("input_ids", "token_type_ids", "words")
+"""Those with a number for each token."""
+ALIGNED = 8
+"""Batches are padded to a multiple of this, which accelerators like."""
+
+
+class Flat(TorchDataset[dict[str, Tensor]]):
+    """Rows of a dataset as `EncodedDataModule.encode` leaves it.
+
+    Args:
+        dataset: the rows.
+        row, token: the numbers of its first ones, in a corpus of several.
+    """
+
+    def __init__(self, dataset: Dataset, row: int = 0, token: int = 0) -> None:
+        table = dataset.with_format("arrow")[:]
+        self.columns: dict[str, Tensor] = {}
+        for name in COLUMNS:
+            if name in table.column_names:
+                values = table[name].combine_chunks()
+                self.columns[name] = torch.from_numpy(np.array(values.flatten(), dtype=np.int32))
+                self.lengths = torch.from_numpy(np.diff(np.array(values.offsets)).astype(np.int64))
+        self.labels = None
+        if "labels" in table.column_names:
+            self.labels = torch.tensor(np.array(table["labels"]))
+            self.labels = self.labels.float() if self.labels.is_floating_point() else self.labels.long()
+        self.row, self.token = row, token
+        self.starts = self.lengths.cumsum(0) - self.lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    def unlabelled(self) -> Flat:
+        """The same rows without their labels."""
+        other = object.__new__(Flat)
+        other.__dict__ |= self.__dict__ | {"labels": None}
+        return other
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        start, length = int(self.starts[index]), int(self.lengths[index])
+        row = {name: values[start : start + length].long() for name, values in self.columns.items()}
+        row["tokens"] = torch.arange(self.token + start, self.token + start + length)
+        row["rows"] = torch.tensor(self.row + index)
+        if self.labels is not None:
+            row["labels"] = self.labels[index]
+        return row
+
+
+class PadCollator:
+    """Makes a batch of rows, padded to the longest: what Hugging Face's collators give, and a little more.
+
+    Besides the models' inputs and `labels`, a batch has `lengths` (of the rows, numbers), `tokens` and `rows` (the
+    numbers of its tokens, end to end, and of its rows, in the corpus).
+
+    Args:
+        padding: the id of the token to pad with.
+    """
+
+    def __init__(self, padding: int) -> None:
+        self.padding = {"input_ids": padding, "words": -1}
+
+    def __call__(self, rows: Sequence[Mapping[str, Tensor]]) -> BatchEncoding:
+        lengths = [len(row["input_ids"]) for row in rows]
+        width = -(-max(lengths) // ALIGNED) * ALIGNED
+        batch: dict[str, Any] = {"lengths": lengths}
+        for name in COLUMNS:
+            if name in rows[0]:
+                empty = self.padding.get(name, 0)
+                padded = pad_sequence([row[name] for row in rows], batch_first=True, padding_value=empty)
+                batch[name] = torch.nn.functional.pad(padded, (0, width - padded.shape[1]), value=empty)
+        batch["attention_mask"] = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+        if "tokens" in rows[0]:
+            batch["tokens"] = torch.cat([row["tokens"] for row in rows])
+        for name in ("rows", "labels"):
+            if name in rows[0]:
+                batch[name] = torch.stack([row[name] for row in rows])
+        return BatchEncoding(batch)
+
+
+class FlatCorpus:
+    """Several sets of rows, numbered through: all that a run asks the teacher about.
+
+    Args:
+        datasets: in a fixed order.
+        collate: makes their batches.
+        budget: tokens of one.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], collate: PadCollator, budget: int = 4096) -> None:
+        self.sets: list[Flat] = []
+        self.rows = self.tokens = 0
+        for dataset in datasets:
+            self.sets.append(Flat(dataset, self.rows, self.tokens))
+            self.rows, self.tokens = self.rows + len(self.sets[-1]), self.tokens + self.sets[-1].tokens
+        self.collate, self.budget = collate, budget
+
+    @property
+    def digest(self) -> str:
+        said = hashlib.sha256()
+        for one in self.sets:
+            for values in (one.lengths, *one.columns.values()):
+                said.update(values.numpy().tobytes())
+        return said.hexdigest()
+
+    def batches(self) -> Iterator[BatchEncoding]:
+        for one in self.sets:
+            for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):
+                with QuietHost().busy():  # until the next is asked for
+                    yield self.collate([one[row] for row in rows])
