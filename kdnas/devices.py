@@ -20,6 +20,7 @@ from torch import Tensor
 from kdnas.config import instantiate
 from kdnas.errors import ConfigError
 from kdnas.files import whole
+from kdnas.precision import fastest_precision
 
 STRATEGIES = ("auto", "ddp")
 
@@ -40,7 +41,11 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
     try:
         if on_slurm():  # what stops a job early is requeued by who submitted it
             settings["plugins"].append(SLURMEnvironment(auto_requeue=False))
+        given = cfg.trainer.precision
+        settings["precision"] = "32-true" if given == "auto" else given
         alone = instantiate(cfg.trainer, **settings | {"logger": False, "callbacks": None})
+        if given == "auto":
+            settings["precision"] = fastest_precision(alone.strategy.root_device.type)
         if count(alone) == 1:
             settings["strategy"] = "auto"
             return instantiate(cfg.trainer, **settings)

@@ -134,6 +134,13 @@ def measure_config(config: PreTrainedConfig, accelerator: str, protocol: Protoco
     return Latency(median=float(median), spread=float(high - low) / 2)
 
 
+def host_folder() -> Path:
+    """Where the processes of one host meet; not $TMPDIR, which a cluster sets for each job."""
+    folder = Path("/tmp") / f"kdnas-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 class QuietHost:
     """A host-wide lock with which measuring excludes training, across processes.
 
@@ -143,9 +150,7 @@ class QuietHost:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        # Not $TMPDIR, which a cluster sets for each job: the processes of one host must meet here.
-        folder = folder or Path("/tmp") / f"kdnas-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder = folder or host_folder()
         self.gate, self.host = folder / "gate.lock", folder / "host.lock"
 
     @contextmanager

@@ -7,6 +7,7 @@ callbacks and its stage's settings.
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import sys
 import warnings
@@ -44,8 +45,10 @@ from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import check_optimization
+from kdnas.modules.vocabulary import restore_tables, train_used_rows
 from kdnas.runs import RESULTS, earlier_results, note, write_results
 from kdnas.search.study import Cost, Latency
+from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
 RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list}
@@ -193,7 +196,10 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
         if cfg.stage != "full":  # the teacher is asked once for all candidates
             students["depths"] = instantiate(cfg.space).reachable["num_hidden_layers"]
     module = instantiate(cfg.module, **students)
-    data = instantiate(cfg.data, tokenizer=module.tokenizer)
+    # Read and tokenized once for all candidates of a process. A tokenizer goes with the module's model.
+    key = (json.dumps(plain(cfg.data), sort_keys=True), cfg.module.get("teacher"), module.tokenizer.name_or_path)
+    data = shared("data", key, lambda: instantiate(cfg.data, tokenizer=module.tokenizer))
+    data.trainer, data.first_epoch = None, 0
     module.check(masked=data.masking is not None)
     if latency and isinstance(module, StudentDistiller):
         latency.protocol.check(module.teacher_config)
@@ -253,12 +259,16 @@ def train(cfg: DictConfig) -> dict[str, float]:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
     if isinstance(module, StudentDistiller):
         module.open_teacher(trainer, data.corpus if data.masking is None else None)
+    for model in module.exports.values() if data.masking is None else ():  # masks bring words that are not there
+        train_used_rows(model, data.corpus.vocabulary)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # of a search, the study knows the settings
         note(output, cfg)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     check_time(trainer, cfg)
     module.best.restore()
+    for model in module.exports.values():
+        restore_tables(model)
     if export:
         trainer.save_checkpoint(output / "best.ckpt", weights_only=True)
     trainer.validate(module, datamodule=data, verbose=False)
@@ -268,6 +278,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
             log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
         else:
             (output / "last.ckpt").unlink(missing_ok=True)
+    if isinstance(module, StudentDistiller) and not cfg.search.trials:
+        module.refuse_lost()
     return dict(module.results[0])
 
 

@@ -96,7 +96,7 @@ def together(folder, overrides, number=2):
     said = command(["train.py"], folder, [*overrides, f"trainer.devices={number}", "paths.runs=runs"])
     assert said.count("and results.json beside them") == 1
     assert [path.name for path in folder.iterdir()] == ["runs"]
-    (output,) = (path for path in (folder / "runs").glob("*/*/") if path.parent.name != "teachers")
+    (output,) = (path for path in (folder / "runs").glob("*/*/") if path.parent.name not in ("teachers", "outputs"))
     return output
 
 

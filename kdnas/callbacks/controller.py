@@ -49,7 +49,11 @@ class ControllerUpdate(L.Callback):
             return
         self.study.teacher = self.latency.teacher
         seconds = (time.monotonic() - self._start) / len(self.trials)
-        for trial, metrics, cost in zip(self.trials, module.results, self.latency.students, strict=True):
+        told = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
+        for trial, student, metrics, cost in told:
+            if student.lost:  # for want of memory, of which it has more alone
+                self.study.part([trial])
+                continue
             reward = self.reward(metrics, cost, self.latency.teacher)
             if math.isfinite(reward) and math.isfinite(metrics["loss"]):
                 self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)

@@ -125,6 +125,11 @@ class FlatCorpus:
                 said.update(values.numpy().tobytes())
         return said.hexdigest()
 
+    @property
+    def vocabulary(self) -> Tensor:
+        """The ids of the tokens that there are, in order."""
+        return torch.unique(torch.cat([one.columns["input_ids"].unique() for one in self.sets])).long()
+
     def batches(self) -> Iterator[BatchEncoding]:
         for one in self.sets:
             for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):

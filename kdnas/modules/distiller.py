@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -25,9 +27,13 @@ from kdnas.errors import ConfigError
 from kdnas.latency import QuietHost
 from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
 from kdnas.modules.base import ExportingModule
-from kdnas.modules.gradients import at_once
+from kdnas.modules.gradients import at_once, is_out_of_memory
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.packing import Outputs, outputs
+
+log = logging.getLogger(__name__)
+LOST = "lost"
+"""The key of a checkpoint that says which students were lost."""
 
 
 class Student(nn.Module):
@@ -56,6 +62,7 @@ class Student(nn.Module):
             self.aims = [stage.objective(config, teacher) for stage in recipe.stages]
         self.objectives = nn.ModuleList(self.aims)
         self.stage = 0
+        self.lost = False
         # Two sums and not a MeanMetric, which drops what is NaN, or else the weights.
         self.held_out_loss, self.held_out_count = SumMetric("disable"), SumMetric("disable")
         self.metrics = SplitMetrics(recipe.metrics, also)
@@ -73,6 +80,11 @@ class Student(nn.Module):
             for group in groups[1 + round(share * (len(groups) - 1)) :]:
                 for parameter in group:
                     parameter.requires_grad_(False)
+
+    def lose(self) -> None:
+        """Gives up this student of a gang: there is not enough memory for it. The others go on."""
+        self.lost = True
+        self.zero_grad()
 
     def forward(self, batch: BatchEncoding, teacher: Outputs) -> tuple[Tensor, Outputs]:
         """The distillation loss of a batch, and what the student said of it."""
@@ -97,7 +109,9 @@ class Student(nn.Module):
             self.metrics.update(split, own.logits, batch["labels"])
 
     def figures(self) -> dict[str, float]:
-        """What the held-out batches come to, over all their items."""
+        """What the held-out batches come to, over all their items; of a lost student, not a number."""
+        if self.lost:
+            return dict.fromkeys(["loss", *self.metrics.names], math.nan)
         loss = float(self.held_out_loss.compute() / self.held_out_count.compute())
         return {"loss": loss, **self.metrics.compute()}
 
@@ -279,16 +293,27 @@ class StudentDistiller(ExportingModule):
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         teacher = self.ask_teacher(batch)
         # The students' parameters are disjoint, so the gradient of the sum is each one's own.
-        losses = torch.stack([self._learn(student, batch, teacher) for student in self.trainees])
+        losses = torch.stack([self._learn(student, batch, teacher) for student in self.trainees if not student.lost])
         self.log("train/loss", losses.detach().mean(), prog_bar=True, sync_dist=True)
         return losses.sum()
 
     def _learn(self, student: Student, batch: BatchEncoding, teacher: Outputs) -> Tensor:
-        """A student's loss of a batch; in a gang, with its gradients, so that only one's activations take memory."""
-        loss = balanced(student(batch, teacher)[0], student.objective.count(batch))
-        if len(self.trainees) == 1:
-            return loss
-        return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
+        """A student's loss of a batch; in a gang, with its gradients, so that only one's activations take memory.
+
+        One that does not fit into what is left of it is lost, and the others go on.
+        """
+        try:
+            loss = balanced(student(batch, teacher)[0], student.objective.count(batch))
+            if len(self.trainees) == 1:
+                return loss
+            return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
+        except (RuntimeError, MemoryError) as error:
+            left = [other for other in self.trainees if other is not student and not other.lost]
+            if not is_out_of_memory(error) or not left or self.trainer.world_size > 1:
+                raise
+        student.lose()  # outside of the handler, whose traceback holds on to the memory
+        log.warning("%s: does not fit into memory beside the others of its gang", architecture_of(student.model.config))
+        return torch.zeros((), device=self.device)
 
     def on_validation_epoch_start(self) -> None:
         for student in self.trainees:
@@ -297,7 +322,8 @@ class StudentDistiller(ExportingModule):
     def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
         teacher = self.ask_teacher(batch)
         for student in self.trainees:
-            student.watch(batch, teacher, dataloader_idx)
+            if not student.lost:
+                student.watch(batch, teacher, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.figures() for student in self.trainees]
@@ -305,12 +331,28 @@ class StudentDistiller(ExportingModule):
             values = [figures[name] for figures in self.results]
             if len(values) > 1:
                 self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)}, sync_dist=True)
-            self.log(f"val/{name}", sum(values) / len(values), prog_bar=True, sync_dist=True)
+            there = [value for value, student in zip(values, self.trainees, strict=True) if not student.lost]
+            self.log(f"val/{name}", sum(there) / len(there), prog_bar=True, sync_dist=True)
+
+    def refuse_lost(self) -> None:
+        """Says which students were lost, if any.
+
+        Raises:
+            ConfigError: some were.
+        """
+        lost = [str(one) for one, student in zip(self.architectures, self.trainees, strict=True) if student.lost]
+        if lost:
+            raise ConfigError(f"architectures={', '.join(lost)}: no memory for it beside the others; must be alone")
 
     # -- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[LOST] = [student.lost for student in self.trainees]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         # Nothing is frozen yet: DDP takes up what can be trained when the fit begins, and no more later.
-        for student in self.trainees:
+        for student, lost in zip(self.trainees, checkpoint[LOST], strict=True):
             student.stage, _ = self.recipe.stage_at(checkpoint["epoch"])
+            student.lost = lost

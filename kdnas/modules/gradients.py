@@ -1,4 +1,4 @@
-"""Gradients of several students, one after the other."""
+"""Gradients of several students, one after the other, as far as the memory goes."""
 
 from __future__ import annotations
 
@@ -42,3 +42,8 @@ class _Computed(torch.autograd.Function):
     def backward(ctx: Any, _: Any) -> Any:
         gradients, ctx.gradients = ctx.gradients, None
         return None, None, *gradients
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an accelerator or the host had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,85 @@
+"""Word embeddings of which only the rows that the data uses are trained.
+
+A small student is mostly vocabulary: its gradients, the optimizer's state and every step of it cost more than the
+layers, and in a short distillation most rows are those of words that never come. They have no gradient, so nothing
+but the weight decay would change them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+WORTH = 0.8
+"""The share of used rows above which it is not worth the while."""
+
+
+class UsedRows(nn.Module):
+    """Takes the place of an embedding; its state dict is that of the whole table.
+
+    Args:
+        table: the embedding.
+        used: the ids that will be asked for, in order.
+    """
+
+    table: nn.Embedding
+    places: Tensor
+    rest: Tensor
+
+    def __init__(self, table: nn.Embedding, used: Tensor) -> None:
+        super().__init__()
+        self.__dict__["table"] = table  # not one of its parts: it has no weights of its own any more
+        self.used = used
+        self.rows = nn.Parameter(table.weight.detach()[used].clone())
+        places = torch.zeros(table.num_embeddings, dtype=torch.long)
+        places[used] = torch.arange(len(used))
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("rest", table.weight.detach(), persistent=False)
+        padding = table.padding_idx
+        self.padding = int(places[padding]) if padding is not None and bool((used == padding).any()) else None
+        self.register_state_dict_post_hook(_spread)
+        self.register_load_state_dict_pre_hook(_gather)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return functional.embedding(self.places[ids], self.rows, self.padding)
+
+    def whole(self) -> Tensor:
+        """The whole table."""
+        weight = self.rest.clone()
+        weight[self.used.to(weight.device)] = self.rows.detach().to(weight.device)
+        return weight
+
+    def restored(self) -> nn.Embedding:
+        """The embedding that this took the place of, trained."""
+        self.table.weight.data = self.whole()
+        return self.table
+
+
+def _spread(module: UsedRows, state: dict[str, Any], prefix: str, _: Any) -> None:
+    del state[f"{prefix}rows"]
+    state[f"{prefix}weight"] = module.whole()
+
+
+def _gather(module: UsedRows, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    weight = state.pop(f"{prefix}weight")
+    module.rest = weight.to(module.rest)
+    state[f"{prefix}rows"] = weight[module.used.to(weight.device)]
+
+
+def train_used_rows(model: PreTrainedModel, used: Tensor) -> None:
+    """Trains only these rows of a model's word embeddings, if they are few, and nothing else uses the table."""
+    table = model.get_input_embeddings()
+    tied = model.get_output_embeddings() is not None
+    if not tied and isinstance(table, nn.Embedding) and len(used) < WORTH * table.num_embeddings:
+        model.set_input_embeddings(UsedRows(table, used))
+
+
+def restore_tables(model: PreTrainedModel) -> None:
+    """Makes a model whole again."""
+    rows = model.get_input_embeddings()
+    if isinstance(rows, UsedRows):
+        model.set_input_embeddings(rows.restored())
