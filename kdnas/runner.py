@@ -20,6 +20,7 @@ import transformers
 from filelock import FileLock
 from hydra import compose
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,7 +38,7 @@ from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import check_devices, make_trainer, on_slurm
-from kdnas.errors import ConfigError, is_number, require, require_whole
+from kdnas.errors import ConfigError, is_number, require, require_switch, require_whole
 from kdnas.files import check_folder
 from kdnas.jobs import candidates, open_study
 from kdnas.models import check_activation, check_dropout, reading
@@ -46,6 +47,7 @@ from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import check_optimization
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
+from kdnas.profiler import TimeTable
 from kdnas.runs import RESULTS, earlier_results, note, write_results
 from kdnas.search.study import Cost, Latency
 from kdnas.shared import shared
@@ -122,6 +124,7 @@ def quieten() -> None:
 def check(cfg: DictConfig) -> None:
     """Refuses what can be refused without the teacher, which may still have to be trained."""
     require_whole("seed", cfg.seed, 0)
+    require_switch("profile", cfg.profile)
     require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
@@ -238,8 +241,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     On several devices each process comes here; the first writes what is left behind.
     """
     output, export = Path(cfg.paths.output), cfg.paths.export
-    module, data, latency = build(cfg)
-    data.setup("fit")
+    profiler = TimeTable() if cfg.profile else PassThroughProfiler()
+    with profiler.profile("models and data"):
+        module, data, latency = build(cfg)
+        data.setup("fit")
     callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
     if on_slurm():
         callbacks.append(LeaveSigterm())
@@ -252,13 +257,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
     epochs = {} if module.epochs is None else {"max_epochs": module.epochs}
     epochs["reload_dataloaders_every_n_epochs"] = int(data.transfer is not None)
-    trainer = make_trainer(cfg, callbacks=callbacks, logger=instantiate(cfg.logger), **epochs)
+    trainer = make_trainer(cfg, callbacks=callbacks, logger=instantiate(cfg.logger), profiler=profiler, **epochs)
     data.divide(trainer.global_rank, trainer.world_size)
     first = trainer.is_global_zero
     if not first:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
     if isinstance(module, StudentDistiller):
-        module.open_teacher(trainer, data.corpus if data.masking is None else None)
+        with profiler.profile("keep outputs"):
+            module.open_teacher(trainer, data.corpus if data.masking is None else None)
     for model in module.exports.values() if data.masking is None else ():  # masks bring words that are not there
         train_used_rows(model, data.corpus.vocabulary)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
@@ -278,6 +284,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
             log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
         else:
             (output / "last.ckpt").unlink(missing_ok=True)
+        if isinstance(profiler, TimeTable):
+            path = output / "profile.csv"
+            log.info("where the time went (%s):\n%s", path, profiler.write(path))
     if isinstance(module, StudentDistiller) and not cfg.search.trials:
         module.refuse_lost()
     return dict(module.results[0])

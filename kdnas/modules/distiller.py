@@ -7,7 +7,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
 from typing import Any
 
@@ -262,7 +262,13 @@ class StudentDistiller(ExportingModule):
         if self.teacher is None:  # by hand, without a run
             self._open(OnlineTeacher(), "32-true", nullcontext, None, self.device)
         assert self.teacher is not None
-        return self.teacher(batch, needs)
+        with self._part("ask teacher"):
+            return self.teacher(batch, needs)
+
+    def _part(self, name: str) -> AbstractContextManager[None]:
+        """What the profile counts by itself, if there is one."""
+        trainer: Any = self._trainer
+        return trainer.profiler.profile(name) if trainer is not None else nullcontext()
 
     def on_fit_start(self) -> None:
         objectives = [o for student in self.trainees for o in student.aims if o.normalize]
@@ -306,7 +312,8 @@ class StudentDistiller(ExportingModule):
             loss = balanced(student(batch, teacher)[0], student.objective.count(batch))
             if len(self.trainees) == 1:
                 return loss
-            return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
+            with self._part("backward"):
+                return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
         except (RuntimeError, MemoryError) as error:
             left = [other for other in self.trainees if other is not student and not other.lost]
             if not is_out_of_memory(error) or not left or self.trainer.world_size > 1:

@@ -1,0 +1,83 @@
+"""Where the time of a run goes: `profile=true`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from lightning.pytorch.profilers import Profiler
+
+PARTS = {
+    "models and data": "models and data",
+    "latency": r"\[Callback\]LatencyBenchmark",
+    "keeping the teacher's outputs": "keep outputs",
+    "asking the teacher": "ask teacher",
+    "loading batches": r"dataloader_next|batch_to_device",
+    "students: forward": r"\.training_step$",
+    "students: backward": r"\.backward$|^backward$",
+    "optimizer": r"optimizer_(step|zero_grad)|clipping",
+    "held-out rows": r"validation|val_next|^held out$|on_validation",
+    "checkpoints and exports": r"[Cc]heckpoint|ExportModels",
+    "reports": r"ControllerUpdate|Progress|Logger",
+}
+"""What the table's rows are made of: Lightning's names of what it does, and ours (`Trainer.profiler.profile`)."""
+REST = "everything else"
+
+
+class TimeTable(Profiler):
+    """Seconds by part of the work, each without what is a part of its own within it.
+
+    What an accelerator is still doing when a part ends is waited for, so that it counts there: a run is a little slower
+    when it is watched.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._open: list[tuple[str, str]] = []
+        self._begin = self._since = time.perf_counter()
+
+    def start(self, action_name: str) -> None:
+        self._count()
+        part = next((part for part, names in PARTS.items() if re.search(names, action_name)), None)
+        self._open.append((action_name, part or (self._open[-1][1] if self._open else REST)))
+
+    def stop(self, action_name: str) -> None:
+        self._count()
+        while self._open and self._open.pop()[0] != action_name:  # an exception left some open
+            pass
+
+    def _count(self) -> None:
+        """Gives the time since the last change to the innermost part that is open."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[self._open[-1][1] if self._open else REST] += now - self._since
+        self._since = now
+
+    def table(self) -> pd.DataFrame:
+        """A row for each part, with its seconds and its share."""
+        self._count()
+        total = self._since - self._begin
+        rows = [
+            {
+                "part": part,
+                "seconds": self.seconds[part],
+                "share": self.seconds[part] / total,
+                "times": self.times[part],
+            }
+            for part in (*PARTS, REST)
+            if part in self.seconds
+        ]
+        return pd.DataFrame([*rows, {"part": "all", "seconds": total, "share": 1.0}])
+
+    def write(self, path: Path) -> str:
+        """Writes the table as CSV, and returns it as text."""
+        table = self.table()
+        table.to_csv(path, index=False)
+        shown = {"seconds": "{:.2f}".format, "share": "{:.1%}".format}
+        return table.to_string(index=False, formatters=shown)
