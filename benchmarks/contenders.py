@@ -33,6 +33,7 @@ from kdnas.devices import make_trainer
 from kdnas.distillation.mapping import last, layer_mapping, uniform
 from kdnas.models import load_encoder, load_tokenizer, new_encoder, student_config
 from kdnas.modules.optimization import adamw, linear
+from kdnas.modules.vocabulary import restore_tables
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STUDENT = Architecture(4, 12, 288, 768, "gelu")
@@ -294,7 +295,12 @@ def kdnas(course: Course, clock: Clock, outputs: str, students: int, precision: 
         module, data, _ = runner.build(cfg)
         callbacks = [Ticks(clock), QuietSteps(), SeedSteps(cfg.seed)]
         off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        make_trainer(cfg, callbacks=callbacks, **off).fit(module, datamodule=data)
+        trainer = make_trainer(cfg, callbacks=callbacks, **off)
+        data.setup("fit")
+        runner.settle(module, data, trainer)
+        trainer.fit(module, datamodule=data)
+        for model in module.exports.values():
+            restore_tables(model)
     return [distilled(student) for student in module.trainees]
 
 

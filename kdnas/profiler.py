@@ -64,12 +64,7 @@ class TimeTable(Profiler):
         self._count()
         total = self._since - self._begin
         rows = [
-            {
-                "part": part,
-                "seconds": self.seconds[part],
-                "share": self.seconds[part] / total,
-                "times": self.times[part],
-            }
+            {"part": part, "seconds": self.seconds[part], "share": self.seconds[part] / total}
             for part in (*PARTS, REST)
             if part in self.seconds
         ]

@@ -231,7 +231,7 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     if latency is None or not isinstance(module, StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
     latency.cost(module.teacher_config)
-    module.open_teacher(make_trainer(cfg, logger=False), data.corpus if data.masking is None else None)
+    settle(module, data, make_trainer(cfg, logger=False))
     return {}
 
 
@@ -262,11 +262,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     first = trainer.is_global_zero
     if not first:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
-    if isinstance(module, StudentDistiller):
-        with profiler.profile("keep outputs"):
-            module.open_teacher(trainer, data.corpus if data.masking is None else None)
-    for model in module.exports.values() if data.masking is None else ():  # masks bring words that are not there
-        train_used_rows(model, data.corpus.vocabulary)
+    with profiler.profile("keep outputs"):
+        settle(module, data, trainer)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # of a search, the study knows the settings
         note(output, cfg)
@@ -290,6 +287,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if isinstance(module, StudentDistiller) and not cfg.search.trials:
         module.refuse_lost()
     return dict(module.results[0])
+
+
+def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
+    """What the rows that have been read decide: how the teacher is asked, and which word embeddings are trained."""
+    masked = data.masking is not None  # a pass changes its rows, and brings words that are in none
+    if isinstance(module, StudentDistiller):
+        module.open_teacher(trainer, None if masked else data.corpus)
+    for model in () if masked else module.exports.values():
+        train_used_rows(model, data.corpus.vocabulary)
 
 
 def check_time(trainer: L.Trainer, cfg: DictConfig) -> None:
