@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -75,14 +76,20 @@ class Outputs:
     first: Mapping[int, Tensor] = field(default_factory=dict)
 
 
-def outputs(model: PreTrainedModel, batch: BatchEncoding, layers: Collection[int] = ()) -> Outputs:
+def outputs(
+    model: PreTrainedModel,
+    batch: BatchEncoding,
+    layers: Collection[int] = (),
+    compiled: Callable[..., Any] | None = None,
+) -> Outputs:
     """Runs a model on a batch.
 
     Args:
         model: an encoder, a sequence classifier or a masked language model.
         layers: whose states are wanted.
+        compiled: its encoder as `torch.compile` made it, with dynamic shapes.
     """
-    return _run(model, batch, layers, _packs(model))
+    return _run(model, batch, layers, _packs(model), compiled)
 
 
 def masked_tokens(batch: BatchEncoding) -> Tensor | None:
@@ -91,19 +98,25 @@ def masked_tokens(batch: BatchEncoding) -> Tensor | None:
     return labels != -100 if labels is not None and labels.dim() == 2 else None
 
 
-def _run(model: PreTrainedModel, batch: BatchEncoding, layers: Collection[int], pack: bool) -> Outputs:
+def _run(
+    model: PreTrainedModel,
+    batch: BatchEncoding,
+    layers: Collection[int],
+    pack: bool,
+    compiled: Callable[..., Any] | None = None,
+) -> Outputs:
     layout, masked = Layout.of(batch), masked_tokens(batch)
-    headless = model.base_model is model
+    headless, encoder = model.base_model is model, compiled or model.base_model
     if pack:
         inputs = {name: batch[name].flatten()[layout.real][None] for name in MODEL_INPUTS if name in batch}
         inputs["position_ids"] = (layout.positions + first_position(model.config))[None]
         del inputs["attention_mask"]
-        with _packed(model.config):
-            given = model.base_model(**inputs, runs=layout.runs, output_hidden_states=bool(layers))
+        with _packed(model.config, layout.runs):
+            given = encoder(**inputs, output_hidden_states=bool(layers))
     else:
         inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
         whole = headless or masked is not None
-        given = (model.base_model if whole else model)(**inputs, output_hidden_states=bool(layers))
+        given = (encoder if whole else model)(**inputs, output_hidden_states=bool(layers))
     places = None if pack else layout.real
     states = {layer: _real(given.hidden_states[layer], places) for layer in sorted(layers)}
     if headless:
@@ -135,6 +148,11 @@ def _head(model: PreTrainedModel, states: Tensor) -> Tensor:
 # -- attention
 
 
+_runs: ContextVar[Sequence[tuple[int, int]]] = ContextVar("runs")
+"""Those of the batch that a model is at. Not an argument: a compiled model would be compiled anew for each."""
+
+
+@torch.compiler.disable
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -143,7 +161,6 @@ def packed_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    runs: Sequence[tuple[int, int]] = (),
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention within each row, (1, tokens, heads, width), of packed ones, (1, heads, tokens, width).
@@ -151,6 +168,7 @@ def packed_attention(
     Rows of one length are neighbours in a batch, so that there are few runs, and none needs a mask.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    runs = _runs.get()
     plain = query.device.type == "cpu" and query.requires_grad
     sizes = [rows * length for rows, length in runs]
     parts = []
@@ -169,14 +187,15 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 @contextmanager
-def _packed(config: PreTrainedConfig) -> Iterator[None]:
+def _packed(config: PreTrainedConfig, runs: Sequence[tuple[int, int]]) -> Iterator[None]:
     """Lets a model attend within packed rows, only for as long as it runs: its config is exported and measured with."""
-    usual = config._attn_implementation
+    usual, before = config._attn_implementation, _runs.set(runs)
     config._attn_implementation = PACKED
     try:
         yield
     finally:
         config._attn_implementation = usual
+        _runs.reset(before)
 
 
 # -- who can take them so

@@ -59,7 +59,7 @@ def sources(teacher, tmp_path_factory) -> dict[str, str]:
 def task(*overrides, rows=31):
     """The built-in task, small. Two devices share five rows unevenly, and one row is left over for the last batch."""
     small = ["data=demo", "task=demo", f"data.rows={rows}", "data.held_out=9", "data.proxy=1", "data.batch_size=5"]
-    return [*small, "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", *overrides]
+    return [*small, "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.log_every_n_steps=1", *overrides]
 
 
 def stages(sources, students):

@@ -35,7 +35,7 @@ def pretrain(folder, teacher, *overrides):
     settings += [f"architecture.{name}={value}" for name, value in SMALL.to_dict().items()]
     settings += [f"teacher.path={teacher}", f"paths.runs={folder}", f"paths.output={folder}", "search.dir=null"]
     with initialize_config_dir(str(CONF), version_base=None):
-        return runner.run(compose("train", [*settings, *overrides]))
+        return runner.run(compose("train", [*settings, "trainer.precision=32-true", *overrides]))
 
 
 def pretrainer(teacher, architecture=SMALL, **settings):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -153,7 +155,21 @@ class EncodedDataModule(L.LightningDataModule):
                 encoded["labels"] = list(rows[label])
             return encoded
 
-        return dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc="tokenizing")
+        return dataset.map(
+            tokenize,
+            batched=True,
+            remove_columns=dataset.column_names,
+            desc="tokenizing",
+            new_fingerprint=self._fingerprint(dataset, columns, label),
+        )
+
+    def _fingerprint(self, dataset: Dataset, columns: Sequence[str], label: str | None) -> str:
+        """Names tokenized rows, so that `datasets` finds them again; its own names hold all of this object's state."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = json.loads(backend.to_str()) if backend is not None else {"vocabulary": self.tokenizer.get_vocab()}
+        rules |= {"truncation": None, "padding": None}  # which the last call has left behind
+        said = [dataset._fingerprint, type(self.tokenizer).__name__, rules, list(columns), label, self.max_length]
+        return hashlib.sha256(f"{json.dumps(said, sort_keys=True)} {self.masking}".encode()).hexdigest()[:16]
 
     def check_texts(self, dataset: Dataset, columns: Sequence[str]) -> None:
         """Refuses columns that do not hold text."""

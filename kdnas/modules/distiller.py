@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
 from typing import Any
@@ -23,7 +23,7 @@ from kdnas.devices import balanced, total
 from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
-from kdnas.errors import ConfigError
+from kdnas.errors import ConfigError, require_switch
 from kdnas.latency import QuietHost
 from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
 from kdnas.modules.base import ExportingModule
@@ -63,9 +63,14 @@ class Student(nn.Module):
         self.objectives = nn.ModuleList(self.aims)
         self.stage = 0
         self.lost = False
+        self.compiled: Callable[..., Any] | None = None
         # Two sums and not a MeanMetric, which drops what is NaN, or else the weights.
         self.held_out_loss, self.held_out_count = SumMetric("disable"), SumMetric("disable")
         self.metrics = SplitMetrics(recipe.metrics, also)
+
+    def compile_encoder(self) -> None:
+        """Has the encoder compiled, once for all lengths, when it is first used."""
+        self.__dict__["compiled"] = torch.compile(self.model.base_model, dynamic=True)  # not a part, but one's shadow
 
     @property
     def objective(self) -> Objective:
@@ -88,7 +93,7 @@ class Student(nn.Module):
 
     def forward(self, batch: BatchEncoding, teacher: Outputs) -> tuple[Tensor, Outputs]:
         """The distillation loss of a batch, and what the student said of it."""
-        own = outputs(self.model, batch, self.objective.student_layers)
+        own = outputs(self.model, batch, self.objective.student_layers, self.compiled)
         return self.objective(own, teacher, batch), own
 
     def begin(self) -> None:
@@ -135,6 +140,7 @@ class StudentDistiller(ExportingModule):
         seed: of the students' initial weights.
         initial: a checkpoint, folder or hub id whose encoder the students start from; None for random weights.
         also: names of the held-out splits besides the first, whose metrics decide nothing.
+        compile: the students, by `torch.compile`.
         outputs: how the teacher is asked; None runs it on every batch.
         depths: layers of further students that will be trained on the same rows: what they need is kept as well.
 
@@ -155,6 +161,7 @@ class StudentDistiller(ExportingModule):
         seed: int = 0,
         initial: str | None = None,
         also: Iterable[str] | None = None,
+        compile: bool = False,
         outputs: TeacherOutputs | None = None,
         depths: Iterable[int] = (),
     ) -> None:
@@ -169,6 +176,9 @@ class StudentDistiller(ExportingModule):
         self.students = nn.ModuleList(
             Student(config, self.teacher_config, objective, seed, initial, list(also or ())) for config in configs
         )
+        require_switch("module.compile", compile)
+        for student in self.trainees if compile else ():
+            student.compile_encoder()
         self.teacher: TeacherOutputs | None = None
         self.epochs = objective.epochs
         unlabelled = takewhile(lambda aim: not aim.needs_labels, self.trainees[0].aims)
