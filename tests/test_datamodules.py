@@ -391,3 +391,52 @@ def test_a_single_row_cannot_be_trained_on_and_held_out(tmp_path, tokenizer):
     path = write(tmp_path / "d", train=[{"text": "all dogs are running"}])
     with pytest.raises(ConfigError, match=f"data.path={path}"):
         module(path, ["text"], tokenizer)
+
+
+# -- batches by tokens
+
+
+def sampler(budget, seed=0, epoch=0, rows=2000, **settings):
+    lengths = np.random.default_rng(0).integers(3, 60, rows)
+    return lengths, BucketSampler(lengths, batch_tokens=budget, seed=seed, epoch=lambda: epoch, **settings)
+
+
+@pytest.mark.parametrize("budget", [120, 500, 4000, 10**6])
+def test_batches_by_tokens_hold_about_as_many_and_every_row_once(budget):
+    for epoch in range(3):
+        lengths, batches = sampler(budget, epoch=epoch)
+        made = list(batches)
+        assert len(made) == len(batches) == max(1, lengths.sum() // budget)  # the same in every epoch
+        assert sorted(row for batch in made for row in batch) == list(range(2000))
+        tokens = np.array([lengths[batch].sum() for batch in made])
+        mean = lengths.sum() / len(made)
+        assert (np.abs(tokens - mean) < 60 + 0.2 * mean).all()  # a row more or less, and windows are not all alike
+    assert [*sampler(budget, epoch=1)[1]] == [*sampler(budget, epoch=1)[1]]
+    if budget < 10**6:
+        assert [*sampler(budget, epoch=1)[1]] != [*sampler(budget, epoch=2)[1]] != [*sampler(budget, 1, 2)[1]]
+
+
+def test_batches_by_tokens_hold_rows_of_like_length():
+    lengths, batches = sampler(2000, rows=20_000)
+    spread = np.mean([np.ptp(lengths[batch]) for batch in batches])
+    assert spread < 3 and len({len(batch) for batch in batches}) > 10
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_shares_of_batches_by_tokens_make_up_the_whole(shuffle):
+    shares = [list(sampler(500, shuffle=shuffle, rank=rank, world=3)[1]) for rank in range(3)]
+    whole = list(sampler(500, shuffle=shuffle)[1])
+    assert [len(share) for share in shares] == [
+        len(sampler(500, shuffle=shuffle, rank=r, world=3)[1]) for r in range(3)
+    ]
+    assert sorted(row for share in shares for batch in share for row in batch) == list(range(2000))
+    assert [sorted(sum(parts, [])) for parts in zip(*shares, strict=False)] == [sorted(batch) for batch in whole]
+
+
+def test_tokenized_rows_are_found_again(text_dataset, tokenizer, monkeypatch):
+    first = module(text_dataset, COLUMNS, tokenizer, validation="validation")
+    monkeypatch.setattr(type(tokenizer), "__call__", None)  # nobody tokenizes again
+    again = module(text_dataset, COLUMNS, tokenizer, validation="validation")
+    assert again.train["input_ids"][:] == first.train["input_ids"][:]
+    with pytest.raises(TypeError):
+        module(text_dataset, COLUMNS, tokenizer, validation="validation", max_length=13)

@@ -1,0 +1,54 @@
+"""The precision that a machine is fastest in."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from test_distiller import CONF
+
+from kdnas import precision
+from kdnas.devices import make_trainer
+from kdnas.precision import fastest_precision, rate
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "host_folder", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("speedup", "chosen"), [(0.8, "32-true"), (1.0, "32-true"), (3.0, "bf16-mixed")])
+def test_it_is_measured_once(speedup, chosen, host, monkeypatch):
+    asked = []
+    monkeypatch.setattr(precision, "speedup", lambda accelerator: asked.append(accelerator) or speedup)
+    assert [fastest_precision("cpu") for _ in range(3)] == [chosen] * 3
+    assert asked == ["cpu"]
+    (known,) = json.loads((host / "precision.json").read_text()).items()
+    assert torch.__version__ in known[0] and known[1] == speedup
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": "b"}'])
+def test_a_damaged_note_is_made_anew(content, host, monkeypatch):
+    (host / "precision.json").write_text(content)
+    monkeypatch.setattr(precision, "speedup", lambda _: 2.0)
+    assert fastest_precision("cpu") == "bf16-mixed"
+    assert list(json.loads((host / "precision.json").read_text()).values()) == [2.0]
+
+
+def test_a_machine_without_bf16_trains_in_fp32(monkeypatch):
+    def refuse(accelerator, rows, inner, columns, dtype):
+        if dtype == torch.bfloat16:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return rate(accelerator, 8, 8, 8, dtype)
+
+    monkeypatch.setattr(precision, "rate", refuse)
+    assert fastest_precision("cpu") == "32-true"
+
+
+@pytest.mark.parametrize(("given", "made"), [("auto", "bf16-mixed"), ("32-true", "32-true"), ("64-true", "64-true")])
+def test_the_trainer_has_it(given, made, monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "speedup", lambda _: 2.0)
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("train", [f"trainer.precision={given}", "trainer.accelerator=cpu", f"paths.output={tmp_path}"])
+    assert make_trainer(cfg, logger=False).precision == made
