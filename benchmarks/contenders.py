@@ -7,7 +7,7 @@ and clean text. What differs is what each library does with them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -286,11 +286,23 @@ def textbrewer(course: Course, clock: Clock) -> list[Trained]:
     return [Trained(student, lambda i, j, states: projections[i, j](states))]
 
 
-def kdnas(course: Course, clock: Clock, outputs: str, students: int, precision: str) -> list[Trained]:
-    """kdnas itself, by its config, with the callbacks that every run of it has at each step."""
+def kdnas(
+    course: Course,
+    clock: Clock,
+    outputs: str,
+    students: int,
+    precision: str,
+    student: Architecture = STUDENT,
+    more: Sequence[str] = (),
+) -> list[Trained]:
+    """kdnas itself, by its config, with the callbacks that every run of it has at each step.
+
+    Args:
+        more: overrides after the course's own.
+    """
     with TemporaryDirectory(dir=course.work) as folder:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", overrides(course, outputs, students, precision, folder))
+            cfg = compose("train", [*overrides(course, outputs, students, precision, folder, student), *more])
         runner.quieten()
         module, data, _ = runner.build(cfg)
         callbacks = [Ticks(clock), QuietSteps(), SeedSteps(cfg.seed)]
@@ -304,9 +316,11 @@ def kdnas(course: Course, clock: Clock, outputs: str, students: int, precision: 
     return [distilled(student) for student in module.trainees]
 
 
-def overrides(course: Course, outputs: str, students: int, precision: str, folder: str) -> list[str]:
+def overrides(
+    course: Course, outputs: str, students: int, precision: str, folder: str, student: Architecture
+) -> list[str]:
     """The course, as kdnas is told of it."""
-    values = ",".join(f"{name}:{value}" for name, value in STUDENT.to_dict().items())
+    values = ",".join(f"{name}:{value}" for name, value in student.to_dict().items())
     settings = {
         "teacher.path": course.teacher,
         "data.path": course.data,
@@ -329,9 +343,7 @@ def overrides(course: Course, outputs: str, students: int, precision: str, folde
         "paths.export": None,
         "seed": SEED,
     }
-    groups = ["data=glue", "task=mnli", "objective=hidden_states", "~latency"]
-    if (CONF / "outputs").is_dir() or outputs != "online":
-        groups.append(f"outputs={outputs}")
+    groups = ["data=glue", "task=mnli", "objective=hidden_states", "~latency", f"outputs={outputs}"]
     chosen = [override(key, value) for key, value in settings.items()]
     return [*groups, *chosen, f"architectures=[{','.join([f'{{{values}}}'] * students)}]"]
 

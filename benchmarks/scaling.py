@@ -1,0 +1,134 @@
+"""How kdnas's throughput scales: with the gang, the rows' length, the students' size, the batch, the vocabulary.
+
+    python -m benchmarks.scaling --data <folder or hub id> --tokenizer <folder or hub id> --out scaling.json
+
+One setting is changed at a time, from a student of [4, 12, 288, 768, gelu] on batches of 32 rows of at most 128 tokens,
+with the teacher's outputs in memory (or online, for the gangs). Every run has a process of its own, in turn; figures are
+medians of the repeats, and ratios to the row that is marked. Run it while the host does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from benchmarks.contenders import PRECISIONS, Clock, Course, kdnas
+from benchmarks.race import SHAPED, machine, shaped_teacher
+from kdnas.architecture import Architecture
+
+BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": []}
+QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "gang, teacher online": {str(k): {"outputs": "online", "students": k} for k in (1, 2, 4, 8)},
+    "gang, outputs in memory": {str(k): {"students": k} for k in (1, 2, 4, 8)},
+    "outputs": {name: {"outputs": name} for name in ("memory", "disk", "online")},
+    "longest row": {str(n): {"more": [f"data.max_length={n}"]} for n in (128, 64, 32)},
+    "rows of a batch": {str(n): {"more": [f"data.batch_size={n}"]} for n in (32, 8, 128)},
+    "tokens of a batch": {"32 rows": {}} | {str(n): {"more": [f"data.batch_tokens={n}"]} for n in (1024, 4096)},
+    "student": {
+        str(sizes): {"student": sizes}
+        for sizes in ([4, 12, 288, 768, "gelu"], [3, 3, 192, 384, "relu"], [6, 12, 384, 1536, "gelu"])
+    },
+    "compiled": {"no": {}, "yes": {"more": ["module.compile=true"]}},
+}
+"""What is asked: the settings by what the table calls them, the first of which the others are compared with."""
+LARGER = {"gang, teacher online": [16, 32], "gang, outputs in memory": [16, 32]}
+"""Gangs for an accelerator."""
+
+
+def run_one(args: argparse.Namespace) -> dict[str, float]:
+    """Real tokens a second of all students, and the peak of the memory."""
+    chosen = BASE | json.loads(args.one)
+    course = Course(args.teacher, args.data, args.steps, args.epochs, 32, torch.device(args.accelerator), args.work)
+    clock = Clock(course.device)
+    student = Architecture(*chosen["student"])
+    precision = PRECISIONS[args.precision]
+    kdnas(course, clock, chosen["outputs"], chosen["students"], precision, student, chosen["more"])
+    figures = clock.figures()
+    memory = torch.cuda.max_memory_allocated() if course.device.type == "cuda" else 0
+    return {"tokens_per_s": chosen["students"] * figures["tokens"] / figures["seconds"], "memory": memory}
+
+
+def apart(args: argparse.Namespace, setting: dict[str, Any]) -> dict[str, float] | None:
+    """One run in a fresh process; nothing if it failed, as for want of memory."""
+    with TemporaryDirectory(dir=args.work) as folder:
+        out = Path(folder) / "out.json"
+        command = [sys.executable, "-m", "benchmarks.scaling", "--one", json.dumps(setting), "--out", str(out)]
+        for key in ("teacher", "data", "steps", "epochs", "accelerator", "precision"):
+            command += [f"--{key}", str(getattr(args, key))]
+        done = subprocess.run(
+            [*command, "--work", folder], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        if done.returncode:
+            print(" ".join(done.stderr.strip().splitlines()[-1:]), file=sys.stderr, flush=True)
+            return None
+        return json.loads(out.read_text())
+
+
+def measure(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Every answer to every question, `repeats` times in turn."""
+    runs: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for question in args.questions:
+        settings = dict(QUESTIONS[question])
+        if args.accelerator == "cuda":
+            first = next(iter(settings.values()))
+            settings |= {str(k): first | {"students": k} for k in LARGER.get(question, ())}
+        runs[question] = {name: [] for name in settings}
+        for _ in range(args.repeats):
+            for name, setting in settings.items():
+                figures = apart(args, setting)
+                said = "failed" if figures is None else f"{figures['tokens_per_s']:.0f} real tokens/s"
+                print(f"{question} {name}: {said}", file=sys.stderr, flush=True)
+                runs[question][name] += [figures] if figures else []
+    return runs
+
+
+def table(runs: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+    rows = []
+    for question, answers in runs.items():
+        speeds = {name: median(run["tokens_per_s"] for run in some) for name, some in answers.items() if some}
+        base = next(iter(speeds.values()), 1.0)
+        for name, speed in speeds.items():
+            rows.append([question, name, f"{speed:.0f}", f"{speed / base:.2f}"])
+    return tabulate(rows, ["question", "", "real tokens/s", "ratio"], tablefmt="pipe", disable_numparse=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default=SHAPED, help="folder or hub id of a BERT-like encoder; %(default)s")
+    parser.add_argument("--tokenizer", default="google-bert/bert-base-uncased", help=f"of {SHAPED}; %(default)s")
+    parser.add_argument("--data", default="nyu-mll/glue", help="GLUE, for its mnli; %(default)s")
+    parser.add_argument("--questions", nargs="+", default=list(QUESTIONS), choices=list(QUESTIONS))
+    parser.add_argument("--steps", type=int, default=10, help="batches of 32 rows, an epoch; %(default)s")
+    parser.add_argument("--epochs", type=int, default=2, help="of which the last is timed; %(default)s")
+    parser.add_argument("--repeats", type=int, default=3, help="%(default)s")
+    parser.add_argument(
+        "--accelerator", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="bf16", help="%(default)s")
+    parser.add_argument("--work", type=Path, default=Path("runs/race"), help="for what is made on the way; %(default)s")
+    parser.add_argument("--out", type=Path, help="a JSON file for every run's figures")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # this process is a run's
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.teacher == SHAPED:
+        args.teacher = shaped_teacher(args.work / SHAPED, args.tokenizer)
+    if args.one:
+        args.out.write_text(json.dumps(run_one(args)))
+        return
+    runs = measure(args)
+    print(table(runs))
+    if args.out:
+        args.out.write_text(json.dumps({"machine": machine(args.accelerator), "runs": runs}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

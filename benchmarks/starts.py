@@ -1,0 +1,63 @@
+"""What a candidate and an episode cost besides the training itself, in each launcher.
+
+    python -m benchmarks.starts <overrides of search.py>
+
+Runs a search of two episodes of three candidates, without finalists, under each launcher, one job at a time, and takes
+from the study when each was told, and from its profile how long it trained. What is left of the time between two
+candidates is the price of a further one; what passes between the last of an episode and the first of the next, less
+that one's own time, is the price of an episode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+from optuna.trial import TrialState
+from tabulate import tabulate
+
+from kdnas.search.journal import open_storage
+from kdnas.search.study import Study
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCHERS = ("basic", "joblib", "local")
+TRAINING = ["asking the teacher", "loading batches", "students: forward", "students: backward", "optimizer"]
+TRAINING += ["held-out rows", "latency"]
+"""Parts of a profile that are work on the candidate."""
+
+
+def measure(launcher: str, overrides: list[str], folder: str) -> list[str]:
+    """The table's row for a launcher."""
+    command = [sys.executable, "search.py", *overrides, f"hydra/launcher={launcher}", f"paths.runs={folder}"]
+    command += ["search.episodes=2", "search.candidates=3", "search.finalists=0", "search.gang=1", "profile=true"]
+    command += [f"search.dir={folder}/{launcher}", *(["hydra.launcher.n_jobs=1"] if launcher != "basic" else [])]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    search = Path(folder) / launcher
+    trials = Study(open_storage(search)).trials(TrialState.COMPLETE)
+    told = [trial.datetime_complete for trial in trials]
+    profiles = [pd.read_csv(search / f"mini/{trial.number:04d}/profile.csv").set_index("part") for trial in trials]
+    trained = [float(profile["seconds"].reindex(TRAINING).sum()) for profile in profiles]
+    between = [(b - a).total_seconds() for a, b in zip(told, told[1:], strict=False) if a and b]
+    price = [gap - own for gap, own in zip(between, trained[1:], strict=True)]
+    candidate = median(price[i] for i in range(len(price)) if i != 2)
+    share = candidate / (candidate + median(trained))
+    return [launcher, f"{candidate:.2f}", f"{price[2] - candidate:.2f}", f"{median(trained):.1f}", f"{share:.1%}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*")
+    overrides = parser.parse_args().overrides
+    with TemporaryDirectory() as folder:
+        rows = [measure(launcher, overrides, folder) for launcher in LAUNCHERS]
+    headers = ["launcher", "a further candidate (s)", "an episode (s)", "training of one (s)", "share of the price"]
+    print(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
