@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -42,7 +43,7 @@ def measure(launcher: str, overrides: list[str], folder: str) -> list[str]:
     told = [trial.datetime_complete for trial in trials]
     profiles = [pd.read_csv(search / f"mini/{trial.number:04d}/profile.csv").set_index("part") for trial in trials]
     trained = [float(profile["seconds"].reindex(TRAINING).sum()) for profile in profiles]
-    between = [(b - a).total_seconds() for a, b in zip(told, told[1:], strict=False) if a and b]
+    between = [(b - a).total_seconds() for a, b in pairwise(told) if a and b]
     price = [gap - own for gap, own in zip(between, trained[1:], strict=True)]
     candidate = median(price[i] for i in range(len(price)) if i != 2)
     share = candidate / (candidate + median(trained))
