@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling --data <folder or hub id> --tokenizer <folder or hub id> --out scaling.json
 
-One setting is changed at a time, from a student of [4, 12, 288, 768, gelu] on batches of 32 rows of up to 128 tokens, with
-the teacher's outputs in memory. Every run has a process of its own, in turn; figures are
+One setting is changed at a time, from a student of [4, 12, 288, 768, gelu] on batches of 32 rows of up to 128 tokens,
+with the teacher's outputs in memory. Every run has a process of its own, in turn; figures are
 medians of the repeats, and ratios to the row that is marked. Run it while the host does nothing else.
 """
 
