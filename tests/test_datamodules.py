@@ -430,7 +430,9 @@ def test_shares_of_batches_by_tokens_make_up_the_whole(shuffle):
         len(sampler(500, shuffle=shuffle, rank=r, world=3)[1]) for r in range(3)
     ]
     assert sorted(row for share in shares for batch in share for row in batch) == list(range(2000))
-    assert [sorted(row for part in parts for row in part) for parts in zip(*shares, strict=False)] == [sorted(batch) for batch in whole]
+    assert [sorted(row for part in parts for row in part) for parts in zip(*shares, strict=False)] == [
+        sorted(batch) for batch in whole
+    ]
 
 
 def test_tokenized_rows_are_found_again(text_dataset, tokenizer, monkeypatch):

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import BatchEncoding
 
-from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
+from kdnas.distillation.teacher import KEPT, Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.errors import ConfigError, is_number, require
 from kdnas.files import check_folder, make_folder, whole
 from kdnas.packing import Outputs
@@ -27,8 +27,6 @@ from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
 GB = 10**9
-WIDE = torch.bfloat16
-"""Of kept states: what a pass in bf16 gives anyway, at half the space of fp32."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ def parts_of(needs: Needs, teacher: Teacher, corpus: Corpus) -> list[Part]:
     """What has to be kept so that needs can be met."""
     config = teacher.config
     logits = [Part("logits", corpus.rows, config.num_labels or 0, torch.float32)]
-    states = [Part(f"states-{layer:02d}", corpus.tokens, config.hidden_size, WIDE) for layer in sorted(needs.states)]
-    first = [Part(f"first-{layer:02d}", corpus.rows, config.hidden_size, WIDE) for layer in sorted(needs.first)]
+    states = [Part(f"states-{layer:02d}", corpus.tokens, config.hidden_size, KEPT) for layer in sorted(needs.states)]
+    first = [Part(f"first-{layer:02d}", corpus.rows, config.hidden_size, KEPT) for layer in sorted(needs.first)]
     return [*states, *first, *(logits if needs.logits else [])]
 
 
