@@ -8,8 +8,8 @@ study and a controller of its own, the predictor trained and its cache written. 
 made up. A space of 10^k points is left out where a study would fill more than half of it. CPU time is shown beside the
 time that passed, which is longer where other programs run. No candidate is trained.
 
-What happens once and not in every episode is apart: `open` is the time to read the journal. A predictor without a cache
-would have to be trained from the first episode; it begins here with untrained weights, which take as long to go on from.
+What happens once and not in every episode is apart: `open` is the time to read the journal. A predictor without its
+cache is trained from the first episode on; here it begins with untrained weights, which take as long to go on from.
 """
 
 from __future__ import annotations
@@ -124,10 +124,11 @@ class Clock:
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
-        before = time.perf_counter(), time.process_time()
+        start = time.perf_counter(), time.process_time()
         yield
-        for name, start, end in zip((what, f"{what} (CPU)"), before, (time.perf_counter(), time.process_time()), strict=True):
-            self.passed.setdefault(name, []).append(1000 * (end - start) / CANDIDATES)
+        end = time.perf_counter(), time.process_time()
+        for name, before, after in zip((what, f"{what} (CPU)"), start, end, strict=True):
+            self.passed.setdefault(name, []).append(1000 * (after - before) / CANDIDATES)
 
 
 def measure(name: str, exponent: int, observations: int, episodes: int) -> dict[str, Any]:
@@ -136,8 +137,7 @@ def measure(name: str, exponent: int, observations: int, episodes: int) -> dict[
     config = configure(name, seed=0, candidates=CANDIDATES)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if "cache" in config.controller:
-            config.controller.cache = str(folder / "controller.pt")
+        config.search.dir = temporary
         controller = instantiate(config.controller)
         fill(folder, space, controller, observations)
         start = time.perf_counter()

@@ -68,7 +68,7 @@ class History:
     """
 
     def __init__(self, study: Study, grid: Grid, candidates: int) -> None:
-        self.study, self.grid, self.candidates = study, grid, candidates
+        self.study, self.grid, self.candidates, self.sign = study, grid, candidates, _sign(study)
         self.head = 0
         self.seen: set[State | None] = set()
         """The states of the trials that have ended."""
@@ -95,14 +95,13 @@ class History:
             self.seen.add(state)
             if trial.state == TrialState.COMPLETE and state and math.isfinite(trial.value):  # type: ignore[arg-type]
                 assert trial.value is not None
-                self.pairs[episode][trial.number] = state, _sign(self.study) * trial.value
+                self.pairs[episode][trial.number] = state, self.sign * trial.value
         self.head = head
 
     def episodes(self, before: float) -> list[list[tuple[State, float]]]:
         """The pairs of each episode before one, in the order of the trials."""
-        return [
-            [pair for _, pair in sorted(pairs.items())] for episode, pairs in sorted(self.pairs.items()) if episode < before
-        ]
+        known = sorted(number for number in self.pairs if number < before)
+        return [[pair for _, pair in sorted(self.pairs[number].items())] for number in known]
 
 
 @dataclass(frozen=True)
@@ -214,16 +213,15 @@ class FeedbackSampler(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Trains if this trial is the last of its episode, so that the next one finds the predictor ready."""
+        episode = episode_of(trial, self.candidates)
+        for other in study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
+            if other.number != trial.number and has_place(other, episode, self.candidates):
+                return
         finished = copy.copy(trial)
         finished.state, finished.values = state, values  # the setter takes None
-        trials = [finished if other.number == trial.number else other for other in study.get_trials(deepcopy=False)]
-        episode = episode_of(trial, self.candidates)
-        members = [
-            other
-            for other in trials
-            if episode_of(other, self.candidates) == episode and not other.user_attrs.get("rejected")
-        ]
-        if len(members) >= self.candidates and all(member.state.is_finished() for member in members):
+        trials = study.get_trials(deepcopy=False)
+        trials = [finished if other.number == trial.number else other for other in trials]
+        if sum(has_place(other, episode, self.candidates) for other in trials) >= self.candidates:
             self._learned(self._read(study, trials, self._grid(study, trials)), before=episode + 1)
 
     def expected(self, study: Study) -> list[tuple[dict[str, Any], float]]:
@@ -297,7 +295,7 @@ class FeedbackSampler(BaseSampler):
     # -- what it knows of a study
 
     def _grid(self, study: Study, trials: Sequence[FrozenTrial]) -> Grid:
-        """Of the dimensions that all finished trials have, as Optuna's `intersection_search_space`, but not from scratch."""
+        """Of the dimensions that all trials have: Optuna's `intersection_search_space`, but not from scratch."""
         known, head, space = self._space
         if known is not study:
             head, space = 0, None
@@ -320,6 +318,10 @@ class FeedbackSampler(BaseSampler):
 
 def episode_of(trial: FrozenTrial, candidates: int) -> int:
     return trial.user_attrs.get("episode", trial.number // candidates)
+
+
+def has_place(trial: FrozenTrial, episode: int, candidates: int) -> bool:
+    return episode_of(trial, candidates) == episode and not trial.user_attrs.get("rejected")
 
 
 def _same(one: BaseDistribution, other: BaseDistribution | None) -> bool:

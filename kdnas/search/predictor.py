@@ -21,7 +21,7 @@ Episode = Sequence[tuple[State, float]]
 """The (state, reward) pairs of one episode, in the order they were proposed."""
 
 REPLAYED = 50
-"""Episodes that an epoch goes through at most, so that an episode's training costs the same however many went before."""
+"""Episodes that an epoch goes through at most, so that training costs no more however long the search is."""
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ class Study:
 
 
 class _Shared(FrozenTrial):
-    """A trial that storages take as it is. Optuna's copies all that it holds, though no storage changes what it holds."""
+    """A trial that a storage takes as it is. Optuna's would copy all that it holds, though they change none of it."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> _Shared:
