@@ -261,6 +261,7 @@ def same_weights(one, other) -> bool:
 @pytest.mark.parametrize("known", [1, 2, 3])
 def test_goes_on_to_where_training_from_the_first_episode_leads(known, replay, monkeypatch):
     monkeypatch.setattr(predictor, "REPLAYED", 2)
+    monkeypatch.setattr(predictor, "SAMPLED", 2)
     settings = Settings(**{**SETTINGS.__dict__, "replay": replay, "standardise": True})
     episodes = [*EPISODES, *EPISODES[:2]]
     whole, start = learn(episodes, SIZES, settings), learn(episodes[:known], SIZES, settings)
@@ -274,9 +275,9 @@ def test_goes_on_to_where_training_from_the_first_episode_leads(known, replay, m
 def test_an_epoch_goes_through_all_episodes_but_of_more_than_fifty_through_the_latest_and_a_sample():
     rng = random.Random(0)
     assert [list(predictor._replayed(latest, rng)) for latest in range(50)] == [list(range(n + 1)) for n in range(50)]
-    epochs = [list(predictor._replayed(499, rng)) for _ in range(40)]
+    epochs = [list(predictor._replayed(499, rng)) for _ in range(90)]
     for epoch in epochs:
-        assert len(epoch) == 50 and epoch == sorted(set(epoch)) and epoch[-1] == 499
+        assert len(epoch) == 25 and epoch == sorted(set(epoch)) and epoch[-1] == 499
     assert len(set().union(*epochs)) > 480, "drawn anew for every epoch, from all"
 
 
@@ -549,6 +550,7 @@ def test_a_cache_of_no_use_is_ignored(tmp_path, damage):
 
 def test_a_long_search_that_loses_its_cache_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, trainings):
     monkeypatch.setattr(predictor, "REPLAYED", 2)
+    monkeypatch.setattr(predictor, "SAMPLED", 2)
     found = []
     for losing in (False, True):
         folder = tmp_path / str(losing)

@@ -40,6 +40,7 @@ class Grid:
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
         self.distributions = {name: d for name, d in space.items() if 1 < _size(d) <= LARGEST}
         self.sizes = [int(_size(d)) for d in self.distributions.values()]
+        self.indices: dict[str, dict[Any, int]] = {name: {} for name in self.distributions}
 
     def points(self, seed: str) -> list[State]:
         """Every state, in order; where they are too many, a random pool of them."""
@@ -55,9 +56,15 @@ class Grid:
         """The one that a trial has, or waits to run; None if that is not of this grid."""
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         try:
-            return tuple(_index(d, params[name]) for name, d in self.distributions.items())
+            return tuple([self._index(name, params[name]) for name in self.distributions])
         except (KeyError, ValueError):
             return None
+
+    def _index(self, name: str, value: Any) -> int:
+        known = self.indices[name]
+        if value not in known:
+            known[value] = _index(self.distributions[name], value)
+        return known[value]
 
 
 class History:
@@ -131,7 +138,8 @@ class FeedbackSampler(BaseSampler):
         learning_rate: RMSProp's in the first episode.
         decay: what the learning rate is multiplied by after an episode.
         epochs: how often an episode's training goes through its pairs.
-        replay: whether these pairs are all so far, or only the episode's own, as in the papers.
+        replay: whether these pairs are all so far (of many episodes, a sample), or only the episode's own, as in the
+            papers.
         standardise: whether to bring the rewards so far to mean 0 and deviation 1 before training.
         seed: of the random states.
         model_seed: of the initial weights and best states; `seed`, if not given. It has to stay the same throughout

@@ -21,7 +21,9 @@ Episode = Sequence[tuple[State, float]]
 """The (state, reward) pairs of one episode, in the order they were proposed."""
 
 REPLAYED = 50
-"""Episodes that an epoch goes through at most, so that training costs no more however long the search is."""
+"""Episodes up to which an epoch goes through all of them; later, so that training costs no more, ..."""
+SAMPLED = 25
+"""... through this many."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _replayed(latest: int, rng: Random) -> Sequence[int]:
     """The episodes of an epoch, in order: all, or of too many the latest and others drawn anew for every epoch."""
     if latest < REPLAYED:
         return range(latest + 1)
-    return [*sorted(rng.sample(range(latest), REPLAYED - 1)), latest]
+    return [*sorted(rng.sample(range(latest), SAMPLED - 1)), latest]
 
 
 def _spread(rewards: Sequence[Tensor]) -> tuple[float, float]:

@@ -7,7 +7,6 @@ attributes, what `Observation` reads back.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -107,6 +106,7 @@ class Study:
             direction="maximize",
             load_if_exists=True,
         )
+        self._architectures: list[Architecture] = []
 
     # -- what is known
 
@@ -128,6 +128,11 @@ class Study:
 
     def architecture(self, number: int) -> Architecture:
         return Architecture.of(self.trial(number).params)
+
+    def architectures(self) -> list[Architecture]:
+        """Of every trial, by number. A trial is given its own when it is added, so each is read once."""
+        self._architectures += [Architecture.of(trial.params) for trial in self.trials()[len(self._architectures) :]]
+        return self._architectures
 
     @property
     def teacher(self) -> Cost | None:
@@ -166,7 +171,7 @@ class Study:
         than `count` come when the space runs out. Each `gang` of them, in turn, share a job.
         """
         trials = self.trials()
-        there = {Architecture.of(trial.params) for trial in trials if trial.user_attrs["episode"] == episode}
+        there = {self.architecture(trial.number) for trial in trials if trial.user_attrs["episode"] == episode}
         if len(there) >= count:
             return
         # Far from the neighbours': seed 1 must not search as seed 0 does, one episode later.
@@ -176,8 +181,8 @@ class Study:
         rehearsal = optuna.create_study(sampler=sampler, direction="maximize")
         for trial in trials:
             if trial.user_attrs["episode"] < episode:
-                rehearsal._storage.create_new_trial(rehearsal._study_id, _Shared.of(trial))
-        seen = {Architecture.of(trial.params) for trial in trials if trial.user_attrs["episode"] != episode}
+                rehearsal._storage.create_new_trial(rehearsal._study_id, _Shared(trial))
+        seen = set(self.architectures()) - there
         rng = Random(own)
         for _ in range(count):
             try:
@@ -284,14 +289,11 @@ class Study:
 class _Shared(FrozenTrial):
     """A trial that a storage takes as it is. Optuna's would copy all that it holds, though they change none of it."""
 
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> _Shared:
-        shared = copy.copy(trial)
-        shared.__class__ = cls
-        return shared  # type: ignore[return-value]
+    def __init__(self, trial: FrozenTrial) -> None:
+        vars(self).update(vars(trial))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTrial:
-        return copy.copy(self)
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
 
 
 def _architecture(params: Mapping[str, Any]) -> Architecture | None:
