@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,12 @@ BEST = max(TRUE.values())
 
 def search(config: DictConfig, seed: int, episodes: int) -> dict[str, float]:
     """One simulated search, and how well it did."""
+    with TemporaryDirectory() as folder:  # with the predictor's cache, as a search has it
+        config.search.dir = folder
+        return play(config, seed, episodes)
+
+
+def play(config: DictConfig, seed: int, episodes: int) -> dict[str, float]:
     started = time.process_time()
     controller: Callable[..., Any] = instantiate(config.controller)
     study = Study(optuna.storages.InMemoryStorage())
@@ -98,10 +105,7 @@ def configure(text: str, seed: int, candidates: int) -> DictConfig:
     with initialize_config_dir(str(CONTROLLERS), version_base="1.3"):
         controller = compose(name, overrides)
     around = {"seed": seed, "search": {"candidates": candidates, "dir": "."}, "controller": controller}
-    config = OmegaConf.create(around)
-    if "cache" in config.controller:
-        config.controller.cache = None
-    return config
+    return OmegaConf.create(around)
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:

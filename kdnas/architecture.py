@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -105,7 +106,6 @@ class SearchSpace:
                 raise ConfigError(f"space.{name}={list(values)}: must be a list of one or more different {what}")
         self.constraints = tuple(constraints)
         self.grid_size = math.prod(len(values) for values in self.dimensions.values())
-        self._members: tuple[Architecture, ...] | None = None
         if self.enumerable and not self.members:
             raise ConfigError(f"space: none of its {self.grid_size} architectures meets the constraints")
 
@@ -113,19 +113,17 @@ class SearchSpace:
     def enumerable(self) -> bool:
         return self.grid_size <= ENUMERABLE
 
-    @property
+    @cached_property
     def members(self) -> tuple[Architecture, ...]:
         """Every architecture of an enumerable space, in the grid's order."""
-        if self._members is None:
-            self._members = tuple(self._enumerate())
-        return self._members
+        return tuple(self._enumerate())
 
     @property
     def size(self) -> int:
         """Members, or the points of the grid where there are too many to list."""
         return len(self.members) if self.enumerable else self.grid_size
 
-    @property
+    @cached_property
     def reachable(self) -> dict[str, tuple[Any, ...]]:
         """The dimensions without the values that no member of an enumerable space has."""
         if not self.enumerable:

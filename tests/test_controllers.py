@@ -1,5 +1,7 @@
 """The controllers: the papers' LSTM against independent arithmetic, and what every one of them must keep to."""
 
+import itertools
+import math
 import random
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSampler
 from optuna.trial import TrialState, create_trial
 from scipy.stats import spearmanr
 
-from kdnas.architecture import Architecture, SearchSpace
+from kdnas.architecture import ENUMERABLE, Architecture, SearchSpace
 from kdnas.errors import ConfigError
 from kdnas.search import predictor
 from kdnas.search import study as studies
@@ -134,6 +136,38 @@ class TestEveryController:
         assert sorted(map(str, architectures(study))) == sorted(map(str, small.members))
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["feedback", "nsgaii", "random", "tpe"])
+def test_a_billion_architectures_are_never_listed(name, tmp_path, monkeypatch):
+    numbers = list(range(1, 201))
+    acts = [f"activation {number}" for number in range(25)]
+    huge = SearchSpace(numbers, [1, 2, 4, 8, 16], [16 * n for n in numbers], numbers, acts)
+    assert huge.size == 10**9
+
+    product = itertools.product
+
+    def listing(*dimensions):
+        assert math.prod(map(len, dimensions)) <= ENUMERABLE
+        return product(*dimensions)
+
+    monkeypatch.setattr(itertools, "product", listing)
+    study = Study(open_storage(tmp_path))
+    for episode in range(3):
+        study.propose(6, episode, huge, factory(name, tmp_path), seed=0)
+        play(study)
+    found = architectures(study)
+    assert len(set(found)) == 18 and all(one in huge for one in found)
+    assert huge.example in huge
+
+
+def test_proposing_leaves_the_earlier_trials_as_they_were(tmp_path):
+    study = search(tmp_path, "tpe", seed=0)
+    before = [repr(trial) for trial in study.trials()]
+    study.propose(6, 3, space([shallow_if_wide]), factory("tpe", tmp_path), seed=0)
+    assert [repr(trial) for trial in study.trials()[:18]] == before
+    assert [repr(trial) for trial in Study(open_storage(tmp_path)).trials()[:18]] == before
+
+
 # -- the predictor
 
 SETTINGS = Settings(
@@ -217,6 +251,34 @@ def test_trains_after_each_episode_as_the_papers_say(replay, standardise):
     assert (learned.memory.global_best, learned.memory.previous_best) == ((1, 1, 1), (0, 0, 1))
     raw = model(torch.tensor([[(1, 1, 1), (0, 0, 1), (2, 0, 0)]])).item()
     assert learned.predict([(2, 0, 0)])[0] == pytest.approx(raw * deviation + mean, abs=1e-5)
+
+
+def same_weights(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("replay", [False, True])
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_goes_on_to_where_training_from_the_first_episode_leads(known, replay, monkeypatch):
+    monkeypatch.setattr(predictor, "REPLAYED", 2)
+    monkeypatch.setattr(predictor, "SAMPLED", 2)
+    settings = Settings(**{**SETTINGS.__dict__, "replay": replay, "standardise": True})
+    episodes = [*EPISODES, *EPISODES[:2]]
+    whole, start = learn(episodes, SIZES, settings), learn(episodes[:known], SIZES, settings)
+    further = learn(episodes, SIZES, settings, known, start)
+    assert same_weights(further, whole)
+    assert (further.memory, further.mean, further.scale) == (whole.memory, whole.mean, whole.scale)
+    assert same_weights(start, learn(episodes[:known], SIZES, settings)), "what it began with stays as it was"
+    assert not same_weights(start, whole)
+
+
+def test_an_epoch_goes_through_all_episodes_but_of_more_than_fifty_through_the_latest_and_a_sample():
+    rng = random.Random(0)
+    assert [list(predictor._replayed(latest, rng)) for latest in range(50)] == [list(range(n + 1)) for n in range(50)]
+    epochs = [list(predictor._replayed(499, rng)) for _ in range(90)]
+    for epoch in epochs:
+        assert len(epoch) == 25 and epoch == sorted(set(epoch)) and epoch[-1] == 499
+    assert len(set().union(*epochs)) > 480, "drawn anew for every epoch, from all"
 
 
 def test_trains_where_gradients_are_switched_off():
@@ -391,6 +453,35 @@ def test_touches_no_global_generator():
     assert [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()] == states
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_reading_on_is_reading_anew(seed):
+    """Against a controller that meets the study for the first time, at every proposal; trials end in any order."""
+    rng = random.Random(seed)
+    study = optuna.create_study(sampler=sampler(epochs=1), direction="maximize")
+    running = []
+    for _ in range(20):
+        twin = optuna.create_study(sampler=sampler(epochs=1), direction="maximize")
+        twin.add_trials(study.get_trials())
+        running.append(study.ask(GRID))
+        assert twin.ask(GRID).params == running[-1].params
+        rng.shuffle(running)
+        for trial in [running.pop() for _ in range(rng.randrange(len(running) + 1))]:
+            failed = rng.random() < 0.2
+            study.tell(trial, None if failed else value(trial.params), TrialState.FAIL if failed else None)
+
+
+def test_the_grid_is_of_the_dimensions_that_all_finished_trials_have():
+    study = optimised(8)
+    assert len(study.sampler.expected(study)) == 48
+    narrow = {**GRID, "act": CategoricalDistribution(("gelu", "tanh"))}
+    study.add_trial(create_trial(value=1, params={"layers": 3, "act": "tanh", "width": 64}, distributions=narrow))
+    space = optuna.search_space.intersection_search_space(study.get_trials())
+    assert list(space) == ["layers", "width"]
+    assert study.sampler.infer_relative_search_space(study, study.trials[0]) == space
+    assert len(study.sampler.expected(study)) == 16
+    assert study.sampler.expected(study) == sampler().expected(study)
+
+
 # -- what it remembers
 
 
@@ -434,7 +525,7 @@ def test_a_cached_predictor_serves_another_process(tmp_path, trainings):
     assert again == sampler().expected(study)
     assert list(cache.parent.iterdir()) == [cache]
     content = torch.load(cache, weights_only=True)
-    assert set(content) == {"fingerprint", "weights", "memory", "units"}
+    assert set(content) == {"fingerprint", "weights", "optimizer", "memory", "units"}
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "text", "shape"])
@@ -455,6 +546,26 @@ def test_a_cache_of_no_use_is_ignored(tmp_path, damage):
     damaged = cache.read_bytes()
     assert sampler(cache=cache).expected(study) == sampler().expected(study)
     assert cache.read_bytes() != damaged, "and replaced"
+
+
+def test_a_long_search_that_loses_its_cache_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, trainings):
+    monkeypatch.setattr(predictor, "REPLAYED", 2)
+    monkeypatch.setattr(predictor, "SAMPLED", 2)
+    found = []
+    for losing in (False, True):
+        folder = tmp_path / str(losing)
+        folder.mkdir()
+        controller = partial(sampler, cache=folder / "controller.pt", model_seed=0, candidates=6)
+        study = Study(open_storage(folder))
+        for episode in range(6):
+            study.propose(6, episode, space(), controller, seed=0)
+            play(Study(study.optuna._storage, controller=controller(seed=0)))
+            if losing and episode == 3:
+                (folder / "controller.pt").unlink()
+                study = Study(open_storage(folder))
+        found.append([(trial.params, trial.user_attrs.get("prediction")) for trial in study.trials()])
+    assert found[0] == found[1]
+    assert trainings == [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 4, 5, 6]
 
 
 def test_one_model_throughout_although_every_episode_has_its_seed():

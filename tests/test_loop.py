@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from kdnas.architecture import SearchSpace
 from kdnas.errors import ConfigError
-from kdnas.search.loop import Search, SearchSettings
+from kdnas.search.loop import Narrator, Search, SearchSettings
 from kdnas.search.study import Cost, Latency, Study
 
 COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
@@ -126,3 +126,21 @@ def test_as_many_failures_as_are_allowed_are_not_too_many():
 def test_settings_out_of_range_are_refused(setting, value):
     with pytest.raises(ConfigError, match=rf"search\.{setting}={value}: must be "):
         SearchSettings(episodes=1, candidates=1, finalists=0, **{setting: value})
+
+
+def test_the_story_names_the_best_so_far_the_first_of_equals():
+    whole, _, study = search({})
+    said = []
+    narrator = Narrator(whole.settings, said.append)
+    study.propose(4, 0, whole.space, whole.controller, 0)
+    for number, reward in [(2, 0.5), (3, 0.25), (1, 0.5), (0, 0.75)]:
+        study.tell(number, reward, {"loss": 0.5}, COST)
+        narrator.narrate(study)
+    best = [study.architecture(number) for number in (2, 2, 1, 0)]
+    assert [
+        f"best so far {r:.4f} {a}" in line for r, a, line in zip((0.5, 0.5, 0.5, 0.75), best, said, strict=True)
+    ] == ([True] * 4)
+    later = Narrator(whole.settings, said.append)
+    later.skip(study)
+    later.narrate(study)
+    assert said[4:] == ["going on with 4 candidates that have ended before"]

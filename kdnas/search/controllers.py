@@ -10,14 +10,15 @@ import copy
 import hashlib
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,7 +26,7 @@ from kdnas.architecture import ENUMERABLE
 from kdnas.errors import is_number, require, require_whole
 
 if TYPE_CHECKING:
-    from kdnas.search.predictor import State
+    from kdnas.search.predictor import Learned, State
 
 POOL = 10_000
 """Random points that stand for a space with too many to list."""
@@ -39,6 +40,7 @@ class Grid:
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
         self.distributions = {name: d for name, d in space.items() if 1 < _size(d) <= LARGEST}
         self.sizes = [int(_size(d)) for d in self.distributions.values()]
+        self.indices: dict[str, dict[Any, int]] = {name: {} for name in self.distributions}
 
     def points(self, seed: str) -> list[State]:
         """Every state, in order; where they are too many, a random pool of them."""
@@ -54,9 +56,68 @@ class Grid:
         """The one that a trial has, or waits to run; None if that is not of this grid."""
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         try:
-            return tuple(_index(d, params[name]) for name, d in self.distributions.items())
+            return tuple([self._index(name, params[name]) for name in self.distributions])
         except (KeyError, ValueError):
             return None
+
+    def _index(self, name: str, value: Any) -> int:
+        known = self.indices[name]
+        if value not in known:
+            known[value] = _index(self.distributions[name], value)
+        return known[value]
+
+
+class History:
+    """What the trials of a study tell of a grid. Those at its head that have ended are read once: they change no more.
+
+    Args:
+        candidates: of an episode, for trials that do not say which theirs is.
+    """
+
+    def __init__(self, study: Study, grid: Grid, candidates: int) -> None:
+        self.study, self.grid, self.candidates, self.sign = study, grid, candidates, _sign(study)
+        self.head = 0
+        self.seen: set[State | None] = set()
+        """The states of the trials that have ended."""
+        self.pairs: dict[int, dict[int, tuple[State, float]]] = defaultdict(dict)
+        """Of each episode, by the trial's number, what there is to learn."""
+        self.members: dict[int, set[int]] = defaultdict(set)
+        """The numbers of the trials that have a place in each episode."""
+        self.open: dict[int, State | None] = {}
+        """The states of the trials that have not ended, by number."""
+        self.plan: tuple[tuple[int, int], Plan] | None = None
+
+    def read(self, trials: Sequence[FrozenTrial]) -> None:
+        head, self.open = self.head, {}
+        for trial in trials[self.head :]:
+            episode, state = episode_of(trial, self.candidates), self.grid.state(trial)
+            if trial.user_attrs.get("rejected"):
+                self.members[episode].discard(trial.number)
+            else:
+                self.members[episode].add(trial.number)
+            if not trial.state.is_finished():
+                self.open[trial.number] = state
+                continue
+            head += not self.open
+            self.seen.add(state)
+            if trial.state == TrialState.COMPLETE and state and math.isfinite(trial.value):  # type: ignore[arg-type]
+                assert trial.value is not None
+                self.pairs[episode][trial.number] = state, self.sign * trial.value
+        self.head = head
+
+    def episodes(self, before: float) -> list[list[tuple[State, float]]]:
+        """The pairs of each episode before one, in the order of the trials."""
+        known = sorted(number for number in self.pairs if number < before)
+        return [[pair for _, pair in sorted(self.pairs[number].items())] for number in known]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The points to choose an episode from: in random order, and the best predicted first if anything was learned."""
+
+    shuffled: list[State]
+    ranked: list[State]
+    predictions: Mapping[State, float]
 
 
 class FeedbackSampler(BaseSampler):
@@ -77,7 +138,8 @@ class FeedbackSampler(BaseSampler):
         learning_rate: RMSProp's in the first episode.
         decay: what the learning rate is multiplied by after an episode.
         epochs: how often an episode's training goes through its pairs.
-        replay: whether these pairs are all so far, or only the episode's own, as in the papers.
+        replay: whether these pairs are all so far (of many episodes, a sample), or only the episode's own, as in the
+            papers.
         standardise: whether to bring the rewards so far to mean 0 and deviation 1 before training.
         seed: of the random states.
         model_seed: of the initial weights and best states; `seed`, if not given. It has to stay the same throughout
@@ -128,13 +190,15 @@ class FeedbackSampler(BaseSampler):
             seed=self.seed if model_seed is None else model_seed,
         )
         self.cache = None if cache is None else Path(cache)
-        self._memo: tuple[str, dict[State, float]] = ("", {})
+        self._space: tuple[Study | None, int, dict[str, BaseDistribution] | None] = (None, 0, None)
+        self._history: History | None = None
+        self._latest: Learned | None = None
 
     # -- what Optuna calls
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         self._raise_error_if_multi_objective(study)
-        return Grid(intersection_search_space(study.get_trials(deepcopy=False))).distributions
+        return self._grid(study, study.get_trials(deepcopy=False)).distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -157,20 +221,23 @@ class FeedbackSampler(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Trains if this trial is the last of its episode, so that the next one finds the predictor ready."""
+        episode = episode_of(trial, self.candidates)
+        for other in study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
+            if other.number != trial.number and has_place(other, episode, self.candidates):
+                return
         finished = copy.copy(trial)
         finished.state, finished.values = state, values  # the setter takes None
-        trials = [finished if other.number == trial.number else other for other in study.get_trials(deepcopy=False)]
-        episode = self._episode(trial)
-        members = self._members(trials, episode)
-        if len(members) >= self.candidates and all(member.state.is_finished() for member in members):
-            self._predictions(study, trials, Grid(intersection_search_space(trials)), before=episode + 1)
+        trials = study.get_trials(deepcopy=False)
+        trials = [finished if other.number == trial.number else other for other in trials]
+        if sum(has_place(other, episode, self.candidates) for other in trials) >= self.candidates:
+            self._learned(self._read(study, trials, self._grid(study, trials)), before=episode + 1)
 
     def expected(self, study: Study) -> list[tuple[dict[str, Any], float]]:
         """Every point of the study's space, with the objective value to expect of it after all its trials."""
         trials = study.get_trials(deepcopy=False)
-        grid = Grid(intersection_search_space(trials))
-        predictions = self._predictions(study, trials, grid, before=math.inf)
-        return [(grid.params(state), _sign(study) * reward) for state, reward in predictions.items()]
+        history = self._read(study, trials, self._grid(study, trials))
+        predictions = self._predictions(history, before=math.inf)
+        return [(history.grid.params(state), _sign(study) * reward) for state, reward in predictions.items()]
 
     # -- how it chooses
 
@@ -181,53 +248,93 @@ class FeedbackSampler(BaseSampler):
 
     def _choose(self, study: Study, trial: FrozenTrial, grid: Grid) -> State:
         """A state that no trial has (any, once none is left); notes on this trial why it was chosen."""
-        trials = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        episode = self._episode(trial)
-        place = sum(other.number < trial.number for other in self._members(trials, episode))
-        predictions = self._predictions(study, trials, grid, before=episode)
-        points = list(predictions) or grid.points(f"{self.seed}/{episode}")
-        seen = {grid.state(other) for other in trials}
-        # One shuffle serves the whole episode, so a random pick depends on what is seen, not on how it came about.
-        Random(f"{self.seed}/{episode}").shuffle(points)
-        unseen = [point for point in points if point not in seen]
-        if not unseen:
-            origin, chosen = "random", Random(f"{self.seed}/{trial.number}").choice(points)
-        elif predictions and place < self.candidates - self.random_picks(episode):
-            origin, chosen = "controller", max(unseen, key=predictions.__getitem__)
-        else:
-            origin, chosen = "random", unseen[0]
-        prediction = _sign(study) * predictions[chosen] if predictions else None
+        history = self._read(study, study.get_trials(deepcopy=False), grid)
+        episode = episode_of(trial, self.candidates)
+        place = sum(number < trial.number for number in history.members[episode])
+        plan = self._plan(history, episode)
+        elsewhere = {state for number, state in history.open.items() if number != trial.number}
+        best = bool(plan.ranked) and place < self.candidates - self.random_picks(episode)
+        points = plan.ranked if best else plan.shuffled
+        unseen = (point for point in points if point not in history.seen and point not in elsewhere)
+        chosen = next(unseen, None)
+        origin = "controller" if best and chosen is not None else "random"
+        if chosen is None:
+            chosen = Random(f"{self.seed}/{trial.number}").choice(plan.shuffled)
+        prediction = _sign(study) * plan.predictions[chosen] if plan.predictions else None
         for name, value in {"origin": origin, "prediction": prediction}.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
         return chosen
 
-    def _predictions(self, study: Study, trials: list[FrozenTrial], grid: Grid, before: float) -> dict[State, float]:
+    def _plan(self, history: History, episode: int) -> Plan:
+        """One serves the whole episode, so a random pick depends on what is seen, not on how it came about."""
+        key = episode, sum(len(pairs) for number, pairs in history.pairs.items() if number < episode)
+        if history.plan is None or history.plan[0] != key:
+            predictions = self._predictions(history, before=episode)
+            points = list(predictions) or history.grid.points(f"{self.seed}/{episode}")
+            Random(f"{self.seed}/{episode}").shuffle(points)
+            ranked = sorted(points, key=predictions.__getitem__, reverse=True) if predictions else []
+            history.plan = key, Plan(points, ranked, predictions)
+        return history.plan[1]
+
+    def _predictions(self, history: History, before: float) -> dict[State, float]:
         """Every point with the reward to expect of it, learned from the episodes before one; empty if from none."""
-        rewards: dict[int, list[tuple[State, float]]] = {}
-        for trial in trials:
-            episode, state = self._episode(trial), grid.state(trial)
-            if trial.state == TrialState.COMPLETE and episode < before and state:
-                assert trial.value is not None
-                if math.isfinite(trial.value):
-                    rewards.setdefault(episode, []).append((state, _sign(study) * trial.value))
-        if not rewards:
+        learned = self._learned(history, before)
+        if learned is None:
             return {}
-        episodes = [pairs for _, pairs in sorted(rewards.items())]
-        fingerprint = hashlib.sha256(repr((self.training, grid.distributions, episodes)).encode()).hexdigest()
-        if self._memo[0] != fingerprint:
-            from kdnas.search.predictor import Settings, recall
+        points = history.grid.points(learned.fingerprint)
+        return dict(zip(points, learned.predict(points), strict=True))
 
-            points = grid.points(fingerprint)
-            learned = recall(fingerprint, self.cache, episodes, grid.sizes, Settings(**self.training))
-            self._memo = fingerprint, dict(zip(points, learned.predict(points), strict=True))
-        return self._memo[1]
+    def _learned(self, history: History, before: float) -> Learned | None:
+        """The predictor that the episodes before one make; None if they hold nothing to learn."""
+        episodes = history.episodes(before)
+        if not episodes:
+            return None
+        from kdnas.search.predictor import Settings, recall
 
-    def _episode(self, trial: FrozenTrial) -> int:
-        return trial.user_attrs.get("episode", trial.number // self.candidates)
+        digest = hashlib.sha256(repr((self.training, history.grid.distributions)).encode())
+        fingerprints = []
+        for episode in episodes:
+            digest.update(repr(episode).encode())
+            fingerprints.append(digest.hexdigest())
+        settings = Settings(**self.training)
+        self._latest = recall(fingerprints, self._latest, self.cache, episodes, history.grid.sizes, settings)
+        return self._latest
 
-    def _members(self, trials: list[FrozenTrial], episode: int) -> list[FrozenTrial]:
-        """The trials that have a place in an episode."""
-        return [t for t in trials if self._episode(t) == episode and not t.user_attrs.get("rejected")]
+    # -- what it knows of a study
+
+    def _grid(self, study: Study, trials: Sequence[FrozenTrial]) -> Grid:
+        """Of the dimensions that all trials have: Optuna's `intersection_search_space`, but not from scratch."""
+        known, head, space = self._space
+        if known is not study:
+            head, space = 0, None
+        for trial in trials[head:]:
+            if trial.state == TrialState.COMPLETE:
+                theirs = trial.distributions
+                space = {n: d for n, d in (theirs if space is None else space).items() if _same(d, theirs.get(n))}
+        head += sum(1 for _ in itertools.takewhile(lambda trial: trial.state.is_finished(), trials[head:]))
+        self._space = study, head, space
+        return Grid(dict(sorted((space or {}).items())))
+
+    def _read(self, study: Study, trials: Sequence[FrozenTrial], grid: Grid) -> History:
+        history = self._history
+        if history is None or history.study is not study or history.grid.distributions != grid.distributions:
+            history = History(study, grid, self.candidates)
+        history.read(trials)
+        self._history = history
+        return history
+
+
+def episode_of(trial: FrozenTrial, candidates: int) -> int:
+    return trial.user_attrs.get("episode", trial.number // candidates)
+
+
+def has_place(trial: FrozenTrial, episode: int, candidates: int) -> bool:
+    return episode_of(trial, candidates) == episode and not trial.user_attrs.get("rejected")
+
+
+def _same(one: BaseDistribution, other: BaseDistribution | None) -> bool:
+    """Whether they are equal. The attributes are compared first: Optuna goes through long lists one by one."""
+    return one is other or (type(one) is type(other) and vars(one) == vars(other)) or one == other
 
 
 def _sign(study: Study) -> int:

@@ -150,25 +150,31 @@ class Narrator:
     def __init__(self, settings: SearchSettings, say: Callable[[str], None] = log.info) -> None:
         self.settings, self.say = settings, say
         self.told: set[int] = set()
+        self.best: FrozenTrial | None = None
         self.before = 0
         self.start = time.monotonic()
 
     def skip(self, study: Study) -> None:
         """Says nothing of what had ended before, but that it is kept."""
-        ended = [trial for trial in study.trials() if trial.state.is_finished()]
-        self.told |= {trial.number for trial in ended}
+        ended = self._ended(study)
         if ended:
             self.say(f"going on with {len(ended)} candidates that have ended before")
         self.before = len(ended)
 
     def narrate(self, study: Study) -> None:
         """A line for every trial that has ended since the last call."""
-        ended = [t for t in study.trials() if t.state.is_finished() and t.number not in self.told]
-        self.told |= {trial.number for trial in ended}
-        for trial in ended:
-            self.say(self._line(trial, study.observations))
+        for trial in self._ended(study):
+            self.say(self._line(trial))
 
-    def _line(self, trial: FrozenTrial, seen: Sequence[Observation]) -> str:
+    def _ended(self, study: Study) -> list[FrozenTrial]:
+        """The trials that have ended since the last call; the best of all is noted."""
+        ended = [trial for trial in study.trials(*ENDED) if trial.number not in self.told]
+        self.told |= {trial.number for trial in ended}
+        complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
+        self.best = max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+        return ended
+
+    def _line(self, trial: FrozenTrial) -> str:
         total = self.settings.episodes * self.settings.candidates
         episode = trial.user_attrs["episode"]
         episodes = max(self.settings.episodes, episode + 1)  # a search may go on with fewer than it had begun
@@ -176,8 +182,8 @@ class Narrator:
         architecture = Architecture.of(trial.params)
         if trial.state != TrialState.COMPLETE:
             return f"{where} {architecture}: failed: {trial.user_attrs.get('reason', 'unknown')}"
-        observation = Observation.of(trial)
-        best = max(seen, key=lambda other: other.reward)
+        assert self.best is not None
+        observation, best = Observation.of(trial), Observation.of(self.best)
         return (
             f"{where} {architecture}: {_figures(observation)}, reward {observation.reward:.4f}; "
             f"best so far {best.reward:.4f} {best.architecture}; {self._left(total)}"

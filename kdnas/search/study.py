@@ -106,6 +106,7 @@ class Study:
             direction="maximize",
             load_if_exists=True,
         )
+        self._architectures: list[Architecture] = []
 
     # -- what is known
 
@@ -121,8 +122,17 @@ class Study:
         """The finished candidates, best reward first."""
         return sorted(self.observations, key=lambda seen: (-seen.reward, seen.trial))
 
+    def trial(self, number: int) -> FrozenTrial:
+        storage = self.optuna._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number))
+
     def architecture(self, number: int) -> Architecture:
-        return Architecture.of(self.trials()[number].params)
+        return Architecture.of(self.trial(number).params)
+
+    def architectures(self) -> list[Architecture]:
+        """Of every trial, by number. A trial is given its own when it is added, so each is read once."""
+        self._architectures += [Architecture.of(trial.params) for trial in self.trials()[len(self._architectures) :]]
+        return self._architectures
 
     @property
     def teacher(self) -> Cost | None:
@@ -161,8 +171,7 @@ class Study:
         than `count` come when the space runs out. Each `gang` of them, in turn, share a job.
         """
         trials = self.trials()
-        earlier = [trial for trial in trials if trial.user_attrs["episode"] < episode]
-        there = {Architecture.of(trial.params) for trial in trials if trial.user_attrs["episode"] == episode}
+        there = {self.architecture(trial.number) for trial in trials if trial.user_attrs["episode"] == episode}
         if len(there) >= count:
             return
         # Far from the neighbours': seed 1 must not search as seed 0 does, one episode later.
@@ -170,8 +179,10 @@ class Study:
         sampler = controller(seed=own)
         origin = "random" if isinstance(sampler, RandomSampler) else "controller"
         rehearsal = optuna.create_study(sampler=sampler, direction="maximize")
-        rehearsal.add_trials(earlier)
-        seen = {Architecture.of(trial.params) for trial in trials if trial.user_attrs["episode"] != episode}
+        for trial in trials:
+            if trial.user_attrs["episode"] < episode:
+                rehearsal._storage.create_new_trial(rehearsal._study_id, _Shared(trial))
+        seen = set(self.architectures()) - there
         rng = Random(own)
         for _ in range(count):
             try:
@@ -193,7 +204,8 @@ class Study:
         for _ in range(REPEATS):
             rehearsal.enqueue_trial({}, user_attrs={"episode": episode})
             trial = rehearsal.ask(distributions)
-            if _architecture(trial.params) in space and _architecture(trial.params) not in seen:
+            proposed = _architecture(trial.params)
+            if proposed in space and proposed not in seen:
                 return rehearsal.get_trials(deepcopy=False)[trial.number]
             # Left running: samplers forget failed trials, and would propose the same point again.
             trial.set_user_attr("rejected", True)
@@ -226,9 +238,13 @@ class Study:
 
         A gang of which only some are running still has all its members: its checkpoint does too.
         """
+        trials = self.trials()
+        running = {trial.user_attrs["episode"] for trial in trials if trial.state == TrialState.RUNNING}
         places: Counter[int] = Counter()
         gangs: dict[tuple[int, ...], list[FrozenTrial]] = {}
-        for trial in self.trials():
+        for trial in trials:
+            if trial.user_attrs["episode"] not in running:
+                continue
             episode, size = trial.user_attrs["episode"], trial.user_attrs.get("gang", 1)
             key = (episode, trial.number, 1) if trial.user_attrs.get("alone") else (episode, places[episode] // size)
             places[episode] += 1
@@ -238,7 +254,7 @@ class Study:
     def part(self, gang: Iterable[int]) -> None:
         """Gives those of a gang that are running jobs of their own."""
         for number in gang:
-            if not self.trials()[number].state.is_finished():
+            if not self.trial(number).state.is_finished():
                 self._running(number).set_user_attr("alone", True)
 
     # -- telling
@@ -251,7 +267,7 @@ class Study:
         Args:
             more: further attributes of the trial: the `seconds` it took, the `export` folder it left.
         """
-        if self.trials()[number].state.is_finished():
+        if self.trial(number).state.is_finished():
             return
         trial = self._running(number)
         trial.set_user_attr("metrics", dict(metrics))
@@ -262,12 +278,22 @@ class Study:
 
     def fail(self, number: int, reason: str) -> None:
         """Records that a trial came to nothing. A finished one stays as it is."""
-        if not self.trials()[number].state.is_finished():
+        if not self.trial(number).state.is_finished():
             self._running(number).set_user_attr("reason", reason)
             self.optuna.tell(number, state=TrialState.FAIL)
 
     def _running(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self.optuna, self.trials()[number]._trial_id)
+        return optuna.Trial(self.optuna, self.trial(number)._trial_id)
+
+
+class _Shared(FrozenTrial):
+    """A trial that a storage takes as it is. Optuna's would copy all that it holds, though they change none of it."""
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        vars(self).update(vars(trial))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
 
 
 def _architecture(params: Mapping[str, Any]) -> Architecture | None:
