@@ -27,20 +27,20 @@ from kdnas.architecture import Architecture
 
 BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": []}
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "gang, teacher online": {str(k): {"outputs": "online", "students": k} for k in (1, 2, 4, 8)},
-    "gang, outputs in memory": {str(k): {"students": k} for k in (1, 2, 4, 8)},
+    "gangs-online": {str(k): {"outputs": "online", "students": k} for k in (1, 2, 4, 8)},
+    "gangs": {str(k): {"students": k} for k in (1, 2, 4, 8)},
     "outputs": {name: {"outputs": name} for name in ("memory", "disk", "online")},
-    "longest row": {str(n): {"more": [f"data.max_length={n}"]} for n in (128, 64, 32)},
-    "rows of a batch": {str(n): {"more": [f"data.batch_size={n}"]} for n in (32, 8, 128)},
-    "tokens of a batch": {"32 rows": {}} | {str(n): {"more": [f"data.batch_tokens={n}"]} for n in (1024, 4096)},
-    "student": {
+    "lengths": {str(n): {"more": [f"data.max_length={n}"]} for n in (128, 64, 32)},
+    "rows": {str(n): {"more": [f"data.batch_size={n}"]} for n in (32, 8, 128)},
+    "batches": {"32 rows": {}} | {str(n): {"more": [f"data.batch_tokens={n}"]} for n in (1024, 4096)},
+    "students": {
         str(sizes): {"student": sizes}
         for sizes in ([4, 12, 288, 768, "gelu"], [3, 3, 192, 384, "relu"], [6, 12, 384, 1536, "gelu"])
     },
     "compiled": {"no": {}, "yes": {"more": ["module.compile=true"]}},
 }
 """What is asked: the settings by what the table calls them, the first of which the others are compared with."""
-LARGER = {"gang, teacher online": [16, 32], "gang, outputs in memory": [16, 32]}
+LARGER = {"gangs-online": [16, 32], "gangs": [16, 32]}
 """Gangs for an accelerator."""
 
 

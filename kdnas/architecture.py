@@ -55,6 +55,13 @@ class Architecture:
                 raise ConfigError(f"architecture.{name}: missing; the keys are {', '.join(known)}")
         return cls(**values)
 
+    @property
+    def size(self) -> int:
+        """About how many weights it has: those of its layers, and of a vocabulary of 30,000."""
+        return self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size) * self.hidden_size + (
+            30_000 * self.hidden_size
+        )
+
     def to_dict(self) -> dict[str, int | str]:
         return asdict(self)
 

@@ -128,7 +128,7 @@ def check(cfg: DictConfig) -> None:
     require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
-    for name in ("data", "objective", "module", "reward", "latency", "trainer"):
+    for name in ("data", "objective", "outputs", "module", "reward", "latency", "trainer"):
         if cfg.get(name) is not None and "_target_" not in cfg[name]:  # the group was left out, and settings of it not
             raise ConfigError(f"{name}: says nothing to make; must have a _target_")
     path = cfg.teacher.path
@@ -136,6 +136,8 @@ def check(cfg: DictConfig) -> None:
     module = plain(cfg.module)
     check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
     check_dropout(module.get("dropout"))
+    require_switch("module.compile", module.get("compile", False))
+    instantiate(cfg.get("outputs"))
     latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
     if cfg.stage == "prepare":
         if latency is None:
@@ -195,7 +197,7 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     students = {}
     if cfg.architectures is not None:
         students["architectures"] = [architecture(values) for values in cfg.architectures]
-        students["outputs"] = instantiate(cfg.outputs)
+        students["outputs"] = instantiate(cfg.get("outputs"))
         if cfg.stage != "full":  # the teacher is asked once for all candidates
             students["depths"] = instantiate(cfg.space).reachable["num_hidden_layers"]
     module = instantiate(cfg.module, **students)

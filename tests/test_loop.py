@@ -7,10 +7,10 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from kdnas.architecture import SearchSpace
+from kdnas.architecture import Architecture, SearchSpace
 from kdnas.errors import ConfigError
 from kdnas.search.loop import Narrator, Search, SearchSettings
-from kdnas.search.study import Cost, Latency, Study
+from kdnas.search.study import Cost, Latency, Study, balanced
 
 COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
 
@@ -144,3 +144,18 @@ def test_the_story_names_the_best_so_far_the_first_of_equals():
     later.skip(study)
     later.narrate(study)
     assert said[4:] == ["going on with 4 candidates that have ended before"]
+
+
+def test_gangs_are_of_about_the_same_size():
+    sizes = [(12, 768), (12, 768), (6, 384), (6, 384), (4, 288), (4, 288), (3, 192), (3, 192), (2, 96)]
+    chosen = [Architecture(layers, 2, hidden, 2 * hidden, "gelu") for layers, hidden in sizes]
+    for gang, count in ((1, 9), (2, 5), (3, 3), (4, 3), (9, 1)):
+        order = balanced(chosen, gang)
+        assert sorted(map(str, order)) == sorted(map(str, chosen))
+        gangs = [order[i : i + gang] for i in range(0, 9, gang)]
+        assert len(gangs) == count
+        if gang > 1:  # the two largest are never together, while there is another gang
+            assert count == 1 or all(members.count(chosen[0]) < 2 for members in gangs)
+    assert balanced(chosen, 1) == chosen
+    sums = [sum(one.size for one in order) for order in (balanced(chosen, 3)[i : i + 3] for i in (0, 3, 6))]
+    assert max(sums) < chosen[0].size + chosen[4].size + chosen[8].size

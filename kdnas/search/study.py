@@ -8,7 +8,7 @@ attributes, what `Observation` reads back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -168,7 +168,8 @@ class Study:
         What is chosen is a function of the earlier episodes' trials and the seed alone: the controller picks in a
         rehearsal, a study in memory that holds a copy of them. So a proposal that is thrown away leaves no trace,
         and an episode that was cut short while it was being written is completed with the same architectures. Fewer
-        than `count` come when the space runs out. Each `gang` of them, in turn, share a job.
+        than `count` come when the space runs out. Each `gang` of them, in turn, share a job; they are added in an order
+        that makes gangs of about the same size, so that none needs much more memory or time than the others.
         """
         trials = self.trials()
         there = {self.architecture(trial.number) for trial in trials if trial.user_attrs["episode"] == episode}
@@ -184,16 +185,19 @@ class Study:
                 rehearsal._storage.create_new_trial(rehearsal._study_id, _Shared(trial))
         seen = set(self.architectures()) - there
         rng = Random(own)
-        for _ in range(count):
+        chosen: dict[Architecture, FrozenTrial] = {}
+        while len(chosen) < count:
             try:
                 trial = self._rehearse(rehearsal, episode, space, seen, rng)
             except LookupError:
-                return
-            chosen = Architecture.of(trial.params)
-            seen.add(chosen)
-            if chosen not in there and len(there) < count:
-                there.add(chosen)
-                self.add(chosen, {"origin": origin, **trial.user_attrs, "gang": gang}, trial.system_attrs, space)
+                break
+            chosen[Architecture.of(trial.params)] = trial
+            seen |= chosen.keys()
+        for one in balanced(list(chosen), gang):
+            if one not in there and len(there) < count:
+                there.add(one)
+                attributes = {"origin": origin, **chosen[one].user_attrs, "gang": gang}
+                self.add(one, attributes, chosen[one].system_attrs, space)
 
     @staticmethod
     def _rehearse(
@@ -294,6 +298,19 @@ class _Shared(FrozenTrial):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return self
+
+
+def balanced(architectures: Sequence[Architecture], gang: int) -> list[Architecture]:
+    """In an order in which each `gang` of them, in turn, have about as many weights; gangs of one stay as they are."""
+    if gang == 1:
+        return list(architectures)
+    full, rest = divmod(len(architectures), gang)
+    seats = [gang] * full + [rest] * bool(rest)
+    gangs: list[list[Architecture]] = [[] for _ in seats]
+    for one in sorted(architectures, key=lambda one: -one.size):
+        roomy = (place for place, seat in enumerate(seats) if len(gangs[place]) < seat)
+        gangs[min(roomy, key=lambda place: sum(other.size for other in gangs[place]))].append(one)
+    return [one for members in gangs for one in members]
 
 
 def _architecture(params: Mapping[str, Any]) -> Architecture | None:
