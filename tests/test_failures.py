@@ -70,3 +70,20 @@ def test_every_failure_is_recorded_and_costs_nobody_else(launcher, teacher, tmp_
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     check_fates(Study(open_storage(tmp_path / "search/demo")), expected)
     assert "this student is impossible" in done.stdout
+
+
+@pytest.mark.long
+def test_one_of_a_gang_that_does_not_fit_is_run_alone_and_the_others_are_not_run_again(teacher, tmp_path):
+    runs = tmp_path / "runs"
+    (tmp_path / "marks").mkdir()
+    done = search(runs, tmp_path / "marks", teacher, *of_fates([32, 40]), "search.gang=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_fates(Study(open_storage(runs / "search/demo")), {32: DONE, 40: RAISED[40]})
+    folders = {path.name for path in (runs / "search/demo/mini").iterdir()}
+    study = Study(open_storage(runs / "search/demo"))
+    (lost,) = (trial.number for trial in study.trials() if trial.params["intermediate_size"] == 40)
+    assert folders == {"0000+0001", f"{lost:04d}"}
+    assert (
+        "does not fit into memory beside the others of its gang"
+        in (runs / "search/demo/mini/0000+0001/search.log").read_text()
+    )

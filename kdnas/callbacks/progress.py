@@ -14,6 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from kdnas.search.loop import duration
 
 log = logging.getLogger(__name__)
+REFRESH = 10
+"""Steps between two updates of the bar."""
 LINES = 4
 """Log lines a training: at each quarter."""
 
@@ -26,7 +28,8 @@ class Progress(TQDMProgressBar):
     """
 
     def __init__(self, title: str) -> None:
-        super().__init__(refresh_rate=int(sys.stderr.isatty()), leave=False)
+        # Not at every step, which would wait for the device to show its loss.
+        super().__init__(refresh_rate=REFRESH if sys.stderr.isatty() else 0, leave=False)
         self.title = title
         self._start = 0.0
         self._first = self._done = 0.0

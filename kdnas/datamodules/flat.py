@@ -73,7 +73,7 @@ class PadCollator:
     """Makes a batch of rows, padded to the longest: what Hugging Face's collators give, and a little more.
 
     Besides the models' inputs and `labels`, a batch has `lengths` (of the rows, numbers), `tokens` and `rows` (the
-    numbers of its tokens, end to end, and of its rows, in the corpus).
+    numbers of its tokens, end to end, and of its rows, in the corpus). These are no tensors, and stay on the host.
 
     Args:
         padding: the id of the token to pad with.
@@ -92,11 +92,11 @@ class PadCollator:
                 padded = pad_sequence([row[name] for row in rows], batch_first=True, padding_value=empty)
                 batch[name] = torch.nn.functional.pad(padded, (0, width - padded.shape[1]), value=empty)
         batch["attention_mask"] = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+        if "labels" in rows[0]:
+            batch["labels"] = torch.stack([row["labels"] for row in rows])
         if "tokens" in rows[0]:
-            batch["tokens"] = torch.cat([row["tokens"] for row in rows])
-        for name in ("rows", "labels"):
-            if name in rows[0]:
-                batch[name] = torch.stack([row[name] for row in rows])
+            batch["tokens"] = torch.cat([row["tokens"] for row in rows]).numpy()
+            batch["rows"] = torch.stack([row["rows"] for row in rows]).numpy()
         return BatchEncoding(batch)
 
 

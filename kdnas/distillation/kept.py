@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor
@@ -58,7 +59,7 @@ class KeptOutputs(TeacherOutputs):
     States are bf16 and flat, one token after the other without padding; logits are fp32.
 
     Args:
-        limit: GB that may be taken.
+        limit: GB that may be taken, by one teacher and set of rows.
         otherwise: the form to take where this one does not fit; None runs the teacher on every batch.
     """
 
@@ -77,15 +78,15 @@ class KeptOutputs(TeacherOutputs):
             )
         wanted = parts_of(needs, teacher, corpus)
         size = sum(part.bytes for part in wanted)
-        limit, reason = self.room(device)
+        said = f"{teacher.weights} {teacher.precision} {teacher.head} {corpus.digest}"
+        key = hashlib.sha256(said.encode()).hexdigest()[:16]
+        limit, reason = self.room(key)
         if size > limit:
             log.info(
                 "the teacher's outputs would take %.3g GB %s: more than %.3g, %s",
                 *(size / GB, self.where, limit / GB, reason),
             )
             return self.otherwise.open(teacher, corpus, needs, device)
-        said = f"{teacher.weights} {teacher.precision} {teacher.head} {corpus.digest}"
-        key = hashlib.sha256(said.encode()).hexdigest()[:16]
         self.parts = self.keep(key, wanted, teacher, corpus, device)
         self.device = device
         return self
@@ -96,7 +97,7 @@ class KeptOutputs(TeacherOutputs):
         """As a message says it."""
 
     @abstractmethod
-    def room(self, device: torch.device) -> tuple[float, str]:
+    def room(self, key: str) -> tuple[float, str]:
         """Bytes that may be taken, and why not more."""
 
     @abstractmethod
@@ -106,9 +107,10 @@ class KeptOutputs(TeacherOutputs):
         """The wanted parts, (items, width) each; those that are not there yet are computed."""
 
     def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
-        def take(name: str, items: Tensor) -> Tensor:
+        def take(name: str, items: np.ndarray) -> Tensor:
             kept = self.parts[name]
-            return kept.index_select(0, items.to(kept.device)).to(self.device, non_blocking=True)
+            places = torch.from_numpy(items).to(kept.device, non_blocking=True)
+            return kept.index_select(0, places).to(self.device, non_blocking=True)
 
         return Outputs(
             {layer: take(f"states-{layer:02d}", batch["tokens"]) for layer in needs.states},
@@ -123,7 +125,7 @@ class MemoryOutputs(KeptOutputs):
     name = "memory"
     where = "in memory"
 
-    def room(self, device: torch.device) -> tuple[float, str]:
+    def room(self, key: str) -> tuple[float, str]:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         limit = self.limit * GB
         return (limit, "outputs.limit") if limit <= free / 2 else (free / 2, "half of what is free")
@@ -163,9 +165,9 @@ class DiskOutputs(KeptOutputs):
     def where(self) -> str:
         return f"in {self.folder}"
 
-    def room(self, device: torch.device) -> tuple[float, str]:
+    def room(self, key: str) -> tuple[float, str]:
         make_folder("outputs.folder", self.folder)
-        own = sum(path.stat().st_size for path in self.folder.glob("*/*"))
+        own = sum(path.stat().st_size for path in self.folder.glob(f"{key}/*"))
         free = shutil.disk_usage(self.folder).free + own
         limit = self.limit * GB
         return (limit, "outputs.limit") if limit <= free / 2 else (free / 2, "half of what the disk has")
@@ -227,8 +229,8 @@ def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: t
             bar.update(len(batch["tokens"]))
 
 
-def _put(kept: Tensor, items: Tensor, values: Tensor) -> None:
-    kept[items.to(kept.device)] = values.to(kept.device, kept.dtype)
+def _put(kept: Tensor, items: np.ndarray, values: Tensor) -> None:
+    kept[torch.from_numpy(items).to(kept.device)] = values.to(kept.device, kept.dtype)
 
 
 def _mapped(path: Path, part: Part, new: bool = False) -> Tensor:

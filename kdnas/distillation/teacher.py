@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.files import fingerprint
@@ -73,9 +73,16 @@ class Teacher:
         return fingerprint(Path(self.path)) or self.path
 
     def load(self) -> PreTrainedModel:
-        """The model, frozen; of one process all candidates have the same."""
-        key = (self.path, self.weights, repr(self.head))
-        return shared("teacher", key, lambda: self.head.load(self.path).eval().requires_grad_(False))
+        """The model, frozen; all candidates of a process have the same."""
+
+        def make() -> PreTrainedModel:
+            model = self.head.load(self.path).eval().requires_grad_(False)
+            for part in model.modules():
+                if self.precision == "bf16-mixed" and isinstance(part, nn.Linear):
+                    part.to(torch.bfloat16)  # once, and not on every pass as autocast does
+            return model
+
+        return shared("teacher", (self.path, self.weights, self.head, self.precision), make)
 
 
 class Corpus(Protocol):

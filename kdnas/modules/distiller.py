@@ -250,7 +250,7 @@ class StudentDistiller(ExportingModule):
     def _needs_at(self, depth: int) -> Needs:
         if depth > self.teacher_config.num_hidden_layers:  # none will be trained
             return Needs()
-        config = copy.deepcopy(self.teacher_config)
+        config = copy.deepcopy(self.trainees[0].model.config)
         config.num_hidden_layers = depth
         return self.recipe.needs(config, self.teacher_config)
 
