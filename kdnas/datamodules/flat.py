@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class FlatCorpus:
             self.rows, self.tokens = self.rows + len(self.sets[-1]), self.tokens + self.sets[-1].tokens
         self.collate, self.budget = collate, budget
 
-    @property
+    @cached_property
     def digest(self) -> str:
         said = hashlib.sha256()
         for one in self.sets:
@@ -125,7 +126,7 @@ class FlatCorpus:
                 said.update(values.numpy().tobytes())
         return said.hexdigest()
 
-    @property
+    @cached_property
     def vocabulary(self) -> Tensor:
         """The ids of the tokens that there are, in order."""
         return torch.unique(torch.cat([one.columns["input_ids"].unique() for one in self.sets])).long()

@@ -23,7 +23,7 @@ from kdnas.devices import balanced, total
 from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
-from kdnas.errors import ConfigError, require_switch
+from kdnas.errors import ConfigError
 from kdnas.latency import QuietHost
 from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
 from kdnas.modules.base import ExportingModule
@@ -176,7 +176,6 @@ class StudentDistiller(ExportingModule):
         self.students = nn.ModuleList(
             Student(config, self.teacher_config, objective, seed, initial, list(also or ())) for config in configs
         )
-        require_switch("module.compile", compile)
         for student in self.trainees if compile else ():
             student.compile_encoder()
         self.teacher: TeacherOutputs | None = None
