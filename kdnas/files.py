@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -80,6 +81,18 @@ def free(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def available_memory() -> float:
+    """Bytes that this process could take; infinitely many where the system does not say."""
+    limits = [math.inf]
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        limits.append(1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with suppress(OSError, ValueError):  # of a container, or of a job
+        group = Path("/sys/fs/cgroup")
+        limits.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+    return min(limits)
 
 
 def fingerprint(model: Path) -> str | None:

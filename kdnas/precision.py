@@ -42,6 +42,8 @@ def speedup(accelerator: str) -> float:
     """How many times as fast a matrix product is in bf16 as in fp32."""
     try:
         fp32, bf16 = (rate(accelerator, *SIZES, dtype) for dtype in (torch.float32, torch.bfloat16))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # it has no bf16
         return 0.0
     return bf16 / fp32

@@ -82,6 +82,7 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
     cfg = staged(cfg, cfg.stage)
     for one in (cfg, *checked):
         check(one)
+    settle_precision(cfg)
     ensure_teacher(cfg)
     results = finished(cfg)
     if results is not None:
@@ -97,6 +98,16 @@ def staged(cfg: DictConfig, stage: str) -> DictConfig:
         raise ConfigError(
             f"search.stages.{stage}.{error.full_key}: not a setting of what is chosen ({str(error).splitlines()[0]})"
         ) from error
+
+
+def settle_precision(cfg: DictConfig) -> None:
+    """Replaces `auto` for good: a run goes on with what it began with, and all jobs of a search have the same."""
+    if cfg.trainer.precision == "auto":
+        study = open_study(cfg).optuna if cfg.search.trials else None
+        known = study.user_attrs.get("precision") if study else None
+        cfg.trainer.precision = known or make_trainer(cfg, logger=False).precision
+        if study and not known:
+            study.set_user_attr("precision", cfg.trainer.precision)
 
 
 def quieten() -> None:
@@ -170,10 +181,10 @@ def check_trainer(cfg: DictConfig, epochs: int | None) -> L.Trainer:
     trainer = make_trainer(cfg, logger=False)
     check_devices(cfg, trainer)
     students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
-    if cfg.trainer.precision == "16-mixed" and students > 1:
+    if trainer.precision == "16-mixed" and students > 1:
         raise ConfigError(
-            "trainer.precision=16-mixed: must be bf16-mixed for a gang, or search.gang=1; its students would share one "
-            "loss scale, and the first that overflows would hold up all"
+            f"trainer.precision={cfg.trainer.precision}: must be bf16-mixed for a gang, or search.gang=1; "
+            "its students would share one loss scale, and the first that overflows would hold up all"
         )
     return trainer
 
@@ -199,7 +210,7 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
         students["architectures"] = [architecture(values) for values in cfg.architectures]
         students["outputs"] = instantiate(cfg.get("outputs"))
         if cfg.stage != "full":  # the teacher is asked once for all candidates
-            students["depths"] = instantiate(cfg.space).reachable["num_hidden_layers"]
+            students["depths"] = plain(cfg.space).get("num_hidden_layers", [])  # those that the constraints exclude too
     module = instantiate(cfg.module, **students)
     # Read and tokenized once for all candidates of a process. A tokenizer goes with the module's model.
     key = (json.dumps(plain(cfg.data), sort_keys=True), cfg.module.get("teacher"), module.tokenizer.name_or_path)
@@ -277,6 +288,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if export:
         trainer.save_checkpoint(output / "best.ckpt", weights_only=True)
     trainer.validate(module, datamodule=data, verbose=False)
+    if isinstance(module, StudentDistiller) and not cfg.search.trials:
+        module.refuse_lost()
     if first:
         write_results(output / RESULTS, module.results)
         if export:
@@ -286,8 +299,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if isinstance(profiler, TimeTable):
             path = output / "profile.csv"
             log.info("where the time went (%s):\n%s", path, profiler.write(path))
-    if isinstance(module, StudentDistiller) and not cfg.search.trials:
-        module.refuse_lost()
+    data.trainer = None  # the next run may have the same data, and needs the memory of all this
     return dict(module.results[0])
 
 

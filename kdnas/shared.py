@@ -20,3 +20,8 @@ def shared(kind: str, key: Hashable, make: Callable[[], T]) -> T:
         _kept.pop(kind, None)  # before the next is made: both might not fit
         _kept[kind] = key, make()
     return _kept[kind][1]
+
+
+def forget(kind: str) -> None:
+    """Lets go of what is kept of a kind."""
+    _kept.pop(kind, None)

@@ -1,9 +1,11 @@
 """The teacher's outputs, kept in memory and on disk, against the teacher itself."""
 
 import logging
+import os
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,8 @@ def data_of(teacher, path, **settings):
 
 
 def known(path, head=None, precision="32-true"):
-    return Teacher(path, head or Encoder(), load_config(path), precision, nullcontext)
+    context = nullcontext if precision == "32-true" else partial(torch.autocast, "cpu", torch.bfloat16)
+    return Teacher(path, head or Encoder(), load_config(path), precision, context)
 
 
 def forms(folder):
@@ -148,9 +151,11 @@ def test_what_is_interrupted_leaves_nothing_that_counts(teacher, data, tmp_path,
         forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
     assert sizes(tmp_path) == {}
     (folder,) = tmp_path.glob("*/")
-    (folder / ".states-01.0123abcd").write_bytes(b"of a process that was killed")
+    for name in ("states-01", "logits"):
+        (folder / f".{name}.0123abcd").write_bytes(b"of a process that was killed")
     forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
     assert set(sizes(tmp_path)) == {"states-01", "states-04", "first-03"}
+    assert {path.name for path in folder.glob(".*")} == {".lock"}
 
 
 def test_of_several_processes_one_asks_the_teacher(teacher, data, tmp_path, monkeypatch, caplog):
@@ -178,20 +183,62 @@ def test_what_does_not_fit_takes_the_next_best_form(teacher, data, tmp_path, cap
         assert isinstance(small.open(known(teacher), data.corpus, NEEDS, CPU), DiskOutputs)
         smaller = MemoryOutputs(0.9 * size, DiskOutputs(str(tmp_path / "none"), 0.9 * size))
         assert isinstance(smaller.open(known(teacher), data.corpus, NEEDS, CPU), OnlineTeacher)
-    assert f"would take {size:.3g} GB in memory: more than {0.9 * size:.3g}, outputs.limit" in caplog.text
+    assert f"would take {size:.3g} GB in memory: more than outputs.limit={0.9 * size:.3g}" in caplog.text
     assert not list((tmp_path / "none").glob("*"))
 
 
-def test_a_full_disk_counts(teacher, data, tmp_path, monkeypatch):
-    usage = type("Usage", (), {"free": 1000})
+def test_a_full_disk_counts_until_all_is_there(teacher, data, tmp_path, monkeypatch):
+    usage, plenty = type("Usage", (), {"free": 1000}), kept.shutil.disk_usage
     monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage)
     assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU), OnlineTeacher)
+    monkeypatch.setattr(kept.shutil, "disk_usage", plenty)
+    assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU), DiskOutputs)
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage)  # somebody else has filled it
+    assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU), DiskOutputs)
+
+
+def test_a_disk_that_cannot_take_a_file_costs_nobody_anything(teacher, data, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept, "_reserve", full)
+    with caplog.at_level(logging.INFO):
+        assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU), OnlineTeacher)
+    assert "it cannot be written to (No space left on device)" in caplog.text and sizes(tmp_path) == {}
+
+
+def test_what_memory_holds_is_not_measured_against_what_it_left(teacher, data, monkeypatch):
+    size = sum(part.bytes for part in kept.parts_of(NEEDS, known(teacher), data.corpus))
+    free = [3.0 * size, 2.0 * size - 1, 2.0 * size - 1]
+    monkeypatch.setattr(kept, "available_memory", lambda: free.pop(0))
+    first, second = (MemoryOutputs(1).open(known(teacher), data.corpus, NEEDS, CPU) for _ in range(2))
+    assert first.parts["states-01"].data_ptr() == second.parts["states-01"].data_ptr()
+    other = MemoryOutputs(1).open(known(teacher), data.corpus, Needs(frozenset({2, 1, 4, 3})), CPU)
+    assert isinstance(other, OnlineTeacher)
+
+
+def test_what_was_used_last_stays_and_the_rest_makes_room(teacher, text_dataset, tmp_path):
+    corpora = [data_of(teacher, text_dataset, max_length=length).corpus for length in (8, 9, 10, 11)]
+    sizes_of = [sum(part.bytes for part in kept.parts_of(NEEDS, known(teacher), corpus)) for corpus in corpora]
+    form = DiskOutputs(str(tmp_path), 1e-9 * (sum(sizes_of[:3]) + 500))  # and the folders' locks
+    folders = []
+    for age, corpus in enumerate(corpora[:3]):
+        form.open(known(teacher), corpus, NEEDS, CPU)
+        folders += [path for path in tmp_path.iterdir() if path.is_dir() and path not in folders]
+        os.utime(folders[-1], (age, age))
+    form.open(known(teacher), corpora[0], NEEDS, CPU)  # whose turn it would be
+    form.open(known(teacher), corpora[3], NEEDS, CPU)
+    left = {path for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders[0] in left and folders[1] not in left
 
 
 @pytest.mark.parametrize("form", ["memory", "disk"])
 def test_what_changes_with_every_pass_is_refused(form, teacher, tmp_path):
     with pytest.raises(ConfigError, match=f"^outputs={form}: keeps .* data.masking .* must be online$"):
-        forms(tmp_path)[form].open(known(teacher), None, NEEDS, CPU)
+        forms(tmp_path)[form].check(masked=True)
+    distiller(teacher, SMALL, outputs=OnlineTeacher()).check(masked=True)
+    with pytest.raises(ConfigError, match=f"^outputs={form}: keeps"):
+        distiller(teacher, SMALL, outputs=forms(tmp_path)[form]).check(masked=True)
 
 
 @pytest.mark.parametrize("limit", [0, -1, "much", float("nan"), None, True])

@@ -46,6 +46,16 @@ def test_a_machine_without_bf16_trains_in_fp32(monkeypatch):
     assert fastest_precision("cpu") == "32-true"
 
 
+def test_want_of_memory_is_not_taken_for_want_of_bf16(host, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(precision, "rate", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        fastest_precision("cpu")
+    assert not (host / "precision.json").exists()
+
+
 @pytest.mark.parametrize(("given", "made"), [("auto", "bf16-mixed"), ("32-true", "32-true"), ("64-true", "64-true")])
 def test_the_trainer_has_it(given, made, monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "speedup", lambda _: 2.0)

@@ -168,8 +168,11 @@ class EncodedDataModule(L.LightningDataModule):
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         rules = json.loads(backend.to_str()) if backend is not None else {"vocabulary": self.tokenizer.get_vocab()}
         rules |= {"truncation": None, "padding": None}  # which the last call has left behind
-        said = [dataset._fingerprint, type(self.tokenizer).__name__, rules, list(columns), label, self.max_length]
-        return hashlib.sha256(f"{json.dumps(said, sort_keys=True)} {self.masking}".encode()).hexdigest()[:16]
+        settings = [self.tokenizer.truncation_side, list(self.tokenizer.model_input_names), self.max_length]
+        said = [dataset._fingerprint, type(self.tokenizer).__name__, rules, settings, list(columns), label]
+        # A slow tokenizer's rules are in what it was made from.
+        more = f"{self.masking} {'' if backend is not None else self.tokenizer.init_kwargs}"
+        return hashlib.sha256(f"{json.dumps(said, sort_keys=True)} {more}".encode()).hexdigest()[:16]
 
     def check_texts(self, dataset: Dataset, columns: Sequence[str]) -> None:
         """Refuses columns that do not hold text."""
@@ -201,6 +204,9 @@ class EncodedDataModule(L.LightningDataModule):
         ]
         return loaders if self.further else loaders[0]
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device, non_blocking=True)  # Lightning would wait for each of its tensors
+
     def _flat(self, rows: Dataset) -> Flat:
         return self.corpus.sets[next(i for i, known in enumerate(self.sets) if known is rows)]
 
@@ -213,7 +219,8 @@ class EncodedDataModule(L.LightningDataModule):
         if self.masking is not None:  # held-out masks are always the same
             epoch = self._epoch if shuffle else lambda: -1
             collate = MaskingCollator(self.tokenizer, self.masking, self.seed, epoch, self.collate)
-        return DataLoader(ConcatDataset(parts), batch_sampler=sampler, collate_fn=collate)
+        pinned = torch.cuda.is_available()  # so that batches travel while the device is at work
+        return DataLoader(ConcatDataset(parts), batch_sampler=sampler, collate_fn=collate, pin_memory=pinned)
 
     def _epoch(self) -> int:
         # Lightning draws a resumed run's first batch before it restores the epoch.

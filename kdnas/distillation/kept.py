@@ -9,9 +9,10 @@ import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,15 @@ from transformers import BatchEncoding
 
 from kdnas.distillation.teacher import KEPT, Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.errors import ConfigError, is_number, require
-from kdnas.files import check_folder, make_folder, whole
+from kdnas.files import available_memory, check_folder, make_folder, whole
 from kdnas.packing import Outputs
-from kdnas.shared import shared
+from kdnas.shared import forget, shared
 
 log = logging.getLogger(__name__)
 GB = 10**9
+LOCK = ".lock"
+FORMAT = 1
+"""Of what is kept: to be raised when it would be another for the same teacher and rows."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,17 @@ def parts_of(needs: Needs, teacher: Teacher, corpus: Corpus) -> list[Part]:
     return [*states, *first, *(logits if needs.logits else [])]
 
 
+class NoRoomError(Exception):
+    """Why something cannot be kept."""
+
+
 class KeptOutputs(TeacherOutputs):
     """Outputs that are looked up. They are of clean text: what a pass changes, as masks do, cannot be kept.
 
     States are bf16 and flat, one token after the other without padding; logits are fp32.
 
     Args:
-        limit: GB that may be taken, by one teacher and set of rows.
+        limit: GB that may be taken.
         otherwise: the form to take where this one does not fit; None runs the teacher on every batch.
     """
 
@@ -70,24 +78,25 @@ class KeptOutputs(TeacherOutputs):
         self.limit, self.otherwise = limit, otherwise or OnlineTeacher()
         self.parts: Mapping[str, Tensor] = {}
 
-    def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> TeacherOutputs:
-        if corpus is None:
+    def check(self, masked: bool) -> None:
+        if masked:
             raise ConfigError(
                 f"outputs={self.name}: keeps what the teacher says of a text, which data.masking changes with every "
                 "epoch; must be online"
             )
+
+    def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> TeacherOutputs:
+        self.check(masked=corpus is None)
+        assert corpus is not None
         wanted = parts_of(needs, teacher, corpus)
-        size = sum(part.bytes for part in wanted)
-        said = f"{teacher.weights} {teacher.precision} {teacher.head} {corpus.digest}"
+        said = f"{FORMAT} {teacher.identity} {corpus.digest}"
         key = hashlib.sha256(said.encode()).hexdigest()[:16]
-        limit, reason = self.room(key)
-        if size > limit:
-            log.info(
-                "the teacher's outputs would take %.3g GB %s: more than %.3g, %s",
-                *(size / GB, self.where, limit / GB, reason),
-            )
+        try:
+            self.parts = self.keep(key, wanted, teacher, corpus, device)
+        except NoRoomError as reason:
+            size = sum(part.bytes for part in wanted) / GB
+            log.info("the teacher's outputs would take %.3g GB %s: %s", size, self.where, reason)
             return self.otherwise.open(teacher, corpus, needs, device)
-        self.parts = self.keep(key, wanted, teacher, corpus, device)
         self.device = device
         return self
 
@@ -97,20 +106,29 @@ class KeptOutputs(TeacherOutputs):
         """As a message says it."""
 
     @abstractmethod
-    def room(self, key: str) -> tuple[float, str]:
-        """Bytes that may be taken, and why not more."""
-
-    @abstractmethod
     def keep(
         self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
     ) -> Mapping[str, Tensor]:
-        """The wanted parts, (items, width) each; those that are not there yet are computed."""
+        """The wanted parts, (items, width) each; those that are not there yet are computed.
+
+        Raises:
+            NoRoomError: they would be too much.
+        """
+
+    def within(self, size: int, free: float, what: str) -> None:
+        """Refuses what is too much: for the limit, or for half of what is free."""
+        if size > self.limit * GB:
+            raise NoRoomError(f"more than outputs.limit={self.limit:.3g}")
+        if size > free / 2:
+            raise NoRoomError(f"more than half of the {free / GB:.3g} GB that {what} has left")
 
     def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
         def take(name: str, items: np.ndarray) -> Tensor:
             kept = self.parts[name]
-            places = torch.from_numpy(items).to(kept.device, non_blocking=True)
-            return kept.index_select(0, places).to(self.device, non_blocking=True)
+            found = kept.index_select(0, torch.from_numpy(items).to(kept.device, non_blocking=True))
+            if found.device == self.device:
+                return found
+            return (found.pin_memory() if self.device.type == "cuda" else found).to(self.device, non_blocking=True)
 
         return Outputs(
             {layer: take(f"states-{layer:02d}", batch["tokens"]) for layer in needs.states},
@@ -125,19 +143,15 @@ class MemoryOutputs(KeptOutputs):
     name = "memory"
     where = "in memory"
 
-    def room(self, key: str) -> tuple[float, str]:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        limit = self.limit * GB
-        return (limit, "outputs.limit") if limit <= free / 2 else (free / 2, "half of what is free")
-
     def keep(
         self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
     ) -> Mapping[str, Tensor]:
         def make() -> Mapping[str, Tensor]:
             size = sum(part.bytes for part in wanted)
-            log.info("keeping %.3g GB of the teacher's outputs %s", size / GB, self.where)
             roomy = device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 2
             place = device if roomy else torch.device("cpu")
+            self.within(size, math.inf if roomy else available_memory(), "the memory")
+            log.info("keeping %.3g GB of the teacher's outputs %s", size / GB, self.where)
             kept = {part.name: torch.empty(part.items, part.width, dtype=part.dtype, device=place) for part in wanted}
             fill(kept, teacher, corpus, device)
             return kept
@@ -148,11 +162,13 @@ class MemoryOutputs(KeptOutputs):
 class DiskOutputs(KeptOutputs):
     """Outputs in files, one a layer, that are mapped into memory: the page cache is shared by all processes.
 
-    Whichever process comes first computes what is missing, while the others wait.
+    Whichever process comes first computes what is missing, while the others wait. What has not been used for longest
+    makes room for what is new.
 
     Args:
         folder: holds a folder for each combination of teacher, rows and precision. They can be removed at any time
             when nothing runs.
+        limit: GB that may be taken by all of them together.
     """
 
     name = "disk"
@@ -165,23 +181,18 @@ class DiskOutputs(KeptOutputs):
     def where(self) -> str:
         return f"in {self.folder}"
 
-    def room(self, key: str) -> tuple[float, str]:
-        make_folder("outputs.folder", self.folder)
-        own = sum(path.stat().st_size for path in self.folder.glob(f"{key}/*"))
-        free = shutil.disk_usage(self.folder).free + own
-        limit = self.limit * GB
-        return (limit, "outputs.limit") if limit <= free / 2 else (free / 2, "half of what the disk has")
-
     def keep(
         self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
     ) -> Mapping[str, Tensor]:
         folder = self.folder / key
-        make_folder("outputs.folder", folder)
         if any(not self._is_whole(folder, part) for part in wanted):
-            with self._alone(folder):
+            self.within(sum(part.bytes for part in wanted), math.inf, "")
+            make_folder("outputs.folder", folder)
+            with _alone(folder):
                 missing = [part for part in wanted if not self._is_whole(folder, part)]
                 if missing:
                     self._write(folder, missing, teacher, corpus, device)
+        os.utime(folder)  # it is in use
         return {part.name: _mapped(folder / part.name, part) for part in wanted}
 
     @staticmethod
@@ -189,26 +200,39 @@ class DiskOutputs(KeptOutputs):
         path = folder / part.name
         return path.is_file() and path.stat().st_size == part.bytes
 
-    @staticmethod
-    def _alone(folder: Path) -> AcquireReturnProxy:
-        lock = FileLock(folder / ".lock")
-        try:
-            return lock.acquire(timeout=0)
-        except Timeout:
-            log.info("waiting for the process that writes the teacher's outputs to %s", folder)
-            return lock.acquire()
-
     def _write(self, folder: Path, parts: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
-        size = sum(part.bytes for part in parts) / GB
-        log.info("keeping %.3g GB of the teacher's outputs in %s", size, folder)
-        for left in folder.glob(".*-*.*"):  # by a process that died while it wrote
-            left.unlink()
-        try:
-            with ExitStack() as stack:
-                files = {part.name: stack.enter_context(whole(folder / part.name)) for part in parts}
-                fill({part.name: _mapped(files[part.name], part, new=True) for part in parts}, teacher, corpus, device)
-        except OSError as error:
-            raise ConfigError(f"outputs.folder={self.folder}: cannot be written to ({error.strerror})") from error
+        size = sum(part.bytes for part in parts)
+        for left in folder.glob(".*"):  # by a process that died while it wrote
+            if left.name != LOCK:
+                left.unlink()
+        self._make_room(folder, size)
+        with ExitStack() as stack:
+            files = {part.name: stack.enter_context(whole(folder / part.name)) for part in parts}
+            try:
+                for part in parts:
+                    _reserve(files[part.name], part.bytes)
+            except OSError as error:
+                raise NoRoomError(f"it cannot be written to ({error.strerror})") from error
+            log.info("keeping %.3g GB of the teacher's outputs in %s", size / GB, folder)
+            fill({part.name: _mapped(files[part.name], part, shared=True) for part in parts}, teacher, corpus, device)
+            for path in files.values():  # a name promises the content, to other nodes and after a crash
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+
+    def _make_room(self, folder: Path, size: int) -> None:
+        """Removes what has not been used for longest, until what is to come fits beside the rest."""
+        others = [path for path in self.folder.iterdir() if path.is_dir() and path != folder]
+        taken = {path: _bytes(path) for path in sorted(others, key=lambda path: path.stat().st_mtime)}
+        taken[folder] = _bytes(folder)
+        for path in list(taken)[:-1]:
+            if sum(taken.values()) + size <= self.limit * GB:
+                break
+            with suppress(Timeout), FileLock(path / LOCK).acquire(timeout=0):  # nobody writes there
+                log.info("removing %s: outputs.limit=%.3g", path, self.limit)
+                shutil.rmtree(path, ignore_errors=True)
+                del taken[path]
+        self.within(sum(taken.values()) + size, math.inf, "")
+        self.within(size, shutil.disk_usage(self.folder).free, "the disk")
 
 
 def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
@@ -227,16 +251,41 @@ def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: t
             if given.logits is not None and needs.logits:
                 _put(kept["logits"], batch["rows"], given.logits)
             bar.update(len(batch["tokens"]))
+    forget("teacher")  # it has said all
 
 
-def _put(kept: Tensor, items: np.ndarray, values: Tensor) -> None:
+def _put(kept: Tensor, items: Any, values: Tensor) -> None:
     kept[torch.from_numpy(items).to(kept.device)] = values.to(kept.device, kept.dtype)
 
 
-def _mapped(path: Path, part: Part, new: bool = False) -> Tensor:
-    """A file as a tensor, (items, width)."""
-    if new:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(part.bytes, 1))  # a full disk is an error now, and no crash later
-    flat = torch.from_file(str(path), shared=new, size=math.prod((part.items, part.width)), dtype=part.dtype)
+def _alone(folder: Path) -> AcquireReturnProxy:
+    lock = FileLock(folder / LOCK)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for the process that writes the teacher's outputs to %s", folder)
+        return lock.acquire()
+
+
+def _bytes(folder: Path) -> int:
+    """Of a folder's files; another process may be removing them."""
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Makes a file of a size, so that a full disk is an error now, and no crash later."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        else:
+            file.truncate(size)
+
+
+def _mapped(path: Path, part: Part, shared: bool = False) -> Tensor:
+    """A file as a tensor, (items, width); `shared` writes what is changed to the file."""
+    flat = torch.from_file(str(path), shared=shared, size=part.items * part.width, dtype=part.dtype)
     return flat.view(part.items, part.width)

@@ -44,7 +44,7 @@ class Objective(nn.Module, ABC):
 
     def count(self, batch: BatchEncoding) -> Tensor:
         """How many items the loss of a batch is the mean over; here its rows."""
-        return batch["attention_mask"].new_tensor(len(batch["attention_mask"]))
+        return batch["attention_mask"].new_full((), len(batch["attention_mask"]))
 
     def calibrate(self, variances: dict[int, float]) -> None:
         """Takes the variance of each of the teacher's layers over held-out tokens, if `normalize`."""

@@ -68,9 +68,10 @@ class Teacher:
     context: Callable[[], AbstractContextManager[None]]
 
     @property
-    def weights(self) -> str:
-        """Names the very weights."""
-        return fingerprint(Path(self.path)) or self.path
+    def identity(self) -> str:
+        """Names the very model, and how it is run."""
+        weights = fingerprint(Path(self.path)) or f"{self.path} {getattr(self.config, '_commit_hash', None)}"
+        return f"{weights} {self.config.to_json_string()} {self.head} {self.precision}"
 
     def load(self) -> PreTrainedModel:
         """The model, frozen; all candidates of a process have the same."""
@@ -82,7 +83,7 @@ class Teacher:
                     part.to(torch.bfloat16)  # once, and not on every pass as autocast does
             return model
 
-        return shared("teacher", (self.path, self.weights, self.head, self.precision), make)
+        return shared("teacher", self.identity, make)
 
 
 class Corpus(Protocol):
@@ -105,6 +106,14 @@ class TeacherOutputs(ABC):
     """Gives the teacher's outputs for a batch; nothing above it knows whether they are computed or kept."""
 
     @abstractmethod
+    def check(self, masked: bool) -> None:
+        """Refuses rows that it cannot be asked about: `masked` ones are others with every pass.
+
+        Raises:
+            ConfigError: such rows.
+        """
+
+    @abstractmethod
     def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> TeacherOutputs:
         """What is to be asked from now on: this, or the next best form where this one does not fit.
 
@@ -112,9 +121,6 @@ class TeacherOutputs(ABC):
             corpus: the rows that will be asked about; None where each pass changes them.
             needs: all that will be asked for.
             device: of the batches.
-
-        Raises:
-            ConfigError: outputs that change cannot be kept.
         """
 
     @abstractmethod
@@ -128,6 +134,9 @@ class OnlineTeacher(TeacherOutputs):
     def __init__(self) -> None:
         self.model: PreTrainedModel
         self.teacher: Teacher
+
+    def check(self, masked: bool) -> None:
+        """It can be asked about any."""
 
     def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> OnlineTeacher:
         self.teacher = teacher

@@ -201,6 +201,8 @@ class StudentDistiller(ExportingModule):
             raise ConfigError("data.masking=null: leaves nothing to guess; must be set, as by data/masking=bert")
         if masked and any(aim.needs_labels for aim in aims):
             raise ConfigError("data.masking: takes the place of the labels that the objective needs; must be null")
+        if self.needs:
+            self.outputs.check(masked)
 
     # -- stages
 

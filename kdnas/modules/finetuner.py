@@ -58,7 +58,7 @@ class FineTuner(ExportingModule):
         return [self.model]
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
-        rows = torch.tensor(len(batch["labels"]), device=self.device)
+        rows = torch.full((), len(batch["labels"]), device=self.device)
         logits = outputs(self.model, batch).logits
         assert logits is not None
         loss = balanced(hard_labels(logits, batch["labels"]), rows)
