@@ -181,7 +181,8 @@ def check_trainer(cfg: DictConfig, epochs: int | None) -> L.Trainer:
     trainer = make_trainer(cfg, logger=False)
     check_devices(cfg, trainer)
     students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
-    if trainer.precision == "16-mixed" and students > 1:
+    half = {"16", "16-mixed"} & {str(cfg.trainer.precision), trainer.precision}  # on a CPU Lightning takes another
+    if half and students > 1:
         raise ConfigError(
             f"trainer.precision={cfg.trainer.precision}: must be bf16-mixed for a gang, or search.gang=1; "
             "its students would share one loss scale, and the first that overflows would hold up all"

@@ -112,7 +112,7 @@ EPISODES = [[((0, 1), 0.5), ((1, 0), 0.7)]]
 def test_a_damaged_controller_is_learned_anew(kind, tmp_path, mark):
     cache, states = tmp_path / "controller.pt", [(0, 0), (1, 1)]
     expected = learn(EPISODES, (2, 2), SETTINGS).predict(states)
-    recall("same", cache, EPISODES, (2, 2), SETTINGS)
+    recall(["same"], None, cache, EPISODES, (2, 2), SETTINGS)
     good = cache.read_bytes()
     {
         "bomb": lambda: torch.save({"fingerprint": "same", "weights": Bomb(mark)}, cache),
@@ -122,7 +122,7 @@ def test_a_damaged_controller_is_learned_anew(kind, tmp_path, mark):
         "other shape": lambda: torch.save({"fingerprint": "same", "weights": {}, "memory": 3}, cache),
         "gone": cache.unlink,
     }[kind]()
-    assert recall("same", cache, EPISODES, (2, 2), SETTINGS).predict(states) == expected
+    assert recall(["same"], None, cache, EPISODES, (2, 2), SETTINGS).predict(states) == expected
     assert not mark.exists()
     assert torch.load(cache, weights_only=True)["fingerprint"] == "same"  # whole again
     assert [path.name for path in tmp_path.iterdir()] == ["controller.pt"]
