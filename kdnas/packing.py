@@ -106,7 +106,8 @@ def _run(
     compiled: Callable[..., Any] | None = None,
 ) -> Outputs:
     layout, masked = Layout.of(batch), masked_tokens(batch)
-    headless, encoder = model.base_model is model, compiled or model.base_model
+    headless = model.base_model is model
+    encoder = model.base_model if compiled is None else compiled
     if pack:
         inputs = {name: batch[name].flatten()[layout.real][None] for name in MODEL_INPUTS if name in batch}
         inputs["position_ids"] = (layout.positions + first_position(model.config))[None]
