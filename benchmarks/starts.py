@@ -1,6 +1,6 @@
 """What a candidate and an episode cost besides the training itself, in each launcher.
 
-    python -m benchmarks.starts <overrides of search.py>
+    python -m benchmarks.starts +experiment=demo --launchers basic joblib local
 
 Runs a search of two episodes of three candidates, without finalists, under each launcher, one job at a time, and takes
 from the study when each was told, and from its profile how long it trained. What is left of the time between two
@@ -53,9 +53,10 @@ def measure(launcher: str, overrides: list[str], folder: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*")
-    overrides = parser.parse_args().overrides
+    parser.add_argument("--launchers", nargs="+", default=list(LAUNCHERS), choices=list(LAUNCHERS))
+    args = parser.parse_args()
     with TemporaryDirectory() as folder:
-        rows = [measure(launcher, overrides, folder) for launcher in LAUNCHERS]
+        rows = [measure(launcher, args.overrides, folder) for launcher in args.launchers]
     headers = ["launcher", "a further candidate (s)", "an episode (s)", "training of one (s)", "share of the price"]
     print(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True))
 
