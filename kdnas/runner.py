@@ -82,8 +82,8 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
     cfg = staged(cfg, cfg.stage)
     for one in (cfg, *checked):
         check(one)
-    settle_precision(cfg)
     ensure_teacher(cfg)
+    settle_precision(cfg)
     results = finished(cfg)
     if results is not None:
         return results
@@ -101,13 +101,12 @@ def staged(cfg: DictConfig, stage: str) -> DictConfig:
 
 
 def settle_precision(cfg: DictConfig) -> None:
-    """Replaces `auto` for good: a run goes on with what it began with, and all jobs of a search have the same."""
-    if cfg.trainer.precision == "auto":
-        study = open_study(cfg).optuna if cfg.search.trials else None
-        known = study.user_attrs.get("precision") if study else None
-        cfg.trainer.precision = known or make_trainer(cfg, logger=False).precision
-        if study and not known:
-            study.set_user_attr("precision", cfg.trainer.precision)
+    """Replaces `auto` by what the first job of a search has chosen: rewards of one search have to compare."""
+    if cfg.trainer.precision == "auto" and cfg.search.trials:
+        study = open_study(cfg).optuna
+        if "precision" not in study.user_attrs:
+            study.set_user_attr("precision", make_trainer(cfg, logger=False).precision)
+        cfg.trainer.precision = study.user_attrs["precision"]
 
 
 def quieten() -> None:
