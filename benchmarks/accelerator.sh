@@ -9,7 +9,7 @@ set -eu
 data=$1 tokenizer=$2 results=$3 accelerator=${4:-cuda}
 python=${PYTHON:-python}
 mkdir -p "$results"
-common="--data $data --tokenizer $tokenizer --accelerator $accelerator --work $results/work"
+common="--data $data --tokenizer $tokenizer --accelerator $accelerator --work $results/made"
 
 if [ "$accelerator" = cpu ]; then
     race="--quick --contenders c d e-memory f-memory-2" scaling="compiled" steps="--steps 3 --repeats 1" rows=64
@@ -32,7 +32,7 @@ part() {  # seconds, name, command: one that fails or takes too long costs the o
 part 300 race $python -m benchmarks.race $common --precision bf16 $race --out "$results/race.json"
 # shellcheck disable=SC2086
 part 170 scaling $python -m benchmarks.scaling $common $steps --questions $scaling --out "$results/scaling.json"
-part 100 profile $python train.py "teacher.path=$results/work/bert-base-shaped" data=glue task=mnli "data.path=$data" \
+part 100 profile $python train.py "teacher.path=$results/made/bert-base-shaped" data=glue task=mnli "data.path=$data" \
     "data.rows=$rows" data.held_out=64 data.proxy=1.0 outputs=memory module.dropout=0.0 "trainer.accelerator=$accelerator" \
     trainer.max_epochs=2 paths.export=null "paths.runs=$results/runs" profile=true "~latency" \
     "architectures=[{num_hidden_layers:4,num_attention_heads:12,hidden_size:288,intermediate_size:768,hidden_act:gelu}]"

@@ -280,26 +280,32 @@ def shaped_teacher(folder: Path, tokenizer: str) -> str:
     return str(folder)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(text: str | None, steps: int, precision: str) -> argparse.ArgumentParser:
+    """With the arguments that a benchmark of throughput has; its own defaults for some."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=SHAPED, help="folder or hub id of a BERT-like encoder; %(default)s")
     parser.add_argument("--tokenizer", default="google-bert/bert-base-uncased", help=f"of {SHAPED}; %(default)s")
     parser.add_argument("--data", default="nyu-mll/glue", help="GLUE, for its mnli; %(default)s")
-    parser.add_argument("--contenders", nargs="+", default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT))
-    parser.add_argument("--steps", type=int, default=30, help="batches of 32 rows, an epoch; %(default)s")
+    parser.add_argument("--steps", type=int, default=steps, help="batches of 32 rows, an epoch; %(default)s")
     parser.add_argument("--epochs", type=int, default=2, help="of which the last is timed; %(default)s")
     parser.add_argument("--repeats", type=int, default=3, help="%(default)s")
-    parser.add_argument("--held-out", type=int, default=500, help="rows of the final loss; %(default)s")
-    parser.add_argument("--mini-rows", type=int, default=4000, help="of a candidate; %(default)s")
-    parser.add_argument("--mini-epochs", type=int, default=2, help="of a candidate; %(default)s")
     parser.add_argument(
         "--accelerator", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
     )
-    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="kdnas's; %(default)s")
+    parser.add_argument("--precision", choices=list(PRECISIONS), default=precision, help="kdnas's; %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/race"), help="for what is made on the way; %(default)s")
     parser.add_argument("--out", type=Path, help="a JSON file for every run's figures")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # this process is one run's
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    parser = parser_of(__doc__, steps=30, precision="fp32")
+    parser.add_argument("--contenders", nargs="+", default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT))
+    parser.add_argument("--held-out", type=int, default=500, help="rows of the final loss; %(default)s")
+    parser.add_argument("--mini-rows", type=int, default=4000, help="of a candidate; %(default)s")
+    parser.add_argument("--mini-epochs", type=int, default=2, help="of a candidate; %(default)s")
     parser.add_argument("--quick", action="store_true", help="once over very few rows, to see that it runs")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # this process is a contender's
     args = parser.parse_args()
     if args.quick:
         args.steps, args.repeats, args.held_out = 3, 1, 32

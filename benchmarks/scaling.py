@@ -1,10 +1,10 @@
-"""How kdnas's throughput scales: with the gang, the rows' length, the students' size, the batch, the vocabulary.
+"""How kdnas's throughput scales: with the gang, the rows' length, the students' size, the batch.
 
     python -m benchmarks.scaling --data <folder or hub id> --tokenizer <folder or hub id> --out scaling.json
 
 One setting is changed at a time, from a student of [4, 12, 288, 768, gelu] on batches of 32 rows of up to 128 tokens,
 with the teacher's outputs in memory. Every run has a process of its own, in turn; figures are
-medians of the repeats, and ratios to the row that is marked. Run it while the host does nothing else.
+medians of the repeats, and ratios to a question's first row. Run it while the host does nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.contenders import PRECISIONS, Clock, Course, kdnas
-from benchmarks.race import SHAPED, machine, shaped_teacher
+from benchmarks.race import SHAPED, machine, parser_of, shaped_teacher
 from kdnas.architecture import Architecture
 
 BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": []}
@@ -102,21 +102,8 @@ def table(runs: dict[str, dict[str, list[dict[str, float]]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default=SHAPED, help="folder or hub id of a BERT-like encoder; %(default)s")
-    parser.add_argument("--tokenizer", default="google-bert/bert-base-uncased", help=f"of {SHAPED}; %(default)s")
-    parser.add_argument("--data", default="nyu-mll/glue", help="GLUE, for its mnli; %(default)s")
+    parser = parser_of(__doc__, steps=10, precision="bf16")
     parser.add_argument("--questions", nargs="+", default=list(QUESTIONS), choices=list(QUESTIONS))
-    parser.add_argument("--steps", type=int, default=10, help="batches of 32 rows, an epoch; %(default)s")
-    parser.add_argument("--epochs", type=int, default=2, help="of which the last is timed; %(default)s")
-    parser.add_argument("--repeats", type=int, default=3, help="%(default)s")
-    parser.add_argument(
-        "--accelerator", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
-    )
-    parser.add_argument("--precision", choices=list(PRECISIONS), default="bf16", help="%(default)s")
-    parser.add_argument("--work", type=Path, default=Path("runs/race"), help="for what is made on the way; %(default)s")
-    parser.add_argument("--out", type=Path, help="a JSON file for every run's figures")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # this process is a run's
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.teacher == SHAPED:

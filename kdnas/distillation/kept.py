@@ -192,7 +192,8 @@ class DiskOutputs(KeptOutputs):
                 missing = [part for part in wanted if not self._is_whole(folder, part)]
                 if missing:
                     self._write(folder, missing, teacher, corpus, device)
-        os.utime(folder)  # it is in use
+        with suppress(OSError):  # it may be somebody else's
+            os.utime(folder)  # it is in use
         return {part.name: _mapped(folder / part.name, part) for part in wanted}
 
     @staticmethod

@@ -1,8 +1,7 @@
 """Word embeddings of which only the rows that the data uses are trained.
 
-A small student is mostly vocabulary: its gradients, the optimizer's state and every step of it cost more than the
-layers, and in a short distillation most rows are those of words that never come. They have no gradient, so nothing
-but the weight decay would change them.
+A small student is mostly vocabulary, with gradients and an optimizer's state as large again, and in a short distillation
+most rows are those of words that never come. They have no gradient, so nothing but the weight decay would change them.
 """
 
 from __future__ import annotations
