@@ -1,6 +1,6 @@
 """Word embeddings of which only the rows that the data uses are trained.
 
-A small student is mostly vocabulary, with gradients and an optimizer's state as large again, and in a short distillation
+A small student is mostly vocabulary, with gradients and an optimizer's state as large again, and in a short training
 most rows are those of words that never come. They have no gradient, so nothing but the weight decay would change them.
 """
 
