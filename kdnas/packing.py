@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import groupby
+from threading import Lock
 from typing import Any
 
 import torch
@@ -203,17 +204,19 @@ def _packed(config: PreTrainedConfig, runs: Sequence[tuple[int, int]]) -> Iterat
 
 
 _known: dict[type[PreTrainedModel], bool] = {}
+_asking = Lock()
 
 
 def _packs(model: PreTrainedModel) -> bool:
     """Whether packed rows give a model what padded ones do: tried once for each class, on a tiny model of it."""
     kind = type(model)
-    if kind not in _known:
-        try:
-            _known[kind] = _agrees(kind, copy.deepcopy(model.config))
-        except Exception:  # a family that has no idea of it can raise anything
-            _known[kind] = False
-    return _known[kind]
+    with _asking:  # students may ask from threads of their own
+        if kind not in _known:
+            try:
+                _known[kind] = _agrees(kind, copy.deepcopy(model.config))
+            except Exception:  # a family that has no idea of it can raise anything
+                _known[kind] = False
+        return _known[kind]
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def test_every_failure_is_recorded_and_costs_nobody_else(teacher, tmp_path):
 
 def test_a_job_that_runs_out_of_slurms_time_is_run_again_and_then_has_failed(teacher, tmp_path):
     expected = {32: DONE, 50: "timed-out too many times. (tried 2 times)"}
-    # SLURM looks at its limits twice a minute and signals up to a look early, so a minute may be over after half of one.
+    # SLURM looks at its limits twice a minute, and signals up to a look early: of one minute, half may be left.
     limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=5", "trainer.max_time=null"]
     done = search(tmp_path, tmp_path, teacher, *of_fates(expected), *SLURM, *limit)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import Trainer
@@ -29,9 +29,11 @@ from kdnas.models import architecture_of, load_tokenizer, student_config, unfree
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.gradients import at_once, is_out_of_memory
 from kdnas.modules.metrics import SplitMetrics
-from kdnas.packing import Outputs, outputs
+from kdnas.modules.side_by_side import SideBySide, draws
+from kdnas.packing import Layout, Outputs, outputs
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 LOST = "lost"
 """The key of a checkpoint that says which students were lost."""
 
@@ -179,6 +181,7 @@ class StudentDistiller(ExportingModule):
         for student in self.trainees if compile else ():
             student.compile_encoder()
         self.teacher: TeacherOutputs | None = None
+        self.threads: SideBySide | None = None
         self.epochs = objective.epochs
         unlabelled = takewhile(lambda aim: not aim.needs_labels, self.trainees[0].aims)
         self.transfer_epochs = sum(stage.epochs or 0 for stage, _ in zip(objective.stages, unlabelled, strict=False))
@@ -282,6 +285,7 @@ class StudentDistiller(ExportingModule):
         return trainer.profiler.profile(name) if trainer is not None else nullcontext()
 
     def on_fit_start(self) -> None:
+        self._share_cores()
         objectives = [o for student in self.trainees for o in student.aims if o.normalize]
         if objectives and self.trainer.ckpt_path is None:
             trainer: Any = self.trainer
@@ -307,10 +311,26 @@ class StudentDistiller(ExportingModule):
 
     # -- training and validation
 
+    def _share_cores(self) -> None:
+        """Lets the students of a gang work side by side on a CPU's cores, where that changes nothing else."""
+        places = min(len(self.trainees), torch.get_num_threads())
+        changes = any(draws(student.model) or student.compiled is not None for student in self.trainees)
+        if places > 1 and self.device.type == "cpu" and self.trainer.world_size == 1 and not changes:
+            self.threads = SideBySide(places, self.trainer.precision_plugin.forward_context)
+
+    def _each(self, work: Callable[[Student], Result], batch: BatchEncoding) -> list[Result]:
+        """What comes of each student that is left, at work on a batch."""
+        students = [student for student in self.trainees if not student.lost]
+        if self.threads is None:
+            return [work(student) for student in students]
+        Layout.of(batch)  # once for all
+        return self.threads.map(work, students)
+
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         teacher = self.ask_teacher(batch)
+        with self._part("side by side") if self.threads else nullcontext():
+            losses = torch.stack(self._each(lambda student: self._learn(student, batch, teacher), batch))
         # The students' parameters are disjoint, so the gradient of the sum is each one's own.
-        losses = torch.stack([self._learn(student, batch, teacher) for student in self.trainees if not student.lost])
         self.log("train/loss", losses.detach().mean(), prog_bar=True, sync_dist=True)
         return losses.sum()
 
@@ -339,9 +359,7 @@ class StudentDistiller(ExportingModule):
 
     def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
         teacher = self.ask_teacher(batch)
-        for student in self.trainees:
-            if not student.lost:
-                student.watch(batch, teacher, dataloader_idx)
+        self._each(lambda student: student.watch(batch, teacher, dataloader_idx), batch)
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.figures() for student in self.trainees]
