@@ -67,6 +67,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if cfg.stage not in (stages or ()):
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
+    if not gc.get_freeze_count():
+        gc.freeze()  # what is there before the first run stays: not to be looked through after each
     try:
         if not cfg.search.trials:
             return attempt(cfg)

@@ -15,6 +15,7 @@ from kdnas.latency import LatencyTable, Protocol, available_accelerators, check_
 from kdnas.models import count_flops, count_parameters
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.study import Cost
+from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ class LatencyBenchmark(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, module: StudentDistiller) -> None:
         if not trainer.is_global_zero:
             return
-        self.teacher = self.cost(module.teacher_config)
+        teacher = module.teacher_config
+        key = (teacher.to_json_string(), self.table.path, tuple(self.accelerators), self.protocol)
+        self.teacher = shared("teacher's cost", key, lambda: self.cost(teacher))
         self.students = [self.cost(student.model.config) for student in module.trainees]
         for architecture, cost in zip(module.architectures, self.students, strict=True):
             for name, latency in cost.latency.items():
