@@ -1,4 +1,4 @@
-"""How kdnas's throughput scales: with the gang, the rows' length, the students' size, the batch.
+"""How kdnas's throughput scales: with the gang, workers, the cache, the rows' length, the students' size, the batch.
 
     python -m benchmarks.scaling --data <folder or hub id> --tokenizer <folder or hub id> --out scaling.json
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,12 @@ from benchmarks.contenders import PRECISIONS, Clock, Course, kdnas
 from benchmarks.race import SHAPED, machine, parser_of, shaped_teacher
 from kdnas.architecture import Architecture
 
-BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": []}
+BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": [], "workers": 1}
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "gangs-online": {str(k): {"outputs": "online", "students": k} for k in (1, 2, 4, 8)},
     "gangs": {str(k): {"students": k} for k in (1, 2, 4, 8)},
+    "workers": {str(k): {"workers": k} for k in (1, 2)},
+    "cached batches": {str(n): {"outputs": "disk", "steps": n} for n in (8, 32, 128)},
     "outputs": {name: {"outputs": name} for name in ("memory", "disk", "online")},
     "lengths": {str(n): {"more": [f"data.max_length={n}"]} for n in (128, 64, 32)},
     "rows": {str(n): {"more": [f"data.batch_size={n}"]} for n in (32, 8, 128)},
@@ -39,7 +42,10 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "compiled": {"no": {}, "yes": {"more": ["module.compile=true"]}},
 }
-"""What is asked: the settings by what the table calls them, the first of which the others are compared with."""
+"""What is asked: the settings by what the table calls them, the first of which the others are compared with.
+
+`workers` are processes that each train a candidate on their share of the threads, as the launchers' are.
+"""
 LARGER = {"gangs-online": [16, 32], "gangs": [16, 32]}
 """Gangs for an accelerator."""
 
@@ -47,7 +53,8 @@ LARGER = {"gangs-online": [16, 32], "gangs": [16, 32]}
 def run_one(args: argparse.Namespace) -> dict[str, float]:
     """Real tokens a second of all students, and the peak of the memory."""
     chosen = BASE | json.loads(args.one)
-    course = Course(args.teacher, args.data, args.steps, args.epochs, 32, torch.device(args.accelerator), args.work)
+    steps = chosen.get("steps", args.steps)
+    course = Course(args.teacher, args.data, steps, args.epochs, 32, torch.device(args.accelerator), args.work)
     clock = Clock(course.device)
     student = Architecture(*chosen["student"])
     precision = PRECISIONS[args.precision]
@@ -58,19 +65,30 @@ def run_one(args: argparse.Namespace) -> dict[str, float]:
 
 
 def apart(args: argparse.Namespace, setting: dict[str, Any]) -> dict[str, float] | None:
-    """One run in a fresh process; nothing if it failed, as for want of memory."""
-    with TemporaryDirectory(dir=args.work) as folder:
-        out = Path(folder) / "out.json"
-        command = [sys.executable, "-m", "benchmarks.scaling", "--one", json.dumps(setting), "--out", str(out)]
-        for key in ("teacher", "data", "steps", "epochs", "accelerator", "precision"):
-            command += [f"--{key}", str(getattr(args, key))]
-        done = subprocess.run(
-            [*command, "--work", folder], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        if done.returncode:
-            print(" ".join(done.stderr.strip().splitlines()[-1:]), file=sys.stderr, flush=True)
-            return None
-        return json.loads(out.read_text())
+    """One run in a fresh process, or in several at once; nothing if one failed, as for want of memory."""
+    workers = (BASE | setting)["workers"]
+    command = [sys.executable, "-m", "benchmarks.scaling", "--one", json.dumps(setting)]
+    for key in ("teacher", "data", "steps", "epochs", "accelerator", "precision"):
+        command += [f"--{key}", str(getattr(args, key))]
+    share = os.environ | {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // workers))}
+    with TemporaryDirectory(dir=args.work) as name:
+        folders = [Path(name) / str(i) for i in range(workers)]
+        running = [
+            subprocess.Popen(
+                [*command, "--work", str(folder), "--out", str(Path(name) / f"{i}.json")],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=share,
+            )
+            for i, folder in enumerate(folders)
+        ]
+        for process, (_, said) in [(process, process.communicate()) for process in running]:
+            if process.returncode:
+                print(" ".join(said.strip().splitlines()[-1:]), file=sys.stderr, flush=True)
+                return None
+        figures = [json.loads((Path(name) / f"{i}.json").read_text()) for i in range(workers)]
+    return {key: sum(one[key] for one in figures) for key in figures[0]}
 
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, float]]]]:

@@ -11,29 +11,32 @@ that one's own time, is the price of an episode.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 from optuna.trial import TrialState
 from tabulate import tabulate
 
+from benchmarks.race import machine
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHERS = ("basic", "joblib", "local")
-TRAINING = ["asking the teacher", "loading batches", "students: forward", "students: backward", "optimizer"]
-TRAINING += ["held-out rows", "latency"]
+TRAINING = ["asking the teacher", "loading batches", "students: forward", "students: backward"]
+TRAINING += ["students: side by side", "optimizer", "held-out rows", "latency"]
 """Parts of a profile that are work on the candidate."""
 
 
-def measure(launcher: str, overrides: list[str], folder: str) -> list[str]:
-    """The table's row for a launcher."""
+def measure(launcher: str, overrides: list[str], folder: str) -> dict[str, Any]:
+    """A launcher's figures, in seconds, and the profiles that they come from."""
     command = [sys.executable, "search.py", *overrides, f"hydra/launcher={launcher}", f"paths.runs={folder}"]
     command += ["search.episodes=2", "search.candidates=3", "search.finalists=0", "search.gang=1", "profile=true"]
     command += [f"search.dir={folder}/{launcher}", *(["hydra.launcher.n_jobs=1"] if launcher != "basic" else [])]
@@ -46,19 +49,37 @@ def measure(launcher: str, overrides: list[str], folder: str) -> list[str]:
     between = [(b - a).total_seconds() for a, b in pairwise(told) if a and b]
     price = [gap - own for gap, own in zip(between, trained[1:], strict=True)]
     candidate = median(price[i] for i in range(len(price)) if i != 2)
-    share = candidate / (candidate + median(trained))
-    return [launcher, f"{candidate:.2f}", f"{price[2] - candidate:.2f}", f"{median(trained):.1f}", f"{share:.1%}"]
+    whole = median(gap for i, gap in enumerate(between) if i != 2)
+    return {
+        "launcher": launcher,
+        "candidate": candidate,
+        "episode": price[2] - candidate,
+        "training": median(trained),
+        "share": candidate / whole,
+        "profiles": [profile["seconds"].to_dict() for profile in profiles],
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    rows = [
+        [one["launcher"], *(f"{one[key]:.2f}" for key in ("candidate", "episode", "training")), f"{one['share']:.1%}"]
+        for one in results
+    ]
+    headers = ["launcher", "a further candidate (s)", "an episode (s)", "training of one (s)", "share of the price"]
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--launchers", nargs="+", default=list(LAUNCHERS), choices=list(LAUNCHERS))
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
-        rows = [measure(launcher, args.overrides, folder) for launcher in args.launchers]
-    headers = ["launcher", "a further candidate (s)", "an episode (s)", "training of one (s)", "share of the price"]
-    print(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True))
+        results = [measure(launcher, args.overrides, folder) for launcher in args.launchers]
+    print(table(results))
+    if args.out:
+        args.out.write_text(json.dumps({"machine": machine("cpu"), "results": results}, indent=1))
 
 
 if __name__ == "__main__":
