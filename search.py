@@ -1,10 +1,5 @@
 """Searches for the student that best distils a teacher: python search.py +experiment=demo"""
 
-import os
-
-# Threads that spin at a barrier stall each other for seconds where the host has other work; set before torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from omegaconf import DictConfig
 
 from kdnas.command import command

@@ -1,10 +1,5 @@
 """Distils or pre-trains one architecture in full, or fine-tunes what was distilled: python train.py +experiment=demo"""
 
-import os
-
-# Threads that spin at a barrier stall each other for seconds where the host has other work; set before torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from omegaconf import DictConfig
 
 from kdnas.command import command

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -34,26 +33,21 @@ class TimeTable(Profiler):
     """Seconds by part of the work, each without what is a part of its own within it.
 
     What an accelerator is still doing when a part ends is waited for, so that it counts there: a run is a little slower
-    when it is watched. Students that work in threads of their own are one part: what this thread waits for.
+    when it is watched.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._thread = threading.get_ident()
         self.seconds: dict[str, float] = defaultdict(float)
         self._open: list[tuple[str, str]] = []
         self._begin = self._since = time.perf_counter()
 
     def start(self, action_name: str) -> None:
-        if threading.get_ident() != self._thread:
-            return
         self._count()
         part = next((part for part, names in PARTS.items() if re.search(names, action_name)), None)
         self._open.append((action_name, part or (self._open[-1][1] if self._open else REST)))
 
     def stop(self, action_name: str) -> None:
-        if threading.get_ident() != self._thread:
-            return
         self._count()
         while self._open and self._open.pop()[0] != action_name:  # an exception left some open
             pass

@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import datasets
@@ -67,8 +68,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if cfg.stage not in (stages or ()):
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
-    if not gc.get_freeze_count():
-        gc.freeze()  # what is there before the first run stays: not to be looked through after each
+    keep_lasting()
     try:
         if not cfg.search.trials:
             return attempt(cfg)
@@ -76,6 +76,13 @@ def run(cfg: DictConfig) -> dict[str, float]:
             return attempt(cfg) if left else {}
     finally:
         gc.collect()  # the next candidate of this process needs the memory
+
+
+@cache
+def keep_lasting() -> None:
+    """Lets the collector pass over what is there before the first run: it stays, and there is much of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def attempt(cfg: DictConfig) -> dict[str, float]:

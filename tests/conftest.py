@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches out; a path that is not there is refused at once
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # searches run beside each other here: their threads must not spin
 
 import datasets
 import pytest

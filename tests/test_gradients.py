@@ -1,5 +1,7 @@
 """Gangs: gradients one student after the other, and students that do not fit."""
 
+from threading import current_thread, main_thread
+
 import pytest
 import torch
 from test_distiller import DEEP, SMALL, WIDE, Texts, distiller, equal_states, trainer
@@ -50,6 +52,12 @@ def test_what_led_to_a_loss_is_freed():
 # -- students that do not fit
 
 
+def use(threads, request):
+    """Gives PyTorch so many threads until the test is over."""
+    torch.set_num_threads(threads)
+    request.addfinalizer(lambda: torch.set_num_threads(1))
+
+
 @pytest.fixture
 def too_large(monkeypatch):
     """Makes students of a hidden size run out of memory from their n-th batch on."""
@@ -67,10 +75,13 @@ def too_large(monkeypatch):
     return limited
 
 
-def test_one_that_does_not_fit_leaves_the_others_untouched(teacher, too_large):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_that_does_not_fit_leaves_the_others_untouched(teacher, too_large, threads, request):
+    use(threads, request)
     gang, alone = distiller(teacher, SMALL, WIDE, DEEP), [distiller(teacher, one) for one in (SMALL, DEEP)]
     for module in (gang, *alone):
         trainer(max_epochs=2).fit(module, datamodule=Texts(teacher))
+        torch.set_num_threads(1)  # the share of each
     small, _, deep = gang.trainees
     assert [student.lost for student in gang.trainees] == [False, True, False]
     for student, module in zip((small, deep), alone, strict=True):
@@ -79,6 +90,24 @@ def test_one_that_does_not_fit_leaves_the_others_untouched(teacher, too_large):
     assert gang.results[0] == alone[0].results[0] and gang.results[2] == alone[1].results[0]
     with pytest.raises(ConfigError, match=r"^architectures=\[1, 4, 20, 32, silu\]: no memory for it beside the others"):
         gang.refuse_lost()
+
+
+def test_one_that_does_not_fit_beside_the_others_has_its_turn(teacher, monkeypatch, request):
+    use(2, request)
+    forward, alone = Student.forward, distiller(teacher, WIDE)
+    trainer(max_epochs=2).fit(alone, datamodule=Texts(teacher))
+
+    def limited(self, batch, teacher):
+        beside = current_thread() is not main_thread() and self.training
+        if beside and self.model.config.hidden_size == WIDE.hidden_size:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, batch, teacher)
+
+    monkeypatch.setattr(Student, "forward", limited)
+    gang = distiller(teacher, SMALL, WIDE)
+    trainer(max_epochs=2).fit(gang, datamodule=Texts(teacher))
+    assert not any(student.lost for student in gang.trainees)
+    equal_states(gang.trainees[1].state_dict(), alone.trainees[0].state_dict())
 
 
 def test_one_that_has_nobody_beside_it_fails(teacher, too_large):

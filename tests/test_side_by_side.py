@@ -1,15 +1,24 @@
 """Students in threads of their own."""
 
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Barrier, current_thread
 
 import pytest
 import torch
 from test_distiller import SMALL, WIDE, Texts, distiller, trainer
 
-from kdnas.modules.side_by_side import SideBySide, draws
+from kdnas.modules import distiller as distilling
+from kdnas.modules import side_by_side
+from kdnas.modules.side_by_side import SideBySide, draws, places
 
-STATES = (torch.is_inference_mode_enabled, lambda: torch.is_autocast_enabled("cpu"), torch.get_num_threads)
+STATES = (
+    torch.is_grad_enabled,
+    torch.is_inference_mode_enabled,
+    lambda: torch.is_autocast_enabled("cpu"),
+    torch.get_num_threads,
+)
 
 
 @pytest.fixture
@@ -36,12 +45,19 @@ def test_work_is_done_at_the_same_time_and_comes_back_in_order(four_threads):
 
 
 def test_threads_have_their_share_of_the_cores_and_what_pytorch_knows_by_thread(four_threads):
-    threads = SideBySide(2, bf16)
-    assert torch.get_num_threads() == 4
-    assert threads.map(lambda _: [state() for state in STATES], range(3)) == [[False, True, 2]] * 3
+    threads, together = SideBySide(2, bf16), Barrier(2)
+
+    def states(_=None):
+        together.wait(timeout=60)
+        return [state() for state in STATES]
+
+    assert threads.map(states, range(2)) == [[True, False, True, 2]] * 2
+    with torch.no_grad():
+        assert threads.map(states, range(2)) == [[False, False, True, 2]] * 2
     with torch.inference_mode():
-        assert threads.map(lambda _: [state() for state in STATES], range(3)) == [[True, True, 2]] * 3
-    assert [state() for state in STATES] == [False, False, 4]
+        assert threads.map(states, range(2)) == [[False, True, True, 2]] * 2
+    with ThreadPoolExecutor(1) as later:
+        assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 4
 
 
 def test_an_error_is_raised_when_nobody_works_any_more(four_threads):
@@ -55,12 +71,47 @@ def test_an_error_is_raised_when_nobody_works_any_more(four_threads):
 
     with pytest.raises(ValueError, match="the first"):
         SideBySide(2, bf16).map(work, range(3))
-    assert done == [1, 2]
+    assert sorted(done) == [1, 2]
+
+
+def test_a_signal_leaves_nobody_at_work(four_threads, monkeypatch):
+    """Ctrl-C while two of six students work: the others do not begin."""
+    done, begun = [], Barrier(3)
+
+    def work(item):
+        if item < 2:
+            begun.wait(timeout=60)
+        time.sleep(0.2)
+        done.append(item)
+
+    waits = iter([True, False])
+
+    def interrupted(futures):
+        if next(waits):
+            begun.wait(timeout=60)
+            raise KeyboardInterrupt
+        return wait(futures)
+
+    monkeypatch.setattr(side_by_side, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        SideBySide(2, bf16).map(work, range(6))
+    assert sorted(done) == [0, 1]
+
+
+def test_a_thread_that_is_pinned_has_no_room_for_others(four_threads):
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert places() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert places() == min(4, len(cores))
 
 
 @pytest.mark.parametrize(("settings", "threads"), [({}, 2), ({"dropout": 0.1}, None), ({"compile": True}, None)])
-def test_who_works_side_by_side(teacher, four_threads, settings, threads):
+def test_who_works_side_by_side(teacher, four_threads, monkeypatch, settings, threads):
     """With dropout each would get random numbers in the order in which they come; compiling is not for threads."""
+    monkeypatch.setattr(distilling, "places", lambda: 4)
     gang = distiller(teacher, SMALL, WIDE, **settings)
     gang.trainer = trainer()
     gang._share_cores()

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning import Trainer
@@ -29,11 +29,10 @@ from kdnas.models import architecture_of, load_tokenizer, student_config, unfree
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.gradients import at_once, is_out_of_memory
 from kdnas.modules.metrics import SplitMetrics
-from kdnas.modules.side_by_side import SideBySide, draws
+from kdnas.modules.side_by_side import SideBySide, draws, places
 from kdnas.packing import Layout, Outputs, outputs
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 LOST = "lost"
 """The key of a checkpoint that says which students were lost."""
 
@@ -312,39 +311,59 @@ class StudentDistiller(ExportingModule):
     # -- training and validation
 
     def _share_cores(self) -> None:
-        """Lets the students of a gang work side by side on a CPU's cores, where that changes nothing else."""
-        places = min(len(self.trainees), torch.get_num_threads())
+        """Lets the students of a gang work side by side on a CPU's cores, where that changes no more than rounding."""
+        self.threads, several = None, min(len(self.trainees), places())
         changes = any(draws(student.model) or student.compiled is not None for student in self.trainees)
-        if places > 1 and self.device.type == "cpu" and self.trainer.world_size == 1 and not changes:
-            self.threads = SideBySide(places, self.trainer.precision_plugin.forward_context)
+        if several > 1 and self.device.type == "cpu" and self.trainer.world_size == 1 and not changes:
+            self.threads = SideBySide(several, self.trainer.precision_plugin.forward_context)
 
-    def _each(self, work: Callable[[Student], Result], batch: BatchEncoding) -> list[Result]:
-        """What comes of each student that is left, at work on a batch."""
-        students = [student for student in self.trainees if not student.lost]
-        if self.threads is None:
-            return [work(student) for student in students]
-        Layout.of(batch)  # once for all
-        return self.threads.map(work, students)
+    @property
+    def _left(self) -> list[Student]:
+        """The students that are not lost; the largest first, so that no thread begins with one when others are done."""
+        return sorted(
+            (student for student in self.trainees if not student.lost),
+            key=lambda student: architecture_of(student.model.config).size,
+            reverse=True,
+        )
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
-        teacher = self.ask_teacher(batch)
-        with self._part("side by side") if self.threads else nullcontext():
-            losses = torch.stack(self._each(lambda student: self._learn(student, batch, teacher), batch))
+        teacher, students = self.ask_teacher(batch), self._left
+        losses: list[Tensor | None] = [None] * len(students)
+        if self.threads:
+            Layout.of(batch)  # once for all
+            with self._part("side by side"):
+                losses = self.threads.map(lambda student: self._learn_beside(student, batch, teacher), students)
+        every = torch.stack(
+            [
+                self._learn(student, batch, teacher) if loss is None else loss
+                for student, loss in zip(students, losses, strict=True)
+            ]
+        )
         # The students' parameters are disjoint, so the gradient of the sum is each one's own.
-        self.log("train/loss", losses.detach().mean(), prog_bar=True, sync_dist=True)
-        return losses.sum()
+        self.log("train/loss", every.detach().mean(), prog_bar=True, sync_dist=True)
+        return every.sum()
+
+    def _loss(self, student: Student, batch: BatchEncoding, teacher: Outputs) -> Tensor:
+        """A student's loss of a batch; in a gang, with its gradients, so that its activations can be freed."""
+        loss = balanced(student(batch, teacher)[0], student.objective.count(batch))
+        if len(self.trainees) == 1:
+            return loss
+        with nullcontext() if self.threads else self._part("backward"):
+            return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
+
+    def _learn_beside(self, student: Student, batch: BatchEncoding, teacher: Outputs) -> Tensor | None:
+        """The loss of a student at work beside others; None where they leave it too little memory."""
+        try:
+            return self._loss(student, batch, teacher)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
 
     def _learn(self, student: Student, batch: BatchEncoding, teacher: Outputs) -> Tensor:
-        """A student's loss of a batch; in a gang, with its gradients, so that only one's activations take memory.
-
-        One that does not fit into what is left of it is lost, and the others go on.
-        """
+        """The loss of a student at work by itself. One of a gang that does not fit is lost, and the others go on."""
         try:
-            loss = balanced(student(batch, teacher)[0], student.objective.count(batch))
-            if len(self.trainees) == 1:
-                return loss
-            with self._part("backward"):
-                return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
+            return self._loss(student, batch, teacher)
         except (RuntimeError, MemoryError) as error:
             left = [other for other in self.trainees if other is not student and not other.lost]
             if not is_out_of_memory(error) or not left or self.trainer.world_size > 1:
@@ -359,7 +378,12 @@ class StudentDistiller(ExportingModule):
 
     def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
         teacher = self.ask_teacher(batch)
-        self._each(lambda student: student.watch(batch, teacher, dataloader_idx), batch)
+        if self.threads:
+            Layout.of(batch)
+            self.threads.map(lambda student: student.watch(batch, teacher, dataloader_idx), self._left)
+            return
+        for student in self._left:
+            student.watch(batch, teacher, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.figures() for student in self.trainees]
