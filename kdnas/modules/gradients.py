@@ -1,4 +1,4 @@
-"""Gradients of several students, one after the other, as far as the memory goes."""
+"""Gradients of several students, each when its own loss is there, as far as the memory goes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def at_once(loss: Tensor, parameters: Sequence[nn.Parameter], scale: float = 1.0) -> Tensor:
     """Computes a loss's gradients now, for `backward` to hand out later, so that what led to the loss can be freed.
 
-    Students that share a batch then need memory for the activations of one of them, and not of all.
+    Students that share a batch then need memory for the activations of those that are at work, and not of all.
 
     Args:
         loss: a scalar.
