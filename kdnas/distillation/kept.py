@@ -185,6 +185,8 @@ class DiskOutputs(KeptOutputs):
         self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
     ) -> Mapping[str, Tensor]:
         folder = self.folder / key
+        with suppress(OSError):  # it is not there yet, or somebody else's
+            os.utime(folder)  # it is in use: before anything else, or it might make room for another's
         if any(not self._is_whole(folder, part) for part in wanted):
             self.within(sum(part.bytes for part in wanted), math.inf, "")
             make_folder("outputs.folder", folder)
@@ -192,8 +194,6 @@ class DiskOutputs(KeptOutputs):
                 missing = [part for part in wanted if not self._is_whole(folder, part)]
                 if missing:
                     self._write(folder, missing, teacher, corpus, device)
-        with suppress(OSError):  # it may be somebody else's
-            os.utime(folder)  # it is in use
         return {part.name: _mapped(folder / part.name, part) for part in wanted}
 
     @staticmethod
