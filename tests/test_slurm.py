@@ -101,8 +101,14 @@ def test_every_failure_is_recorded_and_costs_nobody_else(teacher, tmp_path):
 
 def test_a_job_that_runs_out_of_slurms_time_is_run_again_and_then_has_failed(teacher, tmp_path):
     expected = {32: DONE, 50: "timed-out too many times. (tried 2 times)"}
-    # SLURM looks at its limits twice a minute, and signals up to a look early: of one minute, half may be left.
-    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=5", "trainer.max_time=null"]
+    # One at a time: the one that sleeps does so in a step, so that the other's latency could not be measured. And SLURM
+    # looks at its limits twice a minute and signals up to a look early: of one minute, half might be left.
+    limit = [
+        "hydra.launcher.array_parallelism=1",
+        "hydra.launcher.timeout_min=2",
+        "hydra.launcher.signal_delay_s=5",
+        "trainer.max_time=null",
+    ]
     done = search(tmp_path, tmp_path, teacher, *of_fates(expected), *SLURM, *limit)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     check_fates(Study(open_storage(tmp_path / "search/demo")), expected)

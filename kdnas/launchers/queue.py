@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import time
 import uuid
@@ -54,6 +55,9 @@ class SubmititLauncher(BaseSubmititLauncher):
         """The job itself, in its own process. What it leaves for `_returned` is data: nobody unpickles it."""
         from submitit import JobEnvironment
 
+        # SLURM wakes a job just before it tells it that its time is over. submitit logs that it was woken, and what is
+        # raised within a line of the log, as by the end of the time, is lost.
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
         returned = told(super().__call__(*arguments, **named))
         error = returned._return_value
         outcome = None if error is None else {"refused": isinstance(error, ConfigError), "text": str(error)}
