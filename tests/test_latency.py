@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadding, RobertaConfig
 
-from kdnas import latency
+from kdnas import latency, shared
 from kdnas.architecture import Architecture
 from kdnas.callbacks import LatencyBenchmark, QuietSteps
+from kdnas.callbacks import latency as latency_callback
 from kdnas.distillation.recipes import hidden_states
 from kdnas.errors import ConfigError
 from kdnas.latency import LatencyTable, Protocol, QuietHost
@@ -461,6 +463,25 @@ def test_a_fit_measures_before_it_trains_and_keeps_measurements_out_of_its_steps
         encoder = [p for name, p in model.named_parameters() if not name.startswith("pooler.")]
         assert cost.parameters == sum(p.numel() for p in encoder)
         assert cost.flops == flops(own, 1, 8)
+
+
+def test_the_teachers_cost_is_found_once_for_all_candidates_of_a_process(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "_kept", {})
+    counted = []
+
+    def flops_of(config, *_):
+        counted.append(config.num_hidden_layers)
+        return 1
+
+    monkeypatch.setattr(latency_callback, "count_flops", flops_of)
+    rank_zero = SimpleNamespace(is_global_zero=True)
+    for layers, length in ((1, 8), (2, 8), (3, 8), (3, 16)):  # the last is asked for other latencies
+        module = StudentDistiller(teacher, [Architecture(layers, 2, 8, 16, "gelu")], hidden_states())
+        benchmark = LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu"], length=length, repeats=1, runs=1)
+        benchmark.on_fit_start(rank_zero, module)
+        assert benchmark.teacher.parameters > benchmark.students[0].parameters
+    own = AutoConfig.from_pretrained(teacher).num_hidden_layers
+    assert counted == [own, 1, 2, 3, own, 3]
 
 
 # -- counting
