@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +30,12 @@ PARTS = {
 REST = "everything else"
 
 
+@cache
+def part_of(action_name: str) -> str | None:
+    """The part that one of Lightning's actions belongs to, if to any by itself."""
+    return next((part for part, names in PARTS.items() if re.search(names, action_name)), None)
+
+
 class TimeTable(Profiler):
     """Seconds by part of the work, each without what is a part of its own within it.
 
@@ -44,8 +51,7 @@ class TimeTable(Profiler):
 
     def start(self, action_name: str) -> None:
         self._count()
-        part = next((part for part, names in PARTS.items() if re.search(names, action_name)), None)
-        self._open.append((action_name, part or (self._open[-1][1] if self._open else REST)))
+        self._open.append((action_name, part_of(action_name) or (self._open[-1][1] if self._open else REST)))
 
     def stop(self, action_name: str) -> None:
         self._count()
