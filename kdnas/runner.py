@@ -49,7 +49,7 @@ from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import check_optimization
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
 from kdnas.profiler import TimeTable
-from kdnas.runs import RESULTS, earlier_results, note, write_results
+from kdnas.runs import RESULTS, earlier_results, note, write_prepared, write_results
 from kdnas.search.study import Cost, Latency
 from kdnas.shared import shared
 
@@ -110,12 +110,9 @@ def staged(cfg: DictConfig, stage: str) -> DictConfig:
 
 
 def settle_precision(cfg: DictConfig) -> None:
-    """Replaces `auto` by what the first job of a search has chosen: rewards of one search have to compare."""
+    """Replaces `auto` by what the search's prepare job has chosen: rewards of one search have to compare."""
     if cfg.trainer.precision == "auto" and cfg.search.trials:
-        study = open_study(cfg).optuna
-        if "precision" not in study.user_attrs:
-            study.set_user_attr("precision", make_trainer(cfg, logger=False).precision)
-        cfg.trainer.precision = study.user_attrs["precision"]
+        cfg.trainer.precision = open_study(cfg).precision
 
 
 def quieten() -> None:
@@ -253,7 +250,9 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     if latency is None or not isinstance(module, StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
     latency.cost(module.teacher_config)
-    settle(module, data, make_trainer(cfg, logger=False))
+    trainer = make_trainer(cfg, logger=False)
+    settle(module, data, trainer)
+    write_prepared(Path(cfg.paths.output), {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}})
     return {}
 
 

@@ -12,7 +12,7 @@ from kdnas.config import flatten, plain
 from kdnas.errors import ConfigError
 from kdnas.files import fingerprint, make_folder, whole
 
-SETTINGS, RESULTS = "settings.json", "results.json"
+SETTINGS, RESULTS, PREPARED = "settings.json", "results.json", "prepared.json"
 DECIDE = ("architectures", "module", "data", "trainer", "seed")
 """The parts of a config that decide what comes out of a training."""
 EXCEPT = (
@@ -71,6 +71,30 @@ def read_results(path: Path) -> list[dict[str, float]]:
     if not fits or not all(isinstance(value, int | float) for figures in results for value in figures.values()):
         raise _damaged(path)
     return results
+
+
+def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes what the prepare job of a search has settled for all of its jobs.
+
+    Args:
+        folder: the prepare job's own.
+        facts: `precision` (as Lightning names it), `teacher_metrics` and `chance` (held-out metrics by name, of the
+            teacher and of the best constant prediction; empty where the objective has no metric).
+    """
+    with whole(folder / PREPARED) as aside:
+        aside.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def read_prepared(folder: Path) -> dict[str, Any]:
+    """Reads what `write_prepared` wrote.
+
+    Raises:
+        ConfigError: a damaged file.
+    """
+    facts = _read(folder / PREPARED)
+    if not isinstance(facts, dict):
+        raise _damaged(folder / PREPARED)
+    return facts
 
 
 def _read(path: Path) -> Any:

@@ -29,7 +29,7 @@ from kdnas.config import flatten, instantiate
 from kdnas.errors import ConfigError, require_switch
 from kdnas.files import check_folder, fingerprint, free
 from kdnas.launchers import DiedError, RelayedError
-from kdnas.runs import EXCEPT, RESULTS, read_results
+from kdnas.runs import EXCEPT, read_prepared
 
 if TYPE_CHECKING:
     from kdnas.search.loop import Gang, Narrator, SearchSettings
@@ -81,6 +81,7 @@ class KDNASSweeper(Sweeper):
         self.folder = check_folder("search.dir", search.dir)
         with in_folder(self.folder):
             self._prepare(settings.retries)
+            prepared = read_prepared(self.folder / "prepare")
             space = instantiate(self.config.space)
             if search.fresh:
                 set_aside(self.folder)
@@ -89,9 +90,8 @@ class KDNASSweeper(Sweeper):
             self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
             for study in (mini, full):  # so that no job of a search that was moved aside can tell this one
                 study.optuna.set_user_attr("search", self.search)
-            training = Path(f"{self.config.teacher.path}.training") / RESULTS
-            if training.is_file():
-                mini.teacher_metrics = read_results(training)[0]
+            for study in (mini, full):
+                study.settle(prepared)
             with log_to(self.folder / "search.log"):
                 log.info("searching %s architectures in %s", space.size, self.folder)
                 narrator = Narrator(settings, log.info)

@@ -32,10 +32,17 @@ ControllerFactory = Callable[..., BaseSampler]
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one inference: the median, and half the width of the middle 90 %."""
+    """Milliseconds for one inference.
+
+    Attributes:
+        median: of all counted inferences.
+        spread: half the width of the middle 90 %.
+        busy: whether other programs disturbed the measurement, so that the figures are not to be relied on.
+    """
 
     median: float
     spread: float
+    busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,14 +150,30 @@ class Study:
     def teacher(self, cost: Cost) -> None:
         self.optuna.set_user_attr("teacher", cost.to_dict())
 
+    def settle(self, facts: Mapping[str, Any]) -> None:
+        """Keeps what the prepare job has found out (see `kdnas.runs.write_prepared`).
+
+        A precision that was settled before stays: rewards of one search have to compare.
+        """
+        known = self.optuna.user_attrs
+        for name, value in facts.items():
+            if name != "precision" or name not in known:
+                self.optuna.set_user_attr(name, value)
+
+    @property
+    def precision(self) -> str:
+        """The precision that every candidate of the search is trained in, as Lightning names it."""
+        return self.optuna.user_attrs["precision"]
+
     @property
     def teacher_metrics(self) -> dict[str, float]:
-        """The teacher's own held-out figures; empty unless the search had it trained."""
+        """The teacher's own held-out metrics by name; empty where the objective has no metric."""
         return self.optuna.user_attrs.get("teacher_metrics", {})
 
-    @teacher_metrics.setter
-    def teacher_metrics(self, figures: Mapping[str, float]) -> None:
-        self.optuna.set_user_attr("teacher_metrics", dict(figures))
+    @property
+    def chance(self) -> dict[str, float]:
+        """The held-out metrics of the best constant prediction by name; empty where the objective has no metric."""
+        return self.optuna.user_attrs.get("chance", {})
 
     # -- asking
 
