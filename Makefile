@@ -9,10 +9,10 @@ demo: $(READY)  ## the whole job on the built-in task
 	$(BIN)/python search.py +experiment=demo
 
 test: lint  ## lint, types, imports and the quick tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-long: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
 test-slurm: $(READY)  ## a search on a real SLURM, which this starts
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/slurm.sh $(BIN)/python -m pytest -m slurm
