@@ -20,12 +20,10 @@ import optuna
 import transformers
 from filelock import FileLock
 from hydra import compose
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.profilers import PassThroughProfiler
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from kdnas.architecture import Architecture
 from kdnas.callbacks import (
     ControllerUpdate,
     ExportModels,
@@ -35,27 +33,22 @@ from kdnas.callbacks import (
     QuietSteps,
     SeedSteps,
 )
-from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
-from kdnas.devices import check_devices, make_trainer, on_slurm
-from kdnas.errors import ConfigError, is_number, require, require_switch, require_whole
-from kdnas.files import check_folder
+from kdnas.devices import make_trainer, on_slurm
+from kdnas.errors import ConfigError
 from kdnas.jobs import candidates, open_study
-from kdnas.models import check_activation, check_dropout, reading
+from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
-from kdnas.modules.metrics import SplitMetrics
-from kdnas.modules.optimization import check_optimization
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
+from kdnas.preflight import architecture, check, staged
 from kdnas.profiler import TimeTable
+from kdnas.resuming import last_checkpoint, resumable
 from kdnas.runs import RESULTS, earlier_results, note, write_prepared, write_results
-from kdnas.search.study import Cost, Latency
 from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
-RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list}
-"""What Lightning takes from a checkpoint to go on."""
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -99,16 +92,6 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
     return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
 
 
-def staged(cfg: DictConfig, stage: str) -> DictConfig:
-    """A config with a stage's settings."""
-    try:
-        return OmegaConf.merge(cfg, cfg.search.stages[stage] or {}, {"stage": stage})  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"search.stages.{stage}.{error.full_key}: not a setting of what is chosen ({str(error).splitlines()[0]})"
-        ) from error
-
-
 def settle_precision(cfg: DictConfig) -> None:
     """Replaces `auto` by what the search's prepare job has chosen: rewards of one search have to compare."""
     if cfg.trainer.precision == "auto" and cfg.search.trials:
@@ -135,64 +118,6 @@ def quieten() -> None:
         "`broadcast_buffers` is deprecated",  # its successor is newer than our oldest torch
     ):
         warnings.filterwarnings("ignore", f".*{message}")
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuses what can be refused without the teacher, which may still have to be trained."""
-    require_whole("seed", cfg.seed, 0)
-    require_switch("profile", cfg.profile)
-    require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
-    for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
-        check_folder(f"paths.{key}", cfg.paths[key])
-    for name in ("data", "objective", "outputs", "module", "reward", "latency", "trainer"):
-        if cfg.get(name) is not None and "_target_" not in cfg[name]:  # the group was left out, and settings of it not
-            raise ConfigError(f"{name}: says nothing to make; must have a _target_")
-    path = cfg.teacher.path
-    require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")
-    module = plain(cfg.module)
-    check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
-    check_dropout(module.get("dropout"))
-    require_switch("module.compile", module.get("compile", False))
-    instantiate(cfg.get("outputs"))
-    latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
-    if cfg.stage == "prepare":
-        if latency is None:
-            raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
-        cost = Cost(1, 1, dict.fromkeys(latency.accelerators, Latency(1.0, 0.0)))
-        figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
-        reward(dict.fromkeys(figures, 0.5), cost, cost)  # it is made of what will be measured
-    data = instantiate(cfg.data, tokenizer=None)
-    for values in cfg.architectures or ():
-        architecture(values)
-    if cfg.stage != "prepare":
-        trainer = check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
-        data.divide(trainer.global_rank, trainer.world_size)
-    if cfg.paths.export is not None:
-        check_export(Path(cfg.paths.export))
-
-
-def check_trainer(cfg: DictConfig, epochs: int | None) -> L.Trainer:
-    """The Trainer, or a refusal: it must go with the stages' epochs, if they have any, and with its devices."""
-    for name, none in (("max_epochs", None), ("max_steps", -1)):
-        if epochs is not None and cfg.trainer[name] != none:
-            raise ConfigError(
-                f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
-                "the stages have epochs of their own, as objective.labels.epochs"
-            )
-    require_whole("trainer.max_epochs", 1 if cfg.trainer.max_epochs is None else cfg.trainer.max_epochs, -1)
-    require_whole("trainer.max_steps", cfg.trainer.max_steps, -1)
-    clip = cfg.trainer.gradient_clip_val
-    require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
-    trainer = make_trainer(cfg, logger=False)
-    check_devices(cfg, trainer)
-    students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
-    half = {"16", "16-mixed"} & {str(cfg.trainer.precision), trainer.precision}  # on a CPU Lightning takes another
-    if half and students > 1:
-        raise ConfigError(
-            f"trainer.precision={cfg.trainer.precision}: must be bf16-mixed for a gang, or search.gang=1; "
-            "its students would share one loss scale, and the first that overflows would hold up all"
-        )
-    return trainer
 
 
 def finished(cfg: DictConfig) -> dict[str, float] | None:
@@ -227,15 +152,6 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
         latency.protocol.check(module.teacher_config)
     data.transfer_epochs = module.transfer_epochs
     return module, data, latency
-
-
-def architecture(values: DictConfig) -> Architecture:
-    """From five values, or from whatever `_target_` says gives them."""
-    if not isinstance(values, DictConfig):
-        raise ConfigError(f"architectures: {values}: must be the values of an architecture")
-    if "_target_" in values:
-        return instantiate(values)
-    return Architecture.of(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
 
 
 def prepare(cfg: DictConfig) -> dict[str, float]:
@@ -328,41 +244,6 @@ def check_time(trainer: L.Trainer, cfg: DictConfig) -> None:
             f"trainer.max_time={cfg.trainer.max_time}: was over in epoch {trainer.current_epoch + 1}; "
             "must be longer, to go on from there"
         )
-
-
-def last_checkpoint(output: Path) -> ModelCheckpoint:
-    """Keeps `last.ckpt`, of the last epoch, to go on from."""
-    # Saved when the epoch has ended: one made at its validation would make Lightning count it again.
-    return ModelCheckpoint(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-
-
-def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:
-    """A checkpoint to go on from, if there is one; refused before training if it does not fit.
-
-    Args:
-        searching: whether it is a candidate's, which begins anew if its checkpoint cannot be read.
-    """
-    if not path.is_file():
-        return None
-    try:
-        saved = read(path, "paths.output")
-    except ConfigError as error:
-        if not searching:
-            raise
-        log.warning("%s; this candidate begins anew", error)
-        return None
-    with reading("paths.output", path, "run", "a whole checkpoint of kdnas, or not there"):
-        if missing := [name for name, kind in RESUMED.items() if not isinstance(saved.get(name), kind)]:
-            raise ValueError(f"it has no {', '.join(missing)}")
-        module.on_load_checkpoint(saved)
-    theirs = {name: value.shape for name, value in saved["state_dict"].items()}
-    ours = {name: value.shape for name, value in module.state_dict().items()}
-    if theirs != ours:
-        odd = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
-        raise ConfigError(f"paths.output={path.parent}: holds a run with other settings (they differ in {odd})")
-    data.first_epoch = saved["epoch"] + 1
-    log.info("going on from %s", path)
-    return str(path)
 
 
 def ensure_teacher(cfg: DictConfig) -> None:
