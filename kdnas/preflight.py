@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -9,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.architecture import Architecture
+from kdnas.arguments import check_arguments, check_callbacks, user_callbacks
 from kdnas.checkpoints import check_export
 from kdnas.config import instantiate, plain
 from kdnas.devices import check_devices, make_trainer
-from kdnas.errors import ConfigError, is_number, require, require_switch, require_whole
+from kdnas.errors import ConfigError, require, require_switch, require_whole, shown
 from kdnas.files import check_folder
 from kdnas.models import check_dropout
 from kdnas.modules.metrics import SplitMetrics
@@ -48,37 +50,48 @@ def check(cfg: DictConfig) -> None:
     require_switch("module.compile", module.get("compile", False))
     instantiate(cfg.get("outputs"))
     latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
+    figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
     if cfg.stage == "prepare":
         if latency is None:
             raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
         cost = Cost(1, 1, dict.fromkeys(latency.accelerators, Latency(1.0, 0.0)))
-        figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
         reward(dict.fromkeys(figures, 0.5), cost, cost)  # it is made of what will be measured
     data = instantiate(cfg.data, tokenizer=None)
     for values in cfg.architectures or ():
         architecture(values)
     if cfg.stage != "prepare":
-        trainer = check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
+        distils = cfg.architectures is not None
+        logged = ["train/loss", *(f"val/{name}" for name in figures)] if distils else []
+        trainer = check_trainer(cfg, recipe.epochs if distils else None, logged)
         data.divide(trainer.global_rank, trainer.world_size)
     if cfg.paths.export is not None:
         check_export(Path(cfg.paths.export))
 
 
-def check_trainer(cfg: DictConfig, epochs: int | None) -> L.Trainer:
-    """The Trainer, or a refusal: it must go with the stages' epochs, if they have any, and with its devices."""
+def check_trainer(cfg: DictConfig, epochs: int | None, figures: Sequence[str] = ()) -> L.Trainer:
+    """The Trainer, or a refusal: it must go with the stages' epochs, if they have any, and with its devices.
+
+    Args:
+        figures: what the run will log, if that is known.
+    """
     for name, none in (("max_epochs", None), ("max_steps", -1)):
         if epochs is not None and cfg.trainer[name] != none:
             raise ConfigError(
                 f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
                 "the stages have epochs of their own, as objective.labels.epochs"
             )
-    require_whole("trainer.max_epochs", 1 if cfg.trainer.max_epochs is None else cfg.trainer.max_epochs, -1)
-    require_whole("trainer.max_steps", cfg.trainer.max_steps, -1)
-    clip = cfg.trainer.gradient_clip_val
-    require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
+    check_arguments(cfg.trainer)
+    if epochs is None and cfg.trainer.max_epochs in (None, -1) and cfg.trainer.max_steps == -1:
+        raise ConfigError(
+            f"trainer.max_epochs={shown(cfg.trainer.max_epochs)}: must be a number, or trainer.max_steps be one; the "
+            "learning rate falls to zero at the end"
+        )
+    if cfg.profile and cfg.trainer.get("profiler") is not None:
+        raise ConfigError(f"trainer.profiler={cfg.trainer.profiler}: must be left out with profile=true")
+    students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
+    check_callbacks(user_callbacks(cfg.trainer), figures, epochs is not None, students)
     trainer = make_trainer(cfg, logger=False)
     check_devices(cfg, trainer)
-    students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
     half = {"16", "16-mixed"} & {str(cfg.trainer.precision), trainer.precision}  # on a CPU Lightning takes another
     if half and students > 1:
         raise ConfigError(

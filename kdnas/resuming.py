@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from kdnas.checkpoints import read
@@ -18,10 +19,21 @@ RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "
 """What Lightning takes from a checkpoint to go on."""
 
 
-def last_checkpoint(output: Path) -> ModelCheckpoint:
-    """Keeps `last.ckpt`, of the last epoch, to go on from."""
-    # Saved when the epoch has ended: one made at its validation would make Lightning count it again.
-    return ModelCheckpoint(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt`, of the last epoch, to go on from; a run that had been stopped early does not go on.
+
+    Args:
+        output: the run's folder.
+    """
+
+    def __init__(self, output: Path) -> None:
+        # Saved when the epoch has ended: one made at its validation would make Lightning count it again.
+        super().__init__(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        stoppers = [callback for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
+        trainer.should_stop = trainer.should_stop or bool(stoppers)
 
 
 def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:

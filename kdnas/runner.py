@@ -11,8 +11,10 @@ import json
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 import lightning as L
@@ -20,10 +22,13 @@ import optuna
 import transformers
 from filelock import FileLock
 from hydra import compose
-from lightning.pytorch.callbacks import Timer
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
+from kdnas.arguments import user_callbacks
 from kdnas.callbacks import (
     ControllerUpdate,
     ExportModels,
@@ -44,11 +49,13 @@ from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
 from kdnas.preflight import architecture, check, staged
 from kdnas.profiler import TimeTable
-from kdnas.resuming import last_checkpoint, resumable
-from kdnas.runs import RESULTS, earlier_results, note, write_prepared, write_results
+from kdnas.resuming import LastCheckpoint, resumable
+from kdnas.runs import RESULTS, alone, earlier_precision, earlier_results, note, withdraw, write_prepared, write_results
 from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
+LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
+"""How Lightning begins to refuse a setting once it sees the batches or the figures."""
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -84,18 +91,22 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
     cfg = staged(cfg, cfg.stage)
     for one in (cfg, *checked):
         check(one)
-    ensure_teacher(cfg)
-    settle_precision(cfg)
-    results = finished(cfg)
-    if results is not None:
-        return results
-    return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
+    own = cfg.stage != "prepare" and not cfg.search.trials and make_trainer(cfg, logger=False).is_global_zero
+    with alone(Path(cfg.paths.output)) if own else nullcontext():  # a search has locks of its own
+        ensure_teacher(cfg)
+        settle_precision(cfg)
+        return finished(cfg) or (prepare(cfg) if cfg.stage == "prepare" else train(cfg))
 
 
 def settle_precision(cfg: DictConfig) -> None:
-    """Replaces `auto` by what the search's prepare job has chosen: rewards of one search have to compare."""
-    if cfg.trainer.precision == "auto" and cfg.search.trials:
+    """Replaces `auto` by what the run began with or, of a search, by what its prepare job has chosen for all."""
+    if cfg.trainer.precision != "auto" or cfg.stage == "prepare":
+        return
+    if cfg.search.trials:
         cfg.trainer.precision = open_study(cfg).precision
+    else:
+        chosen = make_trainer(cfg, logger=False).precision
+        cfg.trainer.precision = earlier_precision(Path(cfg.paths.output)) or chosen
 
 
 def quieten() -> None:
@@ -120,15 +131,21 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", f".*{message}")
 
 
-def finished(cfg: DictConfig) -> dict[str, float] | None:
-    """The results of the same run if its folder holds them. A search knows its own: it does not ask twice."""
+def finished(cfg: DictConfig, rows: str | None = None) -> dict[str, float] | None:
+    """The results of the same run if its folder holds them. A search knows its own: it does not ask twice.
+
+    Args:
+        rows: the digest of the data, once they are read.
+    """
     if cfg.stage == "prepare" or cfg.search.trials:
         return None
-    results = earlier_results(Path(cfg.paths.output), cfg)
+    results = earlier_results(Path(cfg.paths.output), cfg, rows)
     if results is None or (cfg.paths.export and not Path(cfg.paths.export).is_dir()):
         return None
     figures = ", ".join(f"{name} {value:.4f}" for name, value in results[0].items())
     log.info("%s: already finished in %s: %s", cfg.title, cfg.paths.output, figures)
+    if HydraConfig.initialized():
+        withdraw()
     return results[0]
 
 
@@ -168,7 +185,8 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     latency.cost(module.teacher_config)
     trainer = make_trainer(cfg, logger=False)
     settle(module, data, trainer)
-    write_prepared(Path(cfg.paths.output), {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}})
+    facts: dict[str, Any] = {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}, "rows": data.digest}
+    write_prepared(Path(cfg.paths.output), facts)
     return {}
 
 
@@ -182,7 +200,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     with profiler.profile("models and data"):
         module, data, latency = build(cfg)
         data.setup("fit")
-    callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
+    if results := finished(cfg, data.digest):
+        return results
+    callbacks: list[L.Callback] = [*bar(cfg), QuietSteps(), SeedSteps(cfg.seed), LastCheckpoint(output)]
     if on_slurm():
         callbacks.append(LeaveSigterm())
     if latency:
@@ -192,9 +212,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.search.trials and latency:  # `prepare` makes sure that a search measures
         study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
-    epochs = {} if module.epochs is None else {"max_epochs": module.epochs}
-    epochs["reload_dataloaders_every_n_epochs"] = int(data.transfer is not None)
-    trainer = make_trainer(cfg, callbacks=callbacks, logger=instantiate(cfg.logger), profiler=profiler, **epochs)
+    settings: dict[str, Any] = {} if module.epochs is None else {"max_epochs": module.epochs}
+    settings |= {"profiler": profiler} if cfg.profile else {}
+    settings["reload_dataloaders_every_n_epochs"] = int(data.transfer is not None)
+    trainer = make_trainer(cfg, callbacks=callbacks, logger=instantiate(cfg.get("logger")) or False, **settings)
     data.divide(trainer.global_rank, trainer.world_size)
     first = trainer.is_global_zero
     if not first:
@@ -203,8 +224,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         settle(module, data, trainer)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # of a search, the study knows the settings
-        note(output, cfg)
-    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        note(output, cfg, data.digest)
+    fit(trainer, module, data, last)
     check_time(trainer, cfg)
     module.best.restore()
     for model in module.exports.values():
@@ -227,6 +248,29 @@ def train(cfg: DictConfig) -> dict[str, float]:
     return dict(module.results[0])
 
 
+def bar(cfg: DictConfig) -> list[L.Callback]:
+    """What shows how far a training is: a bar of the user's own, ours, or nothing."""
+    given = cfg.trainer.get("enable_progress_bar") is False
+    if given or any(isinstance(callback, ProgressBar) for callback in user_callbacks(cfg.trainer)):
+        return []
+    return [Progress(cfg.title)]
+
+
+def fit(trainer: L.Trainer, module: ExportingModule, data: EncodedDataModule, last: str | None) -> None:
+    """Trains, from a checkpoint if there is one.
+
+    Raises:
+        ConfigError: settings that Lightning finds not to fit the number of batches, or the figures that are logged.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        if isinstance(error, MisconfigurationException) or said.startswith(LIGHTNINGS):
+            raise ConfigError(f"trainer: {said}") from error
+        raise
+
+
 def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
     """What the rows that have been read decide: how the teacher is asked, and which word embeddings are trained."""
     masked = data.masking is not None  # a pass changes its rows, and brings words that are in none
@@ -240,9 +284,10 @@ def check_time(trainer: L.Trainer, cfg: DictConfig) -> None:
     """What was cut short has not shown what it can do: that is a failure, and not a low reward."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     if any((timer.time_remaining() or 1) <= 0 for timer in timers):
+        limit = cfg.trainer.max_time
+        setting = "trainer.callbacks: Timer" if limit is None else f"trainer.max_time={limit}"
         raise ConfigError(
-            f"trainer.max_time={cfg.trainer.max_time}: was over in epoch {trainer.current_epoch + 1}; "
-            "must be longer, to go on from there"
+            f"{setting}: was over in epoch {trainer.current_epoch + 1}; must be longer, to go on from there"
         )
 
 
