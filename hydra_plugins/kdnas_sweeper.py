@@ -1,7 +1,11 @@
-"""Where Hydra looks for sweepers; the sweeper itself is `kdnas.sweeper`."""
+"""Where Hydra looks for sweepers; the sweepers themselves are in `kdnas.sweeper` and `kdnas.multirun`."""
 
-from kdnas import sweeper
+from kdnas import multirun, sweeper
 
 
 class KDNASSweeper(sweeper.KDNASSweeper):
     """`hydra/sweeper=kdnas`."""
+
+
+class JobsSweeper(multirun.JobsSweeper):
+    """`hydra/sweeper=jobs`."""

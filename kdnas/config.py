@@ -1,12 +1,13 @@
 """Objects from configs, and what configs need to be read.
 
-Hydra imports this at every start (by way of its sweeper plugin), so that `${label:...}` and `${folder:...}` are known
-in every config.
+Hydra imports this at every start (by way of its sweeper plugin), so that `${label:...}`, `${folder:...}` and
+`${begun:...}` are known in every config.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from kdnas.errors import ConfigError, shown
 
 NOT_FOUND = "Error locating target"
 """How Hydra begins to say so."""
+PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf|on|off|yes|no)$)[A-Za-z_/][A-Za-z0-9_/.:@+-]*", re.IGNORECASE)
+"""Text that needs no quotes: no number, and no word with a meaning of its own."""
 LONGEST = 100
 """Bytes of a name; file systems allow 255 for a folder, which some are a part of."""
 
@@ -69,7 +72,7 @@ def mistake(error: BaseException, name: str = "config") -> ConfigError:
 
 
 def override(key: str, value: Any) -> str:
-    """`key=value` as Hydra's command line reads it; text beyond plain paths is quoted."""
+    """`key=value` as Hydra's command line reads it; text beyond plain names and paths is quoted."""
     return f"{key}={_quoted(value)}"
 
 
@@ -78,10 +81,14 @@ def _quoted(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, list):
         return f"[{','.join(map(_quoted, value))}]"
-    text = str(value)
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9_/.:@+-]+", text):
-        text = "'" + text.replace("'", "\\'") + "'"
-    return text
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_quoted(each)}" for key, each in value.items()) + "}"
+    return in_quotes(value) if isinstance(value, str) and not PLAIN.fullmatch(value) else str(value)
+
+
+def in_quotes(text: str) -> str:
+    """A text as Hydra's command line reads it literally: backslashes count only before a quotation mark."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text) + '"'
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -124,5 +131,13 @@ def folder(key: str, *, _root_: DictConfig) -> str:
     return name
 
 
+def begun(moment: str) -> str:
+    """A name for a run that begins at a moment; in a step of several SLURM tasks, one name for all of them."""
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return "slurm-{SLURM_JOB_ID}.{SLURM_STEP_ID}".format_map(os.environ)
+    return moment
+
+
+OmegaConf.register_new_resolver("begun", begun, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)
 OmegaConf.register_new_resolver("folder", folder, replace=True)

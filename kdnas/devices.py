@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import Tensor
 
+from kdnas.arguments import user_callbacks
 from kdnas.config import instantiate
 from kdnas.errors import ConfigError
 from kdnas.files import whole
@@ -26,7 +27,7 @@ STRATEGIES = ("auto", "ddp")
 
 
 def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
-    """The Trainer of a config; `settings` go before the config's.
+    """The Trainer of a config; `settings` go before the config's, and `callbacks` beside them.
 
     Raises:
         ConfigError: settings that Lightning refuses, or devices that cannot share this training.
@@ -36,6 +37,7 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
             f"trainer.strategy={cfg.trainer.strategy}: must be one of {', '.join(STRATEGIES)}; "
             "a student of an encoder's size fits on one device, so there is nothing to cut up"
         )
+    settings["callbacks"] = [*settings.get("callbacks", ()), *user_callbacks(cfg.trainer)]
     settings["plugins"] = [WholeCheckpoints()]
     settings["use_distributed_sampler"] = False  # the data module knows its share
     try:

@@ -108,7 +108,7 @@ def _cost(cost: Cost) -> dict[str, float]:
 
 def _distilled(finalists: Study | None) -> dict[int, dict[str, Any]]:
     """What is known of each candidate distilled in full, by its trial number in the search."""
-    done = finalists.trials(TrialState.COMPLETE) if finalists else []
+    done = finalists.current(TrialState.COMPLETE) if finalists else []
     return {trial.user_attrs["candidate"]: trial.user_attrs for trial in done}
 
 

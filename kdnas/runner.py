@@ -11,8 +11,10 @@ import json
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 import lightning as L
@@ -20,12 +22,13 @@ import optuna
 import transformers
 from filelock import FileLock
 from hydra import compose
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.profilers import PassThroughProfiler
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
 
-from kdnas.architecture import Architecture
+from kdnas.arguments import user_callbacks
 from kdnas.callbacks import (
     ControllerUpdate,
     ExportModels,
@@ -35,27 +38,24 @@ from kdnas.callbacks import (
     QuietSteps,
     SeedSteps,
 )
-from kdnas.checkpoints import check_export, read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
-from kdnas.devices import check_devices, make_trainer, on_slurm
-from kdnas.errors import ConfigError, is_number, require, require_switch, require_whole
-from kdnas.files import check_folder
+from kdnas.devices import make_trainer, on_slurm
+from kdnas.errors import ConfigError
 from kdnas.jobs import candidates, open_study
-from kdnas.models import check_activation, check_dropout, reading
+from kdnas.models import check_activation
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
-from kdnas.modules.metrics import SplitMetrics
-from kdnas.modules.optimization import check_optimization
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
+from kdnas.preflight import architecture, check, staged
 from kdnas.profiler import TimeTable
-from kdnas.runs import RESULTS, earlier_results, note, write_prepared, write_results
-from kdnas.search.study import Cost, Latency
+from kdnas.resuming import LastCheckpoint, resumable
+from kdnas.runs import RESULTS, alone, earlier_precision, earlier_results, note, withdraw, write_prepared, write_results
 from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
-RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list}
-"""What Lightning takes from a checkpoint to go on."""
+LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
+"""How Lightning begins to refuse a setting once it sees the batches or the figures."""
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -91,28 +91,22 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
     cfg = staged(cfg, cfg.stage)
     for one in (cfg, *checked):
         check(one)
-    ensure_teacher(cfg)
-    settle_precision(cfg)
-    results = finished(cfg)
-    if results is not None:
-        return results
-    return prepare(cfg) if cfg.stage == "prepare" else train(cfg)
-
-
-def staged(cfg: DictConfig, stage: str) -> DictConfig:
-    """A config with a stage's settings."""
-    try:
-        return OmegaConf.merge(cfg, cfg.search.stages[stage] or {}, {"stage": stage})  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"search.stages.{stage}.{error.full_key}: not a setting of what is chosen ({str(error).splitlines()[0]})"
-        ) from error
+    own = cfg.stage != "prepare" and not cfg.search.trials and make_trainer(cfg, logger=False).is_global_zero
+    with alone(Path(cfg.paths.output)) if own else nullcontext():  # a search has locks of its own
+        ensure_teacher(cfg)
+        settle_precision(cfg)
+        return finished(cfg) or (prepare(cfg) if cfg.stage == "prepare" else train(cfg))
 
 
 def settle_precision(cfg: DictConfig) -> None:
-    """Replaces `auto` by what the search's prepare job has chosen: rewards of one search have to compare."""
-    if cfg.trainer.precision == "auto" and cfg.search.trials:
+    """Replaces `auto` by what the run began with or, of a search, by what its prepare job has chosen for all."""
+    if cfg.trainer.precision != "auto" or cfg.stage == "prepare":
+        return
+    if cfg.search.trials:
         cfg.trainer.precision = open_study(cfg).precision
+    else:
+        chosen = make_trainer(cfg, logger=False).precision
+        cfg.trainer.precision = earlier_precision(Path(cfg.paths.output)) or chosen
 
 
 def quieten() -> None:
@@ -137,73 +131,21 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", f".*{message}")
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuses what can be refused without the teacher, which may still have to be trained."""
-    require_whole("seed", cfg.seed, 0)
-    require_switch("profile", cfg.profile)
-    require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
-    for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
-        check_folder(f"paths.{key}", cfg.paths[key])
-    for name in ("data", "objective", "outputs", "module", "reward", "latency", "trainer"):
-        if cfg.get(name) is not None and "_target_" not in cfg[name]:  # the group was left out, and settings of it not
-            raise ConfigError(f"{name}: says nothing to make; must have a _target_")
-    path = cfg.teacher.path
-    require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")
-    module = plain(cfg.module)
-    check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
-    check_dropout(module.get("dropout"))
-    require_switch("module.compile", module.get("compile", False))
-    instantiate(cfg.get("outputs"))
-    latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
-    if cfg.stage == "prepare":
-        if latency is None:
-            raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
-        cost = Cost(1, 1, dict.fromkeys(latency.accelerators, Latency(1.0, 0.0)))
-        figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
-        reward(dict.fromkeys(figures, 0.5), cost, cost)  # it is made of what will be measured
-    data = instantiate(cfg.data, tokenizer=None)
-    for values in cfg.architectures or ():
-        architecture(values)
-    if cfg.stage != "prepare":
-        trainer = check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
-        data.divide(trainer.global_rank, trainer.world_size)
-    if cfg.paths.export is not None:
-        check_export(Path(cfg.paths.export))
+def finished(cfg: DictConfig, rows: str | None = None) -> dict[str, float] | None:
+    """The results of the same run if its folder holds them. A search knows its own: it does not ask twice.
 
-
-def check_trainer(cfg: DictConfig, epochs: int | None) -> L.Trainer:
-    """The Trainer, or a refusal: it must go with the stages' epochs, if they have any, and with its devices."""
-    for name, none in (("max_epochs", None), ("max_steps", -1)):
-        if epochs is not None and cfg.trainer[name] != none:
-            raise ConfigError(
-                f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
-                "the stages have epochs of their own, as objective.labels.epochs"
-            )
-    require_whole("trainer.max_epochs", 1 if cfg.trainer.max_epochs is None else cfg.trainer.max_epochs, -1)
-    require_whole("trainer.max_steps", cfg.trainer.max_steps, -1)
-    clip = cfg.trainer.gradient_clip_val
-    require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
-    trainer = make_trainer(cfg, logger=False)
-    check_devices(cfg, trainer)
-    students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
-    half = {"16", "16-mixed"} & {str(cfg.trainer.precision), trainer.precision}  # on a CPU Lightning takes another
-    if half and students > 1:
-        raise ConfigError(
-            f"trainer.precision={cfg.trainer.precision}: must be bf16-mixed for a gang, or search.gang=1; "
-            "its students would share one loss scale, and the first that overflows would hold up all"
-        )
-    return trainer
-
-
-def finished(cfg: DictConfig) -> dict[str, float] | None:
-    """The results of the same run if its folder holds them. A search knows its own: it does not ask twice."""
+    Args:
+        rows: the digest of the data, once they are read.
+    """
     if cfg.stage == "prepare" or cfg.search.trials:
         return None
-    results = earlier_results(Path(cfg.paths.output), cfg)
+    results = earlier_results(Path(cfg.paths.output), cfg, rows)
     if results is None or (cfg.paths.export and not Path(cfg.paths.export).is_dir()):
         return None
     figures = ", ".join(f"{name} {value:.4f}" for name, value in results[0].items())
     log.info("%s: already finished in %s: %s", cfg.title, cfg.paths.output, figures)
+    if HydraConfig.initialized():
+        withdraw()
     return results[0]
 
 
@@ -229,15 +171,6 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     return module, data, latency
 
 
-def architecture(values: DictConfig) -> Architecture:
-    """From five values, or from whatever `_target_` says gives them."""
-    if not isinstance(values, DictConfig):
-        raise ConfigError(f"architectures: {values}: must be the values of an architecture")
-    if "_target_" in values:
-        return instantiate(values)
-    return Architecture.of(OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
-
-
 def prepare(cfg: DictConfig) -> dict[str, float]:
     """Everything that a search's jobs need, made or refused before the first of them."""
     space = instantiate(cfg.space)
@@ -252,7 +185,8 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     latency.cost(module.teacher_config)
     trainer = make_trainer(cfg, logger=False)
     settle(module, data, trainer)
-    write_prepared(Path(cfg.paths.output), {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}})
+    facts: dict[str, Any] = {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}, "rows": data.digest}
+    write_prepared(Path(cfg.paths.output), facts)
     return {}
 
 
@@ -266,7 +200,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     with profiler.profile("models and data"):
         module, data, latency = build(cfg)
         data.setup("fit")
-    callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
+    if results := finished(cfg, data.digest):
+        return results
+    callbacks: list[L.Callback] = [*bar(cfg), QuietSteps(), SeedSteps(cfg.seed), LastCheckpoint(output)]
     if on_slurm():
         callbacks.append(LeaveSigterm())
     if latency:
@@ -276,9 +212,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.search.trials and latency:  # `prepare` makes sure that a search measures
         study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
-    epochs = {} if module.epochs is None else {"max_epochs": module.epochs}
-    epochs["reload_dataloaders_every_n_epochs"] = int(data.transfer is not None)
-    trainer = make_trainer(cfg, callbacks=callbacks, logger=instantiate(cfg.logger), profiler=profiler, **epochs)
+    settings: dict[str, Any] = {} if module.epochs is None else {"max_epochs": module.epochs}
+    settings |= {"profiler": profiler} if cfg.profile else {}
+    settings["reload_dataloaders_every_n_epochs"] = int(data.transfer is not None)
+    trainer = make_trainer(cfg, callbacks=callbacks, logger=instantiate(cfg.get("logger")) or False, **settings)
     data.divide(trainer.global_rank, trainer.world_size)
     first = trainer.is_global_zero
     if not first:
@@ -287,8 +224,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         settle(module, data, trainer)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # of a search, the study knows the settings
-        note(output, cfg)
-    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        note(output, cfg, data.digest)
+    fit(trainer, module, data, last)
     check_time(trainer, cfg)
     module.best.restore()
     for model in module.exports.values():
@@ -311,6 +248,29 @@ def train(cfg: DictConfig) -> dict[str, float]:
     return dict(module.results[0])
 
 
+def bar(cfg: DictConfig) -> list[L.Callback]:
+    """What shows how far a training is: a bar of the user's own, ours, or nothing."""
+    given = cfg.trainer.get("enable_progress_bar") is False
+    if given or any(isinstance(callback, ProgressBar) for callback in user_callbacks(cfg.trainer)):
+        return []
+    return [Progress(cfg.title)]
+
+
+def fit(trainer: L.Trainer, module: ExportingModule, data: EncodedDataModule, last: str | None) -> None:
+    """Trains, from a checkpoint if there is one.
+
+    Raises:
+        ConfigError: settings that Lightning finds not to fit the number of batches, or the figures that are logged.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        if isinstance(error, MisconfigurationException) or said.startswith(LIGHTNINGS):
+            raise ConfigError(f"trainer: {said}") from error
+        raise
+
+
 def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
     """What the rows that have been read decide: how the teacher is asked, and which word embeddings are trained."""
     masked = data.masking is not None  # a pass changes its rows, and brings words that are in none
@@ -324,45 +284,11 @@ def check_time(trainer: L.Trainer, cfg: DictConfig) -> None:
     """What was cut short has not shown what it can do: that is a failure, and not a low reward."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     if any((timer.time_remaining() or 1) <= 0 for timer in timers):
+        limit = cfg.trainer.max_time
+        setting = "trainer.callbacks: Timer" if limit is None else f"trainer.max_time={limit}"
         raise ConfigError(
-            f"trainer.max_time={cfg.trainer.max_time}: was over in epoch {trainer.current_epoch + 1}; "
-            "must be longer, to go on from there"
+            f"{setting}: was over in epoch {trainer.current_epoch + 1}; must be longer, to go on from there"
         )
-
-
-def last_checkpoint(output: Path) -> ModelCheckpoint:
-    """Keeps `last.ckpt`, of the last epoch, to go on from."""
-    # Saved when the epoch has ended: one made at its validation would make Lightning count it again.
-    return ModelCheckpoint(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-
-
-def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:
-    """A checkpoint to go on from, if there is one; refused before training if it does not fit.
-
-    Args:
-        searching: whether it is a candidate's, which begins anew if its checkpoint cannot be read.
-    """
-    if not path.is_file():
-        return None
-    try:
-        saved = read(path, "paths.output")
-    except ConfigError as error:
-        if not searching:
-            raise
-        log.warning("%s; this candidate begins anew", error)
-        return None
-    with reading("paths.output", path, "run", "a whole checkpoint of kdnas, or not there"):
-        if missing := [name for name, kind in RESUMED.items() if not isinstance(saved.get(name), kind)]:
-            raise ValueError(f"it has no {', '.join(missing)}")
-        module.on_load_checkpoint(saved)
-    theirs = {name: value.shape for name, value in saved["state_dict"].items()}
-    ours = {name: value.shape for name, value in module.state_dict().items()}
-    if theirs != ours:
-        odd = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
-        raise ConfigError(f"paths.output={path.parent}: holds a run with other settings (they differ in {odd})")
-    data.first_epoch = saved["epoch"] + 1
-    log.info("going on from %s", path)
-    return str(path)
 
 
 def ensure_teacher(cfg: DictConfig) -> None:

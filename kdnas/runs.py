@@ -1,57 +1,86 @@
-"""What a run's folder says of the run: the settings that decide its results, and the results once it has finished."""
+"""A run's folder: who works in it, which settings its results are of, and the results once the run has finished."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from kdnas.config import flatten, plain
-from kdnas.errors import ConfigError
-from kdnas.files import fingerprint, make_folder, whole
+from kdnas.errors import ConfigError, shown
+from kdnas.files import free, make_folder, whole
+from kdnas.identity import SOURCES, differing, identity
 
 SETTINGS, RESULTS, PREPARED = "settings.json", "results.json", "prepared.json"
-DECIDE = ("architectures", "module", "data", "trainer", "seed")
-"""The parts of a config that decide what comes out of a training."""
-EXCEPT = (
-    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time"),
-    "trainer.default_root_dir",
-)
-"""Those of them that do not."""
-MODELS = ("module.teacher", "module.initial", "module.source.source")
-"""Those of them that name a model, which may change behind its name."""
+LOCK = ".lock"
+"""Of a run's folder, held by the process that works in it."""
 
 
-def earlier_results(folder: Path, config: DictConfig) -> list[dict[str, float]] | None:
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a run's folder meanwhile. The lock ends with the process, however that ends.
+
+    Raises:
+        ConfigError: another run is at work there, or it cannot be written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder("paths.output", folder)
+    with (folder / LOCK).open("a") as lock:
+        if not free(lock):
+            raise ConfigError(f"paths.output={folder}: another run is at work there; must be another folder")
+        try:
+            yield
+        finally:
+            if {path.name for path in folder.iterdir()} == {LOCK}:  # it was refused
+                (folder / LOCK).unlink()
+                with suppress(OSError):
+                    for path in made:
+                        path.rmdir()
+
+
+def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -> list[dict[str, float]] | None:
     """The results of a run if that very run has finished in its folder before.
+
+    Args:
+        rows: the digest of the rows; None before they are read, when nothing is known of data that look different.
 
     Raises:
         ConfigError: the folder holds the results or a checkpoint of a run with other settings, or damaged files.
     """
-    settings = _settings(config)
     noted, results = folder / SETTINGS, folder / RESULTS
-    if noted.is_file() and (results.is_file() or (folder / "last.ckpt").is_file()):
-        theirs = _read(noted)
-        if not isinstance(theirs, dict):
-            raise _damaged(noted)
-        for key in sorted((theirs.keys() | settings.keys()).difference(EXCEPT)):
-            if theirs.get(key) != settings.get(key):
-                raise ConfigError(
-                    f"{key}={settings.get(key)}: {folder} holds a run with {theirs.get(key)}; "
-                    "must be the same to go on there, or be given another folder"
-                )
-        if results.is_file():
-            return read_results(results)
+    if not noted.is_file() or not (results.is_file() or (folder / "last.ckpt").is_file()):
+        return None
+    theirs = _read(noted)
+    if not isinstance(theirs, dict):
+        raise _damaged(noted)
+    ours = identity(config, rows)
+    if difference := differing(theirs, ours):
+        key, there, here = difference
+        raise ConfigError(
+            f"{key}={shown(here)}: {folder} holds a run with {shown(there)}; must be the same to go on there, or "
+            "paths.output another folder"
+        )
+    if not results.is_file() or (rows is None and theirs.get(SOURCES) != ours[SOURCES]):
+        return None
+    return read_results(results)
+
+
+def earlier_precision(folder: Path) -> str | None:
+    """The precision that a run began with in its folder; None if there was none."""
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("trainer.precision")
     return None
 
 
-def note(folder: Path, config: DictConfig) -> None:
-    """Writes down, in a run's folder, the settings that its checkpoints and results will be of."""
+def note(folder: Path, config: DictConfig, rows: str) -> None:
+    """Writes down, in a run's folder, what its checkpoints and results will be of; `rows` is the digest of its data."""
     make_folder("paths.output", folder)
     with whole(folder / SETTINGS) as path:
-        path.write_text(json.dumps(_settings(config), indent=1) + "\n")
+        path.write_text(json.dumps(identity(config, rows), indent=1) + "\n")
 
 
 def write_results(path: Path, results: list[dict[str, float]]) -> None:
@@ -108,10 +137,15 @@ def _damaged(path: Path) -> ConfigError:
     return ConfigError(f"paths.output={path.parent}: its {path.name} is damaged; remove that file to run again")
 
 
-def _settings(config: DictConfig) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
-    for name in DECIDE:
-        chosen |= flatten({name: plain(config[name])})
-    models = {key: value for key, value in chosen.items() if key in MODELS and value}
-    weights = {f"{key} (weights)": fingerprint(Path(str(value))) for key, value in models.items()}
-    return {key: value for key, value in (chosen | weights).items() if key not in EXCEPT}
+def withdraw() -> None:
+    """Takes away the folder that Hydra has made for a run, if it holds nothing but Hydra's own notes."""
+    config = HydraConfig.get()
+    folder, notes = Path(config.runtime.output_dir), config.output_subdir
+    if notes is None or {path.name for path in folder.iterdir()} - {notes, f"{config.job.name}.log", LOCK}:
+        return
+    for path in (*(folder / notes).iterdir(), folder / f"{config.job.name}.log", folder / LOCK):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # the first that holds something else, or is not to be removed, ends it
+        (folder / notes).rmdir()
+        folder.rmdir()
+        folder.parent.rmdir()

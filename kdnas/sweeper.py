@@ -5,12 +5,14 @@ Hydra imports this at every start, so nothing heavy is imported until a search b
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import shutil
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -23,19 +25,29 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from kdnas.config import flatten, instantiate
-from kdnas.errors import ConfigError, require_switch
-from kdnas.files import check_folder, fingerprint, free
-from kdnas.launchers import DiedError, RelayedError
-from kdnas.runs import EXCEPT, read_prepared
+from kdnas.config import LONGEST, instantiate
+from kdnas.errors import ConfigError, require_switch, shown
+from kdnas.files import check_folder, free
+from kdnas.identity import differing, identity
+from kdnas.launchers import DiedError, reason
+from kdnas.runs import read_prepared
+from kdnas.words import quoted
 
 if TYPE_CHECKING:
     from kdnas.search.loop import Gang, Narrator, SearchSettings
     from kdnas.search.study import Study
 
 log = logging.getLogger(__name__)
+SEARCHING = ("search", "space", "controller", "reward", "hydra")
+"""The parts of a config that a distillation by hand does without, ..."""
+FINALISTS = "search.stages.full"
+"""... but for this one, which is what the distillation is."""
+DISTILLED = ("module", "data", "trainer", "seed")
+"""The parts that decide what comes out of a candidate's training, ..."""
+COMPARED = (*DISTILLED, "space", "reward", "latency")
+"""... and whether rewards compare."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at the study while jobs run."""
 
@@ -65,6 +77,7 @@ class KDNASSweeper(Sweeper):
         import optuna
 
         from kdnas import report
+        from kdnas.preflight import staged
         from kdnas.search.journal import open_storage
         from kdnas.search.loop import Narrator, Search, SearchSettings
         from kdnas.search.study import Study
@@ -86,7 +99,10 @@ class KDNASSweeper(Sweeper):
             if search.fresh:
                 set_aside(self.folder)
             mini, full = (Study(open_storage(self.folder), stage) for stage in ("mini", "full"))
-            refuse_changes(mini, self.config)
+            rows, precision = prepared.pop("rows"), mini.optuna.user_attrs.get("precision", prepared["precision"])
+            refuse_changes(mini, decisive(staged(self.config, "mini"), rows, precision, COMPARED))
+            if full.renew(decisive(staged(self.config, "full"), rows, precision, DISTILLED)):
+                log.info("the finalists are distilled anew: their settings are others")
             self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
             for study in (mini, full):  # so that no job of a search that was moved aside can tell this one
                 study.optuna.set_user_attr("search", self.search)
@@ -115,10 +131,10 @@ class KDNASSweeper(Sweeper):
         architectures = ",".join(
             "{" + ",".join(f"{name}:{value}" for name, value in trial.params.items()) + "}" for trial in gang
         )
-        names = "+".join(f"{number:04d}" for number in numbers)
+        names = named(numbers)
         episode = gang[0].user_attrs["episode"] + 1
         title = "finalist" if stage == "full" else f"episode {episode}/{settings.episodes} trial"
-        title += f" {'+'.join(str(number) for number in numbers)}"
+        title += f" {spans(numbers)}"
         return [
             f"stage={stage}",
             f"job={stage}/{names}",
@@ -158,12 +174,29 @@ class KDNASSweeper(Sweeper):
             raise ConfigError(f"stage=prepare: {error}; the same command goes on") if died else error
 
 
-def reason(returned: JobReturn) -> str:
-    """Why a job failed; nothing if it did not."""
-    error = returned._return_value
-    if returned.status != JobStatus.FAILED:
-        return ""
-    return str(error) if isinstance(error, RelayedError) else f"{type(error).__name__}: {error}"
+def named(numbers: Sequence[int]) -> str:
+    """A folder's name for the job of these trials: 0000+0001, or 0000-0059 where all numbers would be too long."""
+    name = "+".join(f"{number:04d}" for number in numbers)
+    if len(name) > LONGEST:
+        name = spans(numbers, 4)
+    if len(name) > LONGEST:  # many gaps: members of a gang that had to be run alone
+        name = f"{min(numbers):04d}-{max(numbers):04d}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
+
+
+def spans(numbers: Sequence[int], digits: int = 1) -> str:
+    """Numbers in order, with three or more in a row as the first and the last: 0-59+61."""
+    rows: list[list[int]] = []
+    for number in sorted(numbers):
+        if rows and number == rows[-1][-1] + 1:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    parts = [[row[0], row[-1]] if len(row) > 2 else row for row in rows]
+    marks = ["-" if len(row) > 2 else "+" for row in rows]
+    return "+".join(
+        mark.join(f"{number:0{digits}d}" for number in part) for mark, part in zip(marks, parts, strict=True)
+    )
 
 
 def refuse_sweeps(overrides: list[str]) -> None:
@@ -171,8 +204,8 @@ def refuse_sweeps(overrides: list[str]) -> None:
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.is_sweep_override():
             raise ConfigError(
-                f"{override.input_line}: search.py takes one value a key; run it once for each, "
-                "or list the values of a dimension as space.<dimension>=[...]"
+                f"{override.input_line}: search.py takes one value a key; run it once for each, or list the values of "
+                f"a dimension as space.<dimension>=[...]; as one value: {quoted(str(override.input_line))}"
             )
 
 
@@ -221,42 +254,42 @@ def set_aside(folder: Path) -> None:
 
 
 def distillation_overrides(overrides: list[str]) -> list[str]:
-    """Those of a search's overrides that a distillation by hand needs too."""
-    searching = ("search", "space", "controller", "reward", "hydra")
-    return [o for o in overrides if not o.lstrip("+~").startswith(searching)]
+    """Those of a search's overrides that a distillation by hand needs too; what only finalists get, for all of it."""
+    chosen: list[str] = []
+    for word in overrides:
+        override = OverridesParser.create().parse_override(word)
+        part = re.split(r"[./@]", str(override.key_or_group))[0]
+        if word.startswith(f"+{FINALISTS}."):
+            chosen.append(f"++{word.removeprefix(f'+{FINALISTS}.')}")
+        elif part not in SEARCHING or str(override.key_or_group).startswith(FINALISTS):
+            chosen.append(word)
+    return chosen
 
 
-def refuse_changes(study: Study, config: DictConfig) -> None:
-    """Observations are only comparable under the same settings; the first run's are kept in the study."""
-    names = (
-        "teacher",
-        "task",
-        "data",
-        "space",
-        "objective",
-        "module",
-        "reward",
-        "latency",
-        "trainer",
-        "search.stages",
-        "seed",
-    )
-    chosen = {name: OmegaConf.select(config, name) for name in names}
-    settings: dict[str, Any] = {}
-    for name, value in chosen.items():
-        plain = OmegaConf.to_container(value, resolve=False) if isinstance(value, DictConfig) else value
-        settings |= flatten({name: plain})
-    settings["teacher (weights)"] = fingerprint(Path(config.teacher.path))
+def refuse_changes(study: Study, settings: dict[str, Any]) -> None:
+    """Observations are only comparable under the same settings; the first run's are kept in the study.
+
+    Args:
+        settings: what decides the rewards (see `kdnas.identity`).
+
+    Raises:
+        ConfigError: they differ from those kept.
+    """
     known = study.optuna.user_attrs.get("settings")
     if known is None:
         study.optuna.set_user_attr("settings", settings)
-        return
-    for key in sorted((known.keys() | settings.keys()).difference(EXCEPT)):
-        if known.get(key) != settings.get(key):
-            raise ConfigError(
-                f"{key}={settings.get(key)}: the search in this folder was made with {known.get(key)}, and its "
-                "observations would not compare; use another search.dir, or search.fresh=true to start over"
-            )
+    elif difference := differing(known, settings):
+        key, there, here = difference
+        raise ConfigError(
+            f"{key}={shown(here)}: the search in this folder was made with {shown(there)}, and its observations would "
+            "not compare; use another search.dir, or search.fresh=true to start over"
+        )
+
+
+def decisive(config: DictConfig, rows: str, precision: str, parts: Sequence[str]) -> dict[str, Any]:
+    """What decides the results of a search's stage, with the precision that `auto` has come to."""
+    settings = identity(config, rows, parts)
+    return settings | ({"trainer.precision": precision} if settings["trainer.precision"] == "auto" else {})
 
 
 @contextmanager

@@ -289,7 +289,7 @@ def test_stages_with_epochs_want_none_of_the_trainers(refused):
         ("train.py", ["architecture.num_attention_heads=5"], "architecture.num_attention_heads=5: must divide"),
         ("train.py", ["latency=null"], "latency=null: must be one of default"),
         ("search.py", ["objective.mapping=nearest"], "objective.mapping=nearest: must be one of"),
-        ("train.py", ["-m", "data.rows=0,2.5"], "data.rows=0: must be a whole number from 1"),
+        ("train.py", ["-m", "data.rows=0,2.5"], "job 0 (data.rows=0): data.rows=0: must be a whole number from 1"),
         ("glue.py", ["latency=null"], "latency=null: must be one of default"),
     ],
 )
@@ -304,7 +304,8 @@ def test_the_command_says_it_in_one_line(script, words, says, tmp_path):
     )
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if not line.startswith("Error executing job")]
-    assert len(told) == 1 and told[0].startswith("error: ") and says in told[0]
+    assert len(told) == 1 + ("-m" in words)  # a line for each of two jobs
+    assert all(line.startswith("error: ") for line in told) and says in told[0]
     assert "Traceback" not in done.stdout
     if "-m" not in words:  # whose jobs have a log each
         assert not files(tmp_path)

@@ -101,6 +101,7 @@ class EncodedDataModule(L.LightningDataModule):
         self.transfer: Dataset | None = None
         self.validation: Dataset | None = None
         self.further: dict[str, Dataset] = {}
+        self._read: list[Dataset] = []
         self.collate = PadCollator(tokenizer.pad_token_id if tokenizer is not None else 0)
         self.corpus: FlatCorpus
 
@@ -118,9 +119,19 @@ class EncodedDataModule(L.LightningDataModule):
         for name, rows in (("training", train), ("held-out", validation), *self.further.items()):
             if not len(rows):
                 raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
+        self._read = [rows for rows in (train, self.transfer, validation, *self.further.values()) if rows]
         self.train, self.validation = self.fraction(train), validation
         self.transfer = self.fraction(self.transfer) if self.transfer is not None else None
         self.corpus = FlatCorpus(self.sets, self.collate)
+
+    @property
+    def digest(self) -> str:
+        """What identifies the rows that were read, with their labels: those that the proxy leaves out as well."""
+        corpus = self.corpus if self.proxy == 1 else FlatCorpus(self._read, self.collate)
+        said = hashlib.sha256(corpus.digest.encode())
+        for one in corpus.sets:
+            said.update(b"none" if one.labels is None else one.labels.numpy().tobytes())
+        return said.hexdigest()[:16]
 
     @property
     def sets(self) -> list[Dataset]:

@@ -6,6 +6,6 @@ did: as a FAILED `JobReturn`, never as an exception that takes the other jobs' r
 
 from kdnas.launchers.pool import PoolLauncher
 from kdnas.launchers.queue import LocalLauncher, SlurmLauncher
-from kdnas.launchers.returns import DiedError, RelayedError
+from kdnas.launchers.returns import DiedError, RelayedError, reason
 
-__all__ = ["DiedError", "LocalLauncher", "PoolLauncher", "RelayedError", "SlurmLauncher"]
+__all__ = ["DiedError", "LocalLauncher", "PoolLauncher", "RelayedError", "SlurmLauncher", "reason"]

@@ -15,8 +15,16 @@ class DiedError(RelayedError):
     """A job's process ended without a word of its own."""
 
 
-def died(reason: str) -> JobReturn:
-    return JobReturn(status=JobStatus.FAILED, _return_value=DiedError(reason))
+def reason(returned: JobReturn) -> str:
+    """Why a job failed; nothing if it did not."""
+    error = returned._return_value
+    if returned.status != JobStatus.FAILED:
+        return ""
+    return str(error) if isinstance(error, RelayedError) else f"{type(error).__name__}: {error}"
+
+
+def died(cause: str) -> JobReturn:
+    return JobReturn(status=JobStatus.FAILED, _return_value=DiedError(cause))
 
 
 def told(returned: JobReturn) -> JobReturn:

@@ -22,6 +22,8 @@ from kdnas.modules.optimization import adamw, check_optimization, linear
 
 BEST = "best"
 """The key of the best weights so far in a checkpoint."""
+CLIP: Mapping[str, Any] = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}
+"""How gradients are clipped, by Lightning's names."""
 
 
 class ExportingModule(L.LightningModule):
@@ -105,9 +107,10 @@ class ExportingModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips each trainee by its own norm. Lightning's own clipping refuses fused optimizers."""
+        """Clips each trainee by itself. Lightning's own clipping refuses fused optimizers."""
+        clip = CLIP[gradient_clip_algorithm or "norm"]
         for trainee in self.trainees if gradient_clip_val else ():
-            nn.utils.clip_grad_norm_(trainee.parameters(), gradient_clip_val or 0.0)
+            clip(trainee.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
         # Checkpoints are of ended epochs. With `max_steps`, Lightning goes on with what is left of such an epoch, which

@@ -92,11 +92,12 @@ class Search:
         ranked = self.mini.ranked()
         if not ranked:
             raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
-        there = self.full.trials(TrialState.RUNNING, TrialState.COMPLETE)
+        there = self.full.current(TrialState.RUNNING, TrialState.COMPLETE)
         known = {trial.user_attrs["candidate"] for trial in there}
         for seen in ranked[: self.settings.finalists]:
             if seen.trial not in known:
-                self.full.add(seen.architecture, {"episode": 0, "origin": seen.origin, "candidate": seen.trial})
+                about = {"episode": 0, "origin": seen.origin, "candidate": seen.trial}
+                self.full.add(seen.architecture, about | {"generation": self.full.generation})
         self._finish("full", self.full)
         if self.settings.finalists and not self.full.observations:
             raise ConfigError(f"search: no finalist could be distilled in full; {reasons(self.full)}")

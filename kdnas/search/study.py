@@ -22,7 +22,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.architecture import Architecture, SearchSpace
 from kdnas.errors import ConfigError
+from kdnas.identity import differing
 from kdnas.search.journal import JOURNAL, open_storage
+from kdnas.search.startup import Draws
 
 REPEATS = 200
 """Proposals already known or outside the space that a controller may make in a row before one is drawn for it."""
@@ -123,7 +125,16 @@ class Study:
     @property
     def observations(self) -> list[Observation]:
         """The finished candidates, in the order they were proposed."""
-        return [Observation.of(trial) for trial in self.trials(TrialState.COMPLETE)]
+        return [Observation.of(trial) for trial in self.current(TrialState.COMPLETE)]
+
+    def current(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials that were run under the study's present settings (see `renew`)."""
+        return [trial for trial in self.trials(*states) if trial.user_attrs.get("generation", 0) == self.generation]
+
+    @property
+    def generation(self) -> int:
+        """How often the study was renewed."""
+        return self.optuna.user_attrs.get("generation", 0)
 
     def ranked(self) -> list[Observation]:
         """The finished candidates, best reward first."""
@@ -159,6 +170,20 @@ class Study:
         for name, value in facts.items():
             if name != "precision" or name not in known:
                 self.optuna.set_user_attr(name, value)
+
+    def renew(self, settings: Mapping[str, Any]) -> bool:
+        """Begins anew if what decides the trials' results is not as before; returns whether there were some.
+
+        The trials so far stay, but no longer count.
+        """
+        known = self.optuna.user_attrs.get("settings")
+        self.optuna.set_user_attr("settings", dict(settings))
+        if known is None or differing(known, settings) is None or not self.current():
+            return False
+        for trial in self.trials(TrialState.RUNNING):
+            self.fail(trial.number, "its settings have changed")
+        self.optuna.set_user_attr("generation", self.generation + 1)
+        return True
 
     @property
     def precision(self) -> str:
@@ -201,7 +226,7 @@ class Study:
         # Far from the neighbours': seed 1 must not search as seed 0 does, one episode later.
         own = Random(f"{seed}/{episode}").getrandbits(32)
         sampler = controller(seed=own)
-        origin = "random" if isinstance(sampler, RandomSampler) else "controller"
+        draws = Draws(sampler)
         rehearsal = optuna.create_study(sampler=sampler, direction="maximize")
         for trial in trials:
             if trial.user_attrs["episode"] < episode:
@@ -211,7 +236,7 @@ class Study:
         chosen: dict[Architecture, FrozenTrial] = {}
         while len(chosen) < count:
             try:
-                trial = self._rehearse(rehearsal, episode, space, seen, rng)
+                trial = self._rehearse(rehearsal, draws, episode, space, seen, rng)
             except LookupError:
                 break
             chosen[Architecture.of(trial.params)] = trial
@@ -219,20 +244,28 @@ class Study:
         for one in balanced(list(chosen), gang):
             if one not in there and len(there) < count:
                 there.add(one)
-                attributes = {"origin": origin, **chosen[one].user_attrs, "gang": gang}
+                attributes = {**chosen[one].user_attrs, "gang": gang}
                 self.add(one, attributes, chosen[one].system_attrs, space)
 
     @staticmethod
     def _rehearse(
-        rehearsal: optuna.Study, episode: int, space: SearchSpace, seen: set[Architecture], rng: Random
+        rehearsal: optuna.Study,
+        draws: Draws,
+        episode: int,
+        space: SearchSpace,
+        seen: set[Architecture],
+        rng: Random,
     ) -> FrozenTrial:
         """The controller's next proposal; after too many that are of no use, a random one."""
         distributions = distributions_of(space)
         for _ in range(REPEATS):
             rehearsal.enqueue_trial({}, user_attrs={"episode": episode})
+            before = draws.count
             trial = rehearsal.ask(distributions)
             proposed = _architecture(trial.params)
             if proposed in space and proposed not in seen:
+                if "origin" not in trial.user_attrs:
+                    trial.set_user_attr("origin", draws.origin(before, len(distributions)))
                 return rehearsal.get_trials(deepcopy=False)[trial.number]
             # Left running: samplers forget failed trials, and would propose the same point again.
             trial.set_user_attr("rejected", True)

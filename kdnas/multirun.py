@@ -1,0 +1,67 @@
+"""`train.py -m`: every job is run, whatever becomes of the others, and each that failed gets its line.
+
+Hydra imports this at every start.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from kdnas.launchers import reason
+
+
+class JobsSweeper(BasicSweeper):
+    """Hydra's own sweeper, which would stop at the first job that failed and say nothing of the others."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        assert self.launcher is not None
+        self.launcher = self.gathering = Gathering(self.launcher)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        returned = super().sweep(arguments)
+        tidy(Path(self.config.hydra.sweep.dir))
+        if self.gathering.failed:
+            sys.exit("\n".join(f"error: {line}" for line in self.gathering.failed))
+        return returned
+
+
+class Gathering(Launcher):
+    """Another launcher that returns the jobs which did not fail, and keeps a line about each of the others."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.launcher = launcher
+        self.failed: list[str] = []
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        raise NotImplementedError("the other launcher has been set up before")
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        returned = self.launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
+        common = set.intersection(*map(set, job_overrides))
+        for number, (words, job) in enumerate(zip(job_overrides, returned, strict=True), initial_job_idx):
+            if job.status == JobStatus.FAILED:
+                own = " ".join(word for word in words if word not in common)
+                said = " ".join(reason(job).removeprefix("ConfigError: ").split())
+                self.failed.append(f"job {number}{f' ({own})' if own else ''}: {said}")
+        return [job for job in returned if job.status != JobStatus.FAILED]
+
+
+def tidy(folder: Path) -> None:
+    """Removes a sweep's folder if no job has left anything there, as when all had finished before."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
+        with suppress(OSError):
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+            folder.rmdir()
+            folder.parent.rmdir()

@@ -1,0 +1,65 @@
+"""Going on with a run that was stopped: the checkpoint that each epoch leaves, and what is asked of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from kdnas.checkpoints import read
+from kdnas.datamodules.base import EncodedDataModule
+from kdnas.errors import ConfigError
+from kdnas.models import reading
+from kdnas.modules.base import ExportingModule
+
+log = logging.getLogger(__name__)
+RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list}
+"""What Lightning takes from a checkpoint to go on."""
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt`, of the last epoch, to go on from; a run that had been stopped early does not go on.
+
+    Args:
+        output: the run's folder.
+    """
+
+    def __init__(self, output: Path) -> None:
+        # Saved when the epoch has ended: one made at its validation would make Lightning count it again.
+        super().__init__(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        stoppers = [callback for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
+        trainer.should_stop = trainer.should_stop or bool(stoppers)
+
+
+def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:
+    """A checkpoint to go on from, if there is one; refused before training if it does not fit.
+
+    Args:
+        searching: whether it is a candidate's, which begins anew if its checkpoint cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        saved = read(path, "paths.output")
+    except ConfigError as error:
+        if not searching:
+            raise
+        log.warning("%s; this candidate begins anew", error)
+        return None
+    with reading("paths.output", path, "run", "a whole checkpoint of kdnas, or not there"):
+        if missing := [name for name, kind in RESUMED.items() if not isinstance(saved.get(name), kind)]:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        module.on_load_checkpoint(saved)
+    theirs = {name: value.shape for name, value in saved["state_dict"].items()}
+    ours = {name: value.shape for name, value in module.state_dict().items()}
+    if theirs != ours:
+        odd = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
+        raise ConfigError(f"paths.output={path.parent}: holds a run with other settings (they differ in {odd})")
+    data.first_epoch = saved["epoch"] + 1
+    log.info("going on from %s", path)
+    return str(path)

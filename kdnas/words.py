@@ -1,0 +1,94 @@
+"""The words of a command line, checked before Hydra reads them. What its grammar refuses comes with a way to say it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from kdnas.config import in_quotes
+from kdnas.errors import ConfigError, shown
+
+SHARED = ("paths.output", "paths.export")
+"""Settings that the jobs of a multirun cannot have in common."""
+
+
+def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
+    """Returns the words as Hydra is to read them: `~` at the beginning of a value becomes the home folder.
+
+    Args:
+        words: all of a command's arguments.
+        conf: the folder of configs.
+        sweeps: whether the command chooses among several values itself, without `-m`.
+
+    Raises:
+        ConfigError: the first word that cannot be right.
+    """
+    known, unknown = get_args_parser().parse_known_args(words)
+    if known.resolve and known.cfg == "hydra":
+        raise ConfigError("--cfg hydra --resolve: Hydra's part has values of the other; must be --cfg all --resolve")
+    overrides = {word: parsed(word) for word in (*known.overrides, *unknown) if not word.startswith("-")}
+    several = sweeps or known.multirun or any(word.startswith("hydra.mode=") for word in overrides)
+    for word, override in overrides.items():
+        check_group(word, override, conf)
+        if override.is_sweep_override() and not several:
+            raise ConfigError(f"{word}: several values take -m, for a run each; as one value: {quoted(word)}")
+        fixed = not override.is_sweep_override() and override.value() is not None and "${" not in word
+        if several and override.key_or_group in SHARED and fixed:
+            raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
+    return [at_home(word, overrides[word]) if word in overrides else word for word in words]
+
+
+def parsed(word: str) -> Override:
+    """One override.
+
+    Raises:
+        ConfigError: Hydra's grammar does not have it.
+    """
+    try:
+        override = OverridesParser.create().parse_override(word)
+        if override.key_or_group:
+            return override
+        reason = ""
+    except HydraException as error:
+        reason = " ".join(str(error).partition("See https")[0].split())
+    key, equals, _ = word.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{shown(word)}: must be key=value, without spaces around the =, or ~key to leave one out")
+    way = quoted(word)
+    if not way:
+        raise ConfigError(f"{shown(word)}: {shown(key)} is not a key; must be key=value")
+    raise ConfigError(f"{shown(word)}: not in Hydra's grammar ({reason}); must be quoted: {way}")
+
+
+def quoted(word: str) -> str:
+    """The word for a shell with its value as one text; empty where quotes do not help."""
+    key, _, value = word.partition("=")
+    better = f"{key}={in_quotes(value)}"
+    try:
+        reads = OverridesParser.create().parse_override(better).value()
+    except HydraException:
+        return ""
+    return shlex.quote(better) if reads == value else ""
+
+
+def check_group(word: str, override: Override, conf: Path) -> None:
+    """Refuses what Hydra has no words for: a group of configs that is given a value which names none of them."""
+    key, value = override.key_or_group, override.value()
+    chooses = not override.is_delete() and not override.is_sweep_override() and (conf / key).is_dir()
+    if chooses and not isinstance(value, str | list):
+        options = ", ".join(sorted(path.stem for path in (conf / key).glob("*.yaml")))
+        raise ConfigError(f"{word}: must be one of {options}" + f"; '~{key}' leaves it out" * (value is None))
+
+
+def at_home(word: str, override: Override) -> str:
+    """The word with a path below `~` written out: no shell does it inside quotes, and no library for itself."""
+    value = override.value()
+    if not isinstance(value, str) or not value.startswith("~"):
+        return word
+    return f"{word.partition('=')[0]}={in_quotes(os.path.expanduser(value))}"
