@@ -6,10 +6,11 @@ That is one line on stderr, `error: key=value: must be ...`, exit status 1, and 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from kdnas.config import mistake
 from kdnas.errors import ConfigError
+from kdnas.screen import activity, board
 
+log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -42,7 +45,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             nonlocal begun
             begun = True
             try:
-                return task(cfg)
+                with first_words(str(cfg.get("title") or cfg.get("output"))):
+                    return task(cfg)
             except (ConfigError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise mistake(error) from error  # an exit would end the other jobs too
@@ -53,6 +57,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def main() -> None:
             nonlocal begun
             begun = False
+            board.foreground = "LOCAL_RANK" not in os.environ  # Lightning starts its other processes by the same words
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to raise its errors, not to print them
             try:
                 check_groups(sys.argv[1:])
@@ -69,6 +74,17 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return main
 
     return decorate
+
+
+@contextmanager
+def first_words(title: str) -> Iterator[None]:
+    """Says what begins, before anything is imported that takes seconds. Of its jobs a search says it itself."""
+    if board.narrated or not board.foreground:
+        yield
+    else:
+        log.info("%s: loading PyTorch and what builds on it", title)
+        with activity(title):
+            yield
 
 
 def check_groups(words: list[str]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import sys
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 import lightning as L
@@ -50,6 +50,7 @@ from kdnas.modules.optimization import check_optimization
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
 from kdnas.profiler import TimeTable
 from kdnas.runs import RESULTS, earlier_results, note, write_prepared, write_results
+from kdnas.screen import activity, aside, board
 from kdnas.search.study import Cost, Latency
 from kdnas.shared import shared
 
@@ -69,11 +70,14 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
     keep_lasting()
+    # The search says itself what becomes of its candidates, and of what other processes prepare for it.
+    apart = bool(cfg.search.trials) or (cfg.stage == "prepare" and not board.narrated)
     try:
-        if not cfg.search.trials:
-            return attempt(cfg)
-        with candidates(cfg) as left:
-            return attempt(cfg) if left else {}
+        with aside(apart), activity(cfg.title):
+            if not cfg.search.trials:
+                return attempt(cfg)
+            with candidates(cfg) as left:
+                return attempt(cfg) if left else {}
     finally:
         gc.collect()  # the next candidate of this process needs the memory
 
@@ -121,8 +125,7 @@ def quieten() -> None:
     transformers.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read, it also raises
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
+    datasets.disable_progress_bars()
     for part in ("fabric", "pytorch"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
@@ -246,13 +249,17 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     cfg = staged(cfg, "mini")
     cfg.architectures = [space.example.to_dict()]
     module, data, latency = build(cfg)
-    data.setup("fit")
+    with activity("reading the data"):
+        data.setup("fit")
     if latency is None or not isinstance(module, StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
-    latency.cost(module.teacher_config)
+    with activity("measuring the teacher's latency"):
+        teacher = latency.cost(module.teacher_config)
     trainer = make_trainer(cfg, logger=False)
     settle(module, data, trainer)
-    write_prepared(Path(cfg.paths.output), {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}})
+    facts: dict[str, Any] = {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}}
+    facts |= {"teacher": teacher.to_dict(), "held_out_rows": len(data.validation or ())}
+    write_prepared(Path(cfg.paths.output), facts)
     return {}
 
 
@@ -265,7 +272,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     profiler = TimeTable() if cfg.profile else PassThroughProfiler()
     with profiler.profile("models and data"):
         module, data, latency = build(cfg)
-        data.setup("fit")
+        with activity("reading the data"):
+            data.setup("fit")
     callbacks: list[L.Callback] = [Progress(cfg.title), QuietSteps(), SeedSteps(cfg.seed), last_checkpoint(output)]
     if on_slurm():
         callbacks.append(LeaveSigterm())
