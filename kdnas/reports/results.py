@@ -92,6 +92,6 @@ class Results:
 
     @cached_property
     def busy(self) -> bool:
-        """Whether a latency that is shown was measured on a busy host."""
-        costs = [self.teacher, *(one.cost for one in self.ranking)]
+        """Whether a latency that tables show was measured on a busy host."""
+        costs = [self.teacher, *(one.cost for one in self.shown)]
         return any(latency.busy for cost in costs if cost for latency in cost.latency.values())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from kdnas.reports.notes import NO_CANDIDATE, notes
+from kdnas.reports.notes import BUSY, NO_CANDIDATE, notes
 from kdnas.reports.results import Results
 from kdnas.search.ranking import Ranked
 
@@ -24,8 +24,7 @@ def _winner(results: Results, best: Ranked) -> list[str]:
     lines = [f"Best of {len(results.ranking)}: {best.architecture} (trial {best.mini.trial}, chosen {who})"]
     if best.full:
         lines += [f"  student        {best.export}"] * bool(best.export)
-        if best.mini_rank != 1:
-            lines.append(f"  ranks          first after the full distillation, {best.mini_rank}. after mini-KD")
+        lines.append(f"  rank           1 after the full distillation, {best.mini_rank} after mini-KD")
     compared = {"the teacher": results.teacher_metrics, "chance": results.chance}
     if best.full:
         compared = {"after mini-KD": best.mini.metrics, **compared}
@@ -36,7 +35,7 @@ def _winner(results: Results, best: Ranked) -> list[str]:
     for device, latency in cost.latency.items() if cost else ():
         than = teacher.latency.get(device) if teacher else None
         faster = f", {than.median / latency.median:.1f}x as fast as the teacher" if than else ""
-        mark = "*" * (latency.busy or bool(than and than.busy))
+        mark = BUSY * (latency.busy or bool(than and than.busy))
         lines.append(f"  latency        {latency.median:.2f} ± {latency.spread:.2f} ms on {device}{faster}{mark}")
     if cost:
         than_parameters = f" (the teacher {teacher.parameters / 1e6:.1f} M)" if teacher else ""

@@ -60,7 +60,7 @@ def drawn(results: Results, console: Console) -> str:
 
     Several devices share a row, one line each. A narrow terminal gets fewer columns, and each of them whole.
     """
-    columns = {name: cells for name, cells in _columns(results).items() if any(cells)}
+    columns = {name: cells for name, cells in _columns(results).items() if any(map(str.strip, cells))}
     if not columns:
         return ""
     file = io.StringIO()
@@ -89,7 +89,7 @@ def _columns(results: Results) -> dict[str, list[str]]:
         "params\n(M)": list(text["params (M)"]),
         **{_heading("full", name): list(text[f"full {name}"]) for name in results.figures},
         **{_heading("mini", name): list(text[name]) for name in results.figures},
-        "on": ["\n".join(devices)] * len(text),
+        "on": ["\n".join(devices) if cells.strip() else "" for cells in stacked("latency {} (ms)")],
         "latency\n(ms)": stacked("latency {} (ms)"),
         "speed\nup": stacked("speed-up {}"),
         "full\nreward": list(text["full reward"]),

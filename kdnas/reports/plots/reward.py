@@ -50,14 +50,16 @@ def reward_plot(results: Results) -> Figure | None:
     spots = [(one.mini.trial, max(one.mini.reward, floor)) for one in finalists]
     if finalists:
         colours = [COLOURS[one.mini.origin] for one in finalists]
-        axes.scatter(*np.transpose(spots), 130, colours, marker="*", edgecolors=MARK, zorder=4)
+        across, up = np.transpose(spots)
+        axes.scatter(across, up, 130, colours, marker="*", edgecolors=MARK, zorder=4)
         handles.append(dot("white", "finalist #rank", "*", 11))
     full = [(one.mini.trial, max(one.full.reward, floor)) for one in finalists if one.full]
     starts = [spot for spot, one in zip(spots, finalists, strict=True) if one.full]
     for start, end in zip(starts, full, strict=True):
         points_to(axes, start, end)
     if full:
-        axes.scatter(*np.transpose(full), 40, "white", marker="D", edgecolors=MARK, zorder=5)
+        across, up = np.transpose(full)
+        axes.scatter(across, up, 40, "white", marker="D", edgecolors=MARK, zorder=5)
         handles.append(dot("white", "after full distillation", "D"))
     axes.set(xlabel="candidate (trial number)", ylabel="reward", xlim=(trials[0] - margin, trials[-1] + margin))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

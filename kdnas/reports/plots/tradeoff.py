@@ -31,6 +31,8 @@ from kdnas.reports.plots.labels import label_spots
 from kdnas.reports.results import Results
 from kdnas.search.study import Latency, Observation
 
+SMALLEST = 16.0
+"""Square points of the smallest bubble: a smaller one would not be seen."""
 FAR = 20
 """From so many times the lowest latency on, the axis is logarithmic."""
 
@@ -53,16 +55,18 @@ def pareto_plot(results: Results) -> Figure | None:
     points = points.sort_values("parameters", ascending=False)
     largest = points["parameters"].iloc[0]
     points["area"] = points["parameters"] / largest * np.clip(1000 / math.sqrt(len(points)), 70, 260)
+    points["area"] = points["area"].clip(lower=SMALLEST)
     ceiling = max(fence(points["loss"]), points["loss"][points["rank"].notna()].max())
     points["drawn loss"] = points["loss"].clip(upper=ceiling)
     for axes, device in zip(panels, devices, strict=True):
         here = points.assign(latency=points["latency", device], spread=points["spread", device])
         here = here.assign(busy=points["busy", device]).dropna(subset="latency")
-        _draw_candidates(axes, here)
+        teacher = results.teacher.latency.get(device) if results.teacher else None
+        theirs = results.teacher_metrics.get(metric) if metric else None
+        _draw_candidates(axes, here, 0.0, *([teacher.median] if teacher and theirs is not None else []))
         axes.set_xlabel(f"latency on {device} (ms)")
-        if results.teacher and device in results.teacher.latency:
-            theirs = results.teacher_metrics.get(metric) if metric else None
-            _draw_teacher(axes, results.teacher.latency[device], None if theirs is None else 1 - theirs)
+        if teacher:
+            _draw_teacher(axes, teacher, None if theirs is None else 1 - theirs)
         if metric and metric in results.chance:
             _draw_chance(axes, 1 - results.chance[metric])
     panels[0].set_ylabel(what)
@@ -112,8 +116,12 @@ def _points(results: Results) -> pd.DataFrame:
     return frame.reindex(columns=[*(name for name in frame.columns if name not in columns), *columns])
 
 
-def _draw_candidates(axes: Axes, points: pd.DataFrame) -> None:
-    """One panel: bubbles (triangles where the loss is cut, hollow where the host was busy), front and finalists."""
+def _draw_candidates(axes: Axes, points: pd.DataFrame, *reach: float) -> None:
+    """One panel: bubbles (triangles where the loss is cut, hollow where the host was busy), front and finalists.
+
+    Args:
+        reach: further latencies that are to be drawn.
+    """
     quiet = points["busy"] != True  # noqa: E712 (a column)
     cut = points["loss"] > points["drawn loss"]
     for shape, some in points.groupby(np.where(cut, "^", "o")):
@@ -121,12 +129,11 @@ def _draw_candidates(axes: Axes, points: pd.DataFrame) -> None:
             drawn = some[quiet[some.index] != hollow]
             if drawn.empty:
                 continue
-            dots = axes.scatter(drawn["latency"], drawn["drawn loss"], drawn["area"], marker=shape)
-            dots.set(facecolor="none" if hollow else drawn["colour"], alpha=1.0 if hollow else 0.6)
-            dots.set(edgecolor=drawn["colour"] if hollow else "white", linewidth=1.2 if hollow else 0.5)
-            dots.set(linestyle=":" if hollow else "-")
+            dots = axes.scatter(drawn["latency"], drawn["drawn loss"], drawn["area"], marker=shape, zorder=3)
+            dots.set(facecolor="none" if hollow else drawn["colour"], alpha=None if hollow else 0.7)
+            dots.set(edgecolor=drawn["colour"] if hollow else "white", linewidth=1.4 if hollow else 0.5)
     front = points.iloc[pareto(list(zip(points["latency"], points["loss"], strict=True)))]
-    axes.plot(front["latency"], front["drawn loss"], color=FRONT, linewidth=1.5, drawstyle="steps-post", zorder=3)
+    axes.plot(front["latency"], front["drawn loss"], color=FRONT, linewidth=1.5, drawstyle="steps-post", zorder=2)
     final = points.dropna(subset="rank")
     axes.scatter(final["latency"], final["loss"], final["area"], "none", edgecolors=MARK, linewidths=1.4, zorder=4)
     full = final.dropna(subset="full")
@@ -134,7 +141,7 @@ def _draw_candidates(axes: Axes, points: pd.DataFrame) -> None:
         points_to(axes, (latency, mini), (latency, end))
     axes.scatter(full["latency"], full["full"], 45, full["colour"], marker="D", edgecolors=MARK, zorder=5)
     axes.margins(0.12)
-    if 0 < FAR * points["latency"].min() < points["latency"].max():
+    if 0 < FAR * points["latency"].min() < max(points["latency"].max(), *reach):
         axes.set_xscale("log")
     axes.autoscale_view()
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the spreads are not to widen the axes
@@ -153,7 +160,7 @@ def _draw_teacher(axes: Axes, latency: Latency, loss: float | None) -> None:
     """A point for the teacher where its figure is known, or else a line; beyond the panel, a note of where it is."""
     left, right = axes.get_xlim()
     text = f"teacher {latency.median:.2f} ms" + ("" if loss is None else f", {loss:.3g}") + "*" * latency.busy
-    if loss is not None and (axes.get_xscale() == "log" or latency.median < FAR * right):
+    if loss is not None:
         _widen(axes, latency.median, loss)
         axes.errorbar([latency.median], [loss], xerr=[latency.spread], fmt="none", ecolor=TEACHER, elinewidth=0.8)
         axes.scatter([latency.median], [loss], 160, TEACHER, marker="P", edgecolors="white", linewidths=0.5, zorder=5)
@@ -182,8 +189,13 @@ def _draw_chance(axes: Axes, loss: float) -> None:
 
 def _widen(axes: Axes, across: float | None, up: float) -> None:
     """Makes room for a point on both axes."""
+    logarithmic = axes.get_xscale() == "log"
     for value, limits, setter in ((across, axes.get_xlim(), axes.set_xlim), (up, axes.get_ylim(), axes.set_ylim)):
-        if value is not None:
+        if value is None:
+            continue
+        if logarithmic and setter == axes.set_xlim:
+            setter(min(limits[0], value / 1.3), max(limits[1], value * 1.3))
+        else:
             margin = 0.06 * (max(*limits, value) - min(*limits, value))
             setter(min(limits[0], value - margin), max(limits[1], value + margin))
 
@@ -200,9 +212,16 @@ def _legend(results: Results, points: pd.DataFrame, ceiling: float) -> list[Arti
     if results.teacher and results.metric in results.teacher_metrics:
         handles.append(dot(TEACHER, "teacher", "P", 8))
     handles.append(Line2D([], [], color="0.6", linewidth=0.8, label="middle 90 % of latencies"))
-    if results.busy:
+    if any(points[name].eq(True).any() for name in points if isinstance(name, tuple) and name[0] == "busy"):
         handles.append(
-            Line2D([], [], linestyle="none", label="dotted rim, *: measured on a\nbusy host, not to be relied on")
+            Line2D(
+                *([], []),
+                linestyle="none",
+                marker="o",
+                markerfacecolor="none",
+                markeredgecolor="grey",
+                label="not filled, *: measured on a busy\nhost, not to be relied on",
+            )
         )
     handles.append(Line2D([], [], linestyle="none", label="\nparameters"))
     largest = points["parameters"].max()
