@@ -9,7 +9,8 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from kdnas.config import mistake
 from kdnas.errors import ConfigError
 from kdnas.runs import withdraw
+from kdnas.screen import activity, board
 from kdnas.words import checked
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             nonlocal begun
             begun = True
             try:
-                return task(cfg)
+                with first_words(str(cfg.get("title") or cfg.get("output"))):
+                    return task(cfg)
             except (ConfigError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise mistake(error) from error  # an exit would end the other jobs too
@@ -59,6 +62,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def main() -> None:
             nonlocal begun
             begun = False
+            board.foreground = "LOCAL_RANK" not in os.environ  # Lightning starts its other processes by the same words
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to raise its errors, not to print them
             try:
                 sys.argv[1:] = checked(sys.argv[1:], CONF, sweeps=config_name == "search")
@@ -75,6 +79,17 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return main
 
     return decorate
+
+
+@contextmanager
+def first_words(title: str) -> Iterator[None]:
+    """Says what begins, before anything is imported that takes seconds. Of its jobs a search says it itself."""
+    if board.narrated or not board.foreground:
+        yield
+    else:
+        log.info("%s: loading PyTorch and what builds on it", title)
+        with activity(title):
+            yield
 
 
 def said(error: HydraException) -> str:

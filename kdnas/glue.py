@@ -24,7 +24,7 @@ from kdnas.config import instantiate
 from kdnas.errors import ConfigError
 from kdnas.files import make_folder, whole
 from kdnas.models import count_parameters, load_config
-from kdnas.plots import score_plot
+from kdnas.reports.plots import score_plot
 from kdnas.runs import RESULTS, SETTINGS, read_results
 
 COLA = "cola"

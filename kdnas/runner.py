@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import sys
 import warnings
 from contextlib import nullcontext
 from functools import cache
@@ -51,6 +50,7 @@ from kdnas.preflight import architecture, check, staged
 from kdnas.profiler import TimeTable
 from kdnas.resuming import LastCheckpoint, resumable
 from kdnas.runs import RESULTS, alone, earlier_precision, earlier_results, note, withdraw, write_prepared, write_results
+from kdnas.screen import activity, aside, board
 from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
@@ -69,11 +69,14 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
     keep_lasting()
+    # The search says itself what becomes of its candidates, and of what other processes prepare for it.
+    apart = bool(cfg.search.trials) or (cfg.stage == "prepare" and not board.narrated)
     try:
-        if not cfg.search.trials:
-            return attempt(cfg)
-        with candidates(cfg) as left:
-            return attempt(cfg) if left else {}
+        with aside(apart), activity(cfg.title):
+            if not cfg.search.trials:
+                return attempt(cfg)
+            with candidates(cfg) as left:
+                return attempt(cfg) if left else {}
     finally:
         gc.collect()  # the next candidate of this process needs the memory
 
@@ -115,8 +118,7 @@ def quieten() -> None:
     transformers.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read, it also raises
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
+    datasets.disable_progress_bars()
     for part in ("fabric", "pytorch"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
@@ -179,13 +181,16 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     cfg = staged(cfg, "mini")
     cfg.architectures = [space.example.to_dict()]
     module, data, latency = build(cfg)
-    data.setup("fit")
+    with activity("reading the data"):
+        data.setup("fit")
     if latency is None or not isinstance(module, StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
-    latency.cost(module.teacher_config)
+    with activity("measuring the teacher's latency"):
+        teacher = latency.cost(module.teacher_config)
     trainer = make_trainer(cfg, logger=False)
     settle(module, data, trainer)
     facts: dict[str, Any] = {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}, "rows": data.digest}
+    facts |= {"teacher": teacher.to_dict(), "held_out_rows": len(data.validation or ())}
     write_prepared(Path(cfg.paths.output), facts)
     return {}
 
@@ -199,7 +204,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     profiler = TimeTable() if cfg.profile else PassThroughProfiler()
     with profiler.profile("models and data"):
         module, data, latency = build(cfg)
-        data.setup("fit")
+        with activity("reading the data"):
+            data.setup("fit")
     if results := finished(cfg, data.digest):
         return results
     callbacks: list[L.Callback] = [*bar(cfg), QuietSteps(), SeedSteps(cfg.seed), LastCheckpoint(output)]

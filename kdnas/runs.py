@@ -108,7 +108,8 @@ def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
     Args:
         folder: the prepare job's own.
         facts: `precision` (as Lightning names it), `teacher_metrics` and `chance` (held-out metrics by name, of the
-            teacher and of the best constant prediction; empty where the objective has no metric).
+            teacher and of the best constant prediction; empty where the objective has no metric), `teacher` (what the
+            teacher costs to run, see `Cost.to_dict`), `held_out_rows` (how many rows the metrics are measured on).
     """
     with whole(folder / PREPARED) as aside:
         aside.write_text(json.dumps(facts, indent=1) + "\n")

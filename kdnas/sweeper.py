@@ -15,10 +15,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -27,16 +29,19 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from kdnas import suggestions
 from kdnas.config import LONGEST, instantiate
 from kdnas.errors import ConfigError, require_switch, shown
 from kdnas.files import check_folder, free
 from kdnas.identity import differing, identity
 from kdnas.launchers import DiedError, reason
 from kdnas.runs import read_prepared
+from kdnas.screen import Lines, activity, board, told
 from kdnas.words import quoted
 
 if TYPE_CHECKING:
-    from kdnas.search.loop import Gang, Narrator, SearchSettings
+    from kdnas.search.loop import Gang, SearchSettings
+    from kdnas.search.narrator import Narrator
     from kdnas.search.study import Study
 
 log = logging.getLogger(__name__)
@@ -68,24 +73,27 @@ class KDNASSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
+        board.narrated = True
         try:
             self._search(arguments)
         except ConfigError as error:
             sys.exit(f"error: {error}")
 
     def _search(self, arguments: list[str]) -> None:
-        import optuna
+        search = self.config.search
+        log.info("%s: searching in %s", self.config.name, search.dir)
+        with activity("starting"):
+            import optuna
 
-        from kdnas import report
-        from kdnas.preflight import staged
-        from kdnas.search.journal import open_storage
-        from kdnas.search.loop import Narrator, Search, SearchSettings
-        from kdnas.search.study import Study
+            from kdnas.preflight import staged
+            from kdnas.search.journal import open_storage
+            from kdnas.search.loop import Search, SearchSettings
+            from kdnas.search.narrator import FinalistNarrator, Narrator
+            from kdnas.search.study import Study
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.overrides = arguments
         refuse_sweeps(arguments)
-        search = self.config.search
         settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
         instantiate(self.config.reward)
         require_switch("search.fresh", search.fresh)
@@ -110,20 +118,35 @@ class KDNASSweeper(Sweeper):
                 study.settle(prepared)
             with log_to(self.folder / "search.log"):
                 log.info("searching %s architectures in %s", space.size, self.folder)
-                narrator = Narrator(settings, log.info)
-                narrator.skip(mini)
+                narrators = {"mini": (mini, Narrator(settings)), "full": (full, FinalistNarrator(settings, mini))}
+                for study, narrator in narrators.values():
+                    narrator.skip(study)
 
                 def evaluate(stage: str, gangs: list[Gang]) -> list[str]:
-                    with watching(mini, narrator):
+                    with watching(*narrators[stage]):
                         return [
                             reason(job) for job in self._launch([self._job(stage, gang, settings) for gang in gangs])
                         ]
 
                 Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
-                written = report.write(self.folder, mini, full, search.finalists, self.config.name)
-                report.print_table(report.table(mini, full, search.finalists))
-                again = ["python", "train.py", *distillation_overrides(arguments)]
-                log.info("%s", report.summary(mini, full, self.folder, again, self.config.finetune, written))
+                self._report(mini, full)
+
+    def _report(self, candidates: Study, finalists: Study) -> None:
+        """Writes the report, and says what came out: the answer, the table, and how to go on."""
+        from kdnas import reports
+
+        results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists)
+        written = reports.write(self.folder, results)
+        hydra = self.config.hydra
+        distil = [*suggestions.command(hydra), *distillation_overrides(self.overrides)]
+        finetune = suggestions.fine_tuning(self.config, hydra)
+        for part in (
+            reports.answer(results),
+            reports.drawn(results, board.console),
+            reports.commands(results, self.folder, distil, finetune),
+            reports.files(results, written),
+        ):
+            log.info("\n%s", part.rstrip(), extra={"plain": True})
 
     def _job(self, stage: str, gang: Gang, settings: SearchSettings) -> list[str]:
         """The overrides that make a job of these trials; after the user's own, enough to repeat it by hand."""
@@ -132,8 +155,7 @@ class KDNASSweeper(Sweeper):
             "{" + ",".join(f"{name}:{value}" for name, value in trial.params.items()) + "}" for trial in gang
         )
         names = named(numbers)
-        episode = gang[0].user_attrs["episode"] + 1
-        title = "finalist" if stage == "full" else f"episode {episode}/{settings.episodes} trial"
+        title = "finalist" if stage == "full" else "trial"
         title += f" {spans(numbers)}"
         return [
             f"stage={stage}",
@@ -163,8 +185,12 @@ class KDNASSweeper(Sweeper):
 
     def _prepare(self, retries: int) -> None:
         """Runs the job that makes or refuses what the others need, again if its process dies."""
+        job = ["stage=prepare", "job=prepare", "title=preparing"]
+        elsewhere = not isinstance(self.launcher, BasicLauncher)
+        note = partial(last_line, self.folder / "prepare") if elsewhere else None
         for left in reversed(range(1 + retries)):
-            (returned,) = self._launch([["stage=prepare", "job=prepare"]])
+            with activity("preparing", note=note):
+                (returned,) = self._launch([job])
             if returned.status != JobStatus.FAILED or not (left and isinstance(returned._return_value, DiedError)):
                 break
             log.warning("%s; trying again", returned._return_value)
@@ -296,7 +322,8 @@ def decisive(config: DictConfig, rows: str, precision: str, parts: Sequence[str]
 def log_to(path: Path) -> Iterator[None]:
     """Everything that the search says of itself, also in a file. Jobs reset the root logger, not this one."""
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(Lines("%Y-%m-%d %H:%M:%S"))
+    handler.addFilter(told)
     logger = logging.getLogger("kdnas")
     logger.addHandler(handler)
     try:
@@ -311,15 +338,29 @@ def watching(study: Study, narrator: Narrator) -> Iterator[None]:
     """Narrates in the background while jobs run, wherever they run."""
     ended = threading.Event()
 
-    def watch() -> None:
-        while not ended.wait(LOOK_EVERY):
-            narrator.narrate(study)
+    with activity(narrator.what, total=narrator.total, note=lambda: narrator.standing) as shown:
+        shown.begin_at(len(narrator.told))
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        narrator.narrate(study)
+        def look() -> None:
+            narrator.narrate(study)
+            shown.done = len(narrator.told)
+
+        def watch() -> None:
+            while not ended.wait(LOOK_EVERY):
+                look()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            look()
+
+
+def last_line(folder: Path) -> str:
+    """What a job that runs in another process has said last, in its own log; nothing if it has said nothing yet."""
+    logs = sorted(folder.glob("*.log"))
+    said = logs[-1].read_text(errors="replace").splitlines() if logs else []
+    return said[-1].partition(" - ")[2] if said else ""

@@ -45,7 +45,11 @@ class ControllerUpdate(L.Callback):
         self._start = time.monotonic()
 
     def on_validation_end(self, trainer: L.Trainer, module: StudentDistiller) -> None:
-        if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        if trainer.state.fn != TrainerFn.VALIDATING:
+            for trial, metrics in zip(self.trials, module.results, strict=True):
+                self.study.watch(trial, trainer.current_epoch + 1, metrics)
             return
         self.study.teacher = self.latency.teacher
         seconds = (time.monotonic() - self._start) / len(self.trials)

@@ -1,73 +1,119 @@
-"""What a user sees of one training: a bar on a terminal, lines in the log."""
+"""A Lightning callback that shows how far one training is."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
-from kdnas.search.loop import duration
+from kdnas.modules.base import ExportingModule
+from kdnas.screen import Activity, activity
 
 log = logging.getLogger(__name__)
-REFRESH = 10
-"""Steps between two updates of the bar."""
-LINES = 4
-"""Log lines a training: at each quarter."""
+LOOK = 1.0
+"""Seconds between two looks at the training loss: each waits for the device."""
 
 
-class Progress(TQDMProgressBar):
-    """Lightning's bar, headed by what is trained; without a terminal, or in a log file, a line at each quarter.
+class Progress(ProgressBar):
+    """Shows a training and its validations as activities, and says a line of each epoch's held-out figures.
 
     Args:
-        title: as "episode 2/5 candidate 3".
+        title: of the training, as "demo_teacher".
     """
 
     def __init__(self, title: str) -> None:
-        # Not at every step, which would wait for the device to show its loss.
-        super().__init__(refresh_rate=REFRESH if sys.stderr.isatty() else 0, leave=False)
-        self.title = title
-        self._start = 0.0
-        self._first = self._done = 0.0
+        super().__init__()
+        self.title, self.enabled = title, True
+        self._open = {"training": ExitStack(), "validating": ExitStack()}
+        self._training: Activity | None = None
+        self._validating: Activity | None = None
+        self._looked = 0.0
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        super().on_train_start(trainer, module)
-        self._start = time.monotonic()
-        self._first = self._done = share(trainer, batches=0)
+    def disable(self) -> None:
+        self.enabled = False
 
-    def _what(self, module: L.LightningModule) -> str:
-        """The title, and the part of the training if there are several."""
-        phase = getattr(module, "phase", "")
-        return f"{self.title}, {phase}" if phase else self.title
+    def enable(self) -> None:
+        self.enabled = True
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *args: object) -> None:
-        super().on_train_epoch_start(trainer, *args)
-        what = self._what(trainer.lightning_module)
-        self.train_progress_bar.set_description(f"{what}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+    # -- training
+
+    def on_train_start(self, trainer: L.Trainer, module: ExportingModule) -> None:
+        if self.enabled:
+            self._training = self._open["training"].enter_context(activity("training", total=1.0))
+            self._training.begin_at(share(trainer, batches=0))
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, module: ExportingModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
-        done = share(trainer, batch_idx + 1)
-        if int(done * LINES) > int(self._done * LINES):
-            left = (time.monotonic() - self._start) / (done - self._first) * (1 - done)
-            step, loss = trainer.global_step, float(trainer.callback_metrics["train/loss"])
-            what = self._what(module)
-            log.info("%s: %.0f %%, step %d, train/loss %.4g, %s left", what, 100 * done, step, loss, duration(left))
-        self._done = done
+        if self._training is None:
+            return
+        self._training.done = share(trainer, batch_idx + 1)
+        if time.monotonic() - self._looked >= LOOK:
+            self._looked = time.monotonic()
+            loss = trainer.callback_metrics.get("train/loss")
+            parts = [module.phase, f"epoch {trainer.current_epoch + 1}{of(trainer)}"]
+            parts += [] if loss is None else [f"loss {float(loss):.4g}"]
+            self._training.words = ", ".join(filter(None, parts))
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        super().on_validation_end(trainer, module)
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            figures = [
-                f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items() if name[:4] == "val/"
-            ]
-            log.info("%s: epoch %d, %s", self._what(module), trainer.current_epoch + 1, ", ".join(figures))
+    # -- validating
+
+    def on_validation_start(self, trainer: L.Trainer, module: ExportingModule) -> None:
+        if self.enabled and not trainer.sanity_checking:
+            total = sum(count for count in trainer.num_val_batches if count != float("inf")) or None
+            self._validating = self._open["validating"].enter_context(activity("validating", total=total))
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._validating is not None:
+            self._validating.advance(1)
+
+    def on_validation_end(self, trainer: L.Trainer, module: ExportingModule) -> None:
+        if self._validating is None:
+            return
+        self._close_validating()
+        if trainer.state.fn == TrainerFn.FITTING:
+            parts = [self.title, module.phase, f"epoch {trainer.current_epoch + 1}{of(trainer)}"]
+            log.info("%s: %s", ", ".join(filter(None, parts)), figures(module.results))
+
+    def _close_validating(self) -> None:
+        self._open["validating"].close()
+        self._validating = None
+
+    # -- the end, whatever it is
+
+    def _close(self) -> None:
+        self._close_validating()
+        self._open["training"].close()
+        self._training = None
+
+    def on_train_end(self, *_: Any) -> None:
+        self._close()
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        self._close()
+
+    def on_exception(self, *_: Any) -> None:
+        self._close()
+
+
+def of(trainer: L.Trainer) -> str:
+    """How many epochs there are in all, as "/4"; nothing where steps are counted."""
+    return f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+
+
+def figures(results: Sequence[Mapping[str, float]]) -> str:
+    """Tells held-out figures; of several students the lowest and the highest of each."""
+    told = []
+    for name in results[0] if results else ():
+        values = [one[name] for one in results]
+        low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+        told.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
+    return ", ".join(told)
 
 
 def share(trainer: L.Trainer, batches: int) -> float:

@@ -21,6 +21,7 @@ from kdnas.datamodules.flat import Flat, FlatCorpus, PadCollator
 from kdnas.datamodules.masking import Masking, MaskingCollator
 from kdnas.errors import ConfigError, is_number, require, require_whole, shown
 from kdnas.models import reading
+from kdnas.screen import activity
 
 LEAST_TOKENS = 8
 """Tokens that a row must have room for: the special ones, and something between them."""
@@ -164,15 +165,16 @@ class EncodedDataModule(L.LightningDataModule):
                 self.masking.annotate(encoded)
             if label:
                 encoded["labels"] = list(rows[label])
+            work.advance(len(texts[0]))
             return encoded
 
-        return dataset.map(
-            tokenize,
-            batched=True,
-            remove_columns=dataset.column_names,
-            desc="tokenizing",
-            new_fingerprint=self._fingerprint(dataset, columns, label),
-        )
+        with activity("tokenizing", total=len(dataset)) as work:
+            return dataset.map(
+                tokenize,
+                batched=True,
+                remove_columns=dataset.column_names,
+                new_fingerprint=self._fingerprint(dataset, columns, label),
+            )
 
     def _fingerprint(self, dataset: Dataset, columns: Sequence[str], label: str | None) -> str:
         """Names tokenized rows, so that `datasets` finds them again; its own names hold all of this object's state."""

@@ -10,6 +10,7 @@ from datasets import Dataset, concatenate_datasets
 
 from kdnas.datamodules.base import EncodedDataModule, check_columns, check_source, read_dataset, take_split
 from kdnas.errors import ConfigError, require, require_switch
+from kdnas.screen import activity
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORTEST = 4
@@ -87,9 +88,10 @@ class TextDataModule(EncodedDataModule):
         if sentences:
             self.check_texts(rows, columns)
             column = columns[0]
-            rows = rows.map(
-                lambda batch: {column: [piece for text in batch[column] for piece in split_sentences(text)]},
-                batched=True,
-            )
+            with activity("splitting sentences"):
+                rows = rows.map(
+                    lambda batch: {column: [piece for text in batch[column] for piece in split_sentences(text)]},
+                    batched=True,
+                )
             rows = self.sample(rows, limit)
         return self.encode(rows, columns)

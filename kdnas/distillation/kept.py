@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import BatchEncoding
 
 from kdnas.distillation.teacher import KEPT, Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.errors import ConfigError, is_number, require
 from kdnas.files import available_memory, check_folder, make_folder, whole
 from kdnas.packing import Outputs
+from kdnas.screen import activity
 from kdnas.shared import forget, shared
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: t
     numbers = {kind: {int(name[-2:]) for name in kept if name.startswith(f"{kind}-")} for kind in ("states", "first")}
     needs = Needs(frozenset(numbers["states"]), frozenset(numbers["first"]), "logits" in kept)
     online = OnlineTeacher().open(teacher, corpus, needs, device)
-    with tqdm(total=corpus.tokens, unit=" tokens", unit_scale=True, desc="asking the teacher", disable=None) as bar:
+    with activity("asking the teacher", total=corpus.tokens) as shown:
         for batch in corpus.batches():
             batch = batch.to(device)
             given = online(batch, needs)
@@ -251,7 +251,7 @@ def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: t
                 _put(kept[f"first-{layer:02d}"], batch["rows"], states)
             if given.logits is not None and needs.logits:
                 _put(kept["logits"], batch["rows"], given.logits)
-            bar.update(len(batch["tokens"]))
+            shown.advance(len(batch["tokens"]))
     forget("teacher")  # it has said all
 
 

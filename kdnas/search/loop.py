@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.architecture import Architecture, SearchSpace
+from kdnas.architecture import SearchSpace
 from kdnas.errors import ConfigError, is_number, require, require_whole
-from kdnas.search.study import ControllerFactory, Observation, Study
-
-log = logging.getLogger(__name__)
+from kdnas.search.study import ControllerFactory, Study
 
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
@@ -97,7 +92,7 @@ class Search:
         for seen in ranked[: self.settings.finalists]:
             if seen.trial not in known:
                 about = {"episode": 0, "origin": seen.origin, "candidate": seen.trial}
-                self.full.add(seen.architecture, about | {"generation": self.full.generation})
+                self.full.add(seen.architecture, about | {"generation": self.full.generation}, space=self.space)
         self._finish("full", self.full)
         if self.settings.finalists and not self.full.observations:
             raise ConfigError(f"search: no finalist could be distilled in full; {reasons(self.full)}")
@@ -138,73 +133,3 @@ def reasons(study: Study) -> str:
     failed = [trial.user_attrs.get("reason", "unknown") for trial in study.trials(TrialState.FAIL)]
     counted = sorted({reason: failed.count(reason) for reason in failed}.items(), key=lambda item: -item[1])
     return "; ".join(f"{count} x {reason}" for reason, count in counted) or "none failed"
-
-
-class Narrator:
-    """Says, a line each, what becomes of the candidates: how far the search is, how good, how long it will take.
-
-    Args:
-        settings: of the search.
-        say: takes a line.
-    """
-
-    def __init__(self, settings: SearchSettings, say: Callable[[str], None] = log.info) -> None:
-        self.settings, self.say = settings, say
-        self.told: set[int] = set()
-        self.best: FrozenTrial | None = None
-        self.before = 0
-        self.start = time.monotonic()
-
-    def skip(self, study: Study) -> None:
-        """Says nothing of what had ended before, but that it is kept."""
-        ended = self._ended(study)
-        if ended:
-            self.say(f"going on with {len(ended)} candidates that have ended before")
-        self.before = len(ended)
-
-    def narrate(self, study: Study) -> None:
-        """A line for every trial that has ended since the last call."""
-        for trial in self._ended(study):
-            self.say(self._line(trial))
-
-    def _ended(self, study: Study) -> list[FrozenTrial]:
-        """The trials that have ended since the last call; the best of all is noted."""
-        ended = [trial for trial in study.trials(*ENDED) if trial.number not in self.told]
-        self.told |= {trial.number for trial in ended}
-        complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
-        self.best = max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
-        return ended
-
-    def _line(self, trial: FrozenTrial) -> str:
-        total = self.settings.episodes * self.settings.candidates
-        episode = trial.user_attrs["episode"]
-        episodes = max(self.settings.episodes, episode + 1)  # a search may go on with fewer than it had begun
-        where = f"episode {episode + 1}/{episodes}, trial {trial.number} ({trial.number + 1} of {total})"
-        architecture = Architecture.of(trial.params)
-        if trial.state != TrialState.COMPLETE:
-            return f"{where} {architecture}: failed: {trial.user_attrs.get('reason', 'unknown')}"
-        assert self.best is not None
-        observation, best = Observation.of(trial), Observation.of(self.best)
-        return (
-            f"{where} {architecture}: {_figures(observation)}, reward {observation.reward:.4f}; "
-            f"best so far {best.reward:.4f} {best.architecture}; {self._left(total)}"
-        )
-
-    def _left(self, total: int) -> str:
-        done = len(self.told) - self.before
-        seconds = (time.monotonic() - self.start) / max(done, 1) * (total - len(self.told))
-        return f"about {duration(seconds)} of candidates left"
-
-
-def _figures(observation: Observation) -> str:
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in observation.metrics.items())
-    latency: dict[str, Any] = dict(observation.cost.latency) if observation.cost else {}
-    return ", ".join([metrics, *(f"{value.median:.2f} ms on {device}" for device, value in latency.items())])
-
-
-def duration(seconds: float) -> str:
-    """As a person says it: 40 s, 12 min, 3 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

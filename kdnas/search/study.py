@@ -7,15 +7,17 @@ attributes, what `Observation` reads back.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -23,7 +25,6 @@ from optuna.trial import FrozenTrial, TrialState
 from kdnas.architecture import Architecture, SearchSpace
 from kdnas.errors import ConfigError
 from kdnas.identity import differing
-from kdnas.search.journal import JOURNAL, open_storage
 from kdnas.search.startup import Draws
 
 REPEATS = 200
@@ -115,6 +116,9 @@ class Study:
             direction="maximize",
             load_if_exists=True,
         )
+        if not self.optuna.metric_names:
+            with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
+                self.optuna.set_metric_names(["reward"])
         self._architectures: list[Architecture] = []
 
     # -- what is known
@@ -199,6 +203,11 @@ class Study:
     def chance(self) -> dict[str, float]:
         """The held-out metrics of the best constant prediction by name; empty where the objective has no metric."""
         return self.optuna.user_attrs.get("chance", {})
+
+    @property
+    def held_out_rows(self) -> int | None:
+        """How many rows the held-out metrics are measured on; None if nobody has said."""
+        return self.optuna.user_attrs.get("held_out_rows")
 
     # -- asking
 
@@ -331,7 +340,7 @@ class Study:
             return
         trial = self._running(number)
         trial.set_user_attr("metrics", dict(metrics))
-        for name, value in more.items():
+        for name, value in (flat(metrics, cost, self.teacher) | more).items():
             trial.set_user_attr(name, value)
         trial.set_user_attr("cost", cost.to_dict())
         self.optuna.tell(number, reward)
@@ -341,6 +350,12 @@ class Study:
         if not self.trial(number).state.is_finished():
             self._running(number).set_user_attr("reason", reason)
             self.optuna.tell(number, state=TrialState.FAIL)
+
+    def watch(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Records how a running trial did on held-out data after an epoch, by the figure that decides."""
+        value = metrics[deciding(metrics)]
+        if math.isfinite(value) and not self.trial(number).state.is_finished():
+            self.optuna._storage.set_trial_intermediate_value(self.trial(number)._trial_id, epoch, value)
 
     def _running(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.optuna, self.trial(number)._trial_id)
@@ -378,25 +393,24 @@ def _architecture(params: Mapping[str, Any]) -> Architecture | None:
 
 
 def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
-    return {name: CategoricalDistribution(values) for name, values in space.reachable.items()}
+    """The dimensions of a space as Optuna has them, numbers in rising order."""
+    return {name: CategoricalDistribution(ordered(values)) for name, values in space.reachable.items()}
 
 
-def ranked_architecture(search: str, rank: int = 1) -> Architecture:
-    """The architecture that came out `rank`-th of a finished search (`architecture=from_search`).
+def ordered(values: Sequence[Any]) -> Sequence[Any]:
+    return sorted(values) if all(isinstance(value, int) for value in values) else values
 
-    Args:
-        search: its folder.
 
-    Raises:
-        ConfigError: no search there, an unfinished one, or fewer finished candidates than `rank`.
-    """
-    folder = Path(search)
-    if not (folder / JOURNAL).is_file():
-        raise ConfigError(f"search.dir={search}: holds no search (no {JOURNAL})")
-    study = Study(open_storage(folder))
-    if not study.optuna.user_attrs.get("finished"):
-        raise ConfigError(f"search.dir={search}: this search has not finished; run the same command again to go on")
-    best = study.ranked()
-    if not 1 <= rank <= len(best):
-        raise ConfigError(f"architecture.rank={rank}: must be from 1 to {len(best)}, the candidates of {search}")
-    return best[rank - 1].architecture
+def deciding(metrics: Mapping[str, float]) -> str:
+    """The name of the figure that decides: the first metric, or the loss where there is no metric."""
+    return next((name for name in metrics if name != "loss"), "loss")
+
+
+def flat(metrics: Mapping[str, float], cost: Cost, teacher: Cost | None) -> dict[str, float]:
+    """The figures of one student by plain names, as optuna-dashboard can draw them."""
+    figures = {**metrics, "parameters_m": cost.parameters / 1e6}
+    for device, latency in cost.latency.items():
+        figures[f"latency_{device}_ms"] = latency.median
+        if teacher and device in teacher.latency:
+            figures[f"speedup_{device}"] = teacher.latency[device].median / latency.median
+    return figures

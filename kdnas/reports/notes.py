@@ -1,0 +1,78 @@
+"""What a reader of the results has to know besides the figures, a sentence each."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from textwrap import shorten
+
+from kdnas.reports.results import Results
+
+NO_CANDIDATE = "No candidate has finished."
+BUSY = "*"
+"""Marks latencies in tables that are not to be relied on."""
+ARCHITECTURE = "Architectures are [layers, attention heads, hidden size, intermediate size, activation]."
+FEW = 0.25
+"""A search of whose candidates the controller has chosen less than this share is a random search."""
+
+
+def notes(results: Results) -> list[str]:
+    """Every note that these results need."""
+    found = [chance(results), random_search(results), busy(results), failures(results), precision(results)]
+    return [note for note in found if note]
+
+
+def chance(results: Results) -> str:
+    """Says whether no candidate has learned anything that a constant prediction does not know."""
+    metric = results.metric
+    if metric is None or metric not in results.chance or not results.ranking:
+        return ""
+    known = results.chance[metric]
+    limit = known + standard_error(known, results.rows)
+    best = max(one.mini.metrics.get(metric, -math.inf) for one in results.ranking)
+    full = max((one.full.metrics.get(metric, -math.inf) for one in results.ranking if one.full), default=None)
+    if best > limit:
+        return ""
+    said = f"no candidate is above chance: after mini-KD the best {metric} is {best:.3g}"
+    said += f", a constant prediction has {known:.3g}"
+    if full is not None and full > limit:
+        said += f" (the finalists reach {full:.3g}, but were chosen by next to nothing)"
+    elif full is not None:
+        said += f", and the finalists' best is {full:.3g}"
+    return f"{said}; train longer (search.stages.mini: epochs, or a larger data.proxy)."
+
+
+def standard_error(value: float, rows: int | None) -> float:
+    """The standard error of a metric that so many rows give, of a share by the binomial distribution."""
+    if not rows:
+        return 0.0
+    variance = value * (1 - value) if 0 < value < 1 else 1.0  # a correlation's, where there is none
+    return math.sqrt(variance / rows)
+
+
+def random_search(results: Results) -> str:
+    """Says whether the controller has chosen hardly any candidate."""
+    origins = Counter(one.mini.origin for one in results.ranking)
+    total, chosen = origins.total(), origins["controller"]
+    if not total or chosen >= FEW * total:
+        return ""
+    return (
+        f"this was a random search: the controller chose {chosen or 'none'} of {total} candidates; "
+        "it needs more episodes (search.episodes) to choose more."
+    )
+
+
+def busy(results: Results) -> str:
+    return f"{BUSY} measured on a busy host: not to be relied on." if results.busy else ""
+
+
+def failures(results: Results) -> str:
+    if not results.failed:
+        return ""
+    reasons = [str(trial.user_attrs["reason"]) for trial in results.failed if "reason" in trial.user_attrs]
+    last = f"; the last reason: {shorten(reasons[-1], 160)}" if reasons else ""
+    return f"{len(results.failed)} failed{last}"
+
+
+def precision(results: Results) -> str:
+    return f"every candidate was trained in {results.precision}." if results.precision else ""

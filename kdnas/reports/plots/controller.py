@@ -1,0 +1,59 @@
+"""How well the controller knew what its candidates would earn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kdnas.reports.plots.drawing import counted, new_figure
+from kdnas.reports.results import Results
+
+
+def controller_plot(results: Results) -> Figure | None:
+    """The reward that the controller expected against the one earned, coloured by episode; None without predictions."""
+    pairs = pd.DataFrame(
+        [
+            (one.prediction, one.reward, one.episode + 1)
+            for one in (each.mini for each in results.ranking)
+            if one.prediction is not None
+        ],
+        columns=["predicted", "actual", "episode"],
+        dtype=float,
+    )
+    pairs = pairs[np.isfinite(pairs).all(axis="columns")]
+    if pairs.empty:
+        return None
+    figure, (axes,) = new_figure(6.6, 5.6)
+    # The same limits on both axes: a controller that tells nothing apart should look like it.
+    values = pairs[["predicted", "actual"]].to_numpy()
+    margin = 0.06 * (np.ptp(values) or 1.0)
+    limits = (values.min() - margin, values.max() + margin)
+    axes.axline(
+        (limits[0], limits[0]), slope=1, color="grey", linewidth=1, linestyle="--", label="actual = predicted", zorder=1
+    )
+    dots = axes.scatter(
+        pairs["predicted"], pairs["actual"], 30, pairs["episode"], cmap="viridis", edgecolors="white", linewidths=0.4
+    )
+    first, last = pairs["episode"].min(), pairs["episode"].max()
+    dots.set_clim(first - 0.5 * (first == last), last + 0.5 * (first == last))
+    figure.colorbar(dots, label="episode", ticks=MaxNLocator(integer=True), fraction=0.05)
+    axes.set(xlabel="predicted reward", ylabel="actual reward", xlim=limits, ylim=limits, aspect="equal")
+    rho = spearman(pairs["predicted"], pairs["actual"])
+    known = "undefined" if math.isnan(rho) else f"{rho:.2f}"
+    size = counted(len(pairs), "candidate")
+    axes.set_title(
+        f"{results.name}\npredicted against actual reward, {size}, Spearman ρ = {known}", loc="left", fontsize=11
+    )
+    axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def spearman(first: pd.Series, second: pd.Series) -> float:
+    """Spearman's rank correlation; NaN where it is not defined (fewer than two points, or no variation)."""
+    if first.nunique() < 2 or second.nunique() < 2:
+        return math.nan
+    return float(first.rank().corr(second.rank()))

@@ -1,0 +1,97 @@
+"""What a search has found, gathered from its studies for everything that reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from optuna.trial import FrozenTrial, TrialState
+
+from kdnas.search.ranking import Ranked, better_cost, final_ranking
+from kdnas.search.study import Cost, Study
+
+
+@dataclass(frozen=True)
+class Results:
+    """A search's results.
+
+    Attributes:
+        name: of the search.
+        ranking: the finished candidates, the best first.
+        failed: the candidates that came to nothing.
+        top: so many of the best are shown, besides those distilled in full.
+        teacher: what the teacher costs to run.
+        teacher_metrics, chance: held-out metrics of the teacher, and of the best constant prediction.
+        precision: that every candidate was trained in, as Lightning names it.
+        rows: how many rows the held-out metrics are measured on; None if that is not known.
+    """
+
+    name: str
+    ranking: list[Ranked]
+    top: int
+    failed: list[FrozenTrial] = field(default_factory=list)
+    teacher: Cost | None = None
+    teacher_metrics: Mapping[str, float] = field(default_factory=dict)
+    chance: Mapping[str, float] = field(default_factory=dict)
+    precision: str | None = None
+    rows: int | None = None
+
+    @classmethod
+    def of(cls, name: str, candidates: Study, finalists: Study | None = None, top: int = 0) -> Results:
+        """Reads the studies of a search.
+
+        Args:
+            candidates, finalists: what mini-KD and what the full distillations have found.
+        """
+        return cls(
+            name,
+            final_ranking(candidates, finalists),
+            top,
+            candidates.trials(TrialState.FAIL),
+            better_cost(candidates.teacher, finalists.teacher if finalists else None),
+            candidates.teacher_metrics,
+            candidates.chance,
+            candidates.optuna.user_attrs.get("precision"),
+            candidates.held_out_rows,
+        )
+
+    @property
+    def best(self) -> Ranked | None:
+        """The candidate to recommend."""
+        return self.ranking[0] if self.ranking else None
+
+    @cached_property
+    def shown(self) -> list[Ranked]:
+        """The candidates that tables show: the best, and every one distilled in full."""
+        return [one for one in self.ranking if one.rank <= self.top or one.full]
+
+    @cached_property
+    def finalists(self) -> list[Ranked]:
+        """The candidates distilled in full, or else those that would be."""
+        return [one for one in self.ranking if one.full] or self.ranking[: self.top]
+
+    @cached_property
+    def figures(self) -> list[str]:
+        """The names of the held-out figures: the deciding metric first, the loss last."""
+        seen = [part for one in self.ranking for part in (one.mini, one.full) if part]
+        names = dict.fromkeys(name for one in seen for name in one.metrics)
+        known = [*names, *self.teacher_metrics, *self.chance]
+        return [*dict.fromkeys(name for name in known if name != "loss"), "loss"]
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that decides; None where the loss does."""
+        return self.figures[0] if self.figures[0] != "loss" else None
+
+    @cached_property
+    def devices(self) -> list[str]:
+        """The devices that latencies were measured on."""
+        costs = [self.teacher, *(one.cost for one in self.ranking)]
+        return list(dict.fromkeys(device for cost in costs if cost for device in cost.latency))
+
+    @cached_property
+    def busy(self) -> bool:
+        """Whether a latency that tables show was measured on a busy host."""
+        costs = [self.teacher, *(one.cost for one in self.shown)]
+        return any(latency.busy for cost in costs if cost for latency in cost.latency.values())

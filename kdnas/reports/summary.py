@@ -1,0 +1,70 @@
+"""The closing message of a search: the answer first, then what to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from kdnas.reports.notes import BUSY, NO_CANDIDATE, notes
+from kdnas.reports.results import Results
+from kdnas.search.ranking import Ranked
+
+
+def answer(results: Results) -> str:
+    """Says which candidate is the best and how it compares, in plain text."""
+    best = results.best
+    lines = [NO_CANDIDATE] if best is None else [*_winner(results, best), *_random(results)]
+    return "\n".join([*lines, *(f"Note: {note}" for note in notes(results))])
+
+
+def _winner(results: Results, best: Ranked) -> list[str]:
+    seen, teacher = best.decisive, results.teacher
+    who = "at random" if best.mini.origin == "random" else "by the controller"
+    lines = [f"Best of {len(results.ranking)}: {best.architecture} (trial {best.mini.trial}, chosen {who})"]
+    if best.full:
+        lines += [f"  student        {best.export}"] * bool(best.export)
+        lines.append(f"  rank           1 after the full distillation, {best.mini_rank} after mini-KD")
+    compared = {"the teacher": results.teacher_metrics, "chance": results.chance}
+    if best.full:
+        compared = {"after mini-KD": best.mini.metrics, **compared}
+    for name in (name for name in results.figures if name in seen.metrics):
+        others = [f"{who} {_number(metrics[name])}" for who, metrics in compared.items() if name in metrics]
+        lines.append(f"  {name:<14} {_number(seen.metrics[name])}" + f" ({', '.join(others)})" * bool(others))
+    cost = best.cost
+    for device, latency in cost.latency.items() if cost else ():
+        than = teacher.latency.get(device) if teacher else None
+        faster = f", {than.median / latency.median:.1f}x as fast as the teacher" if than else ""
+        mark = BUSY * (latency.busy or bool(than and than.busy))
+        lines.append(f"  latency        {latency.median:.2f} ± {latency.spread:.2f} ms on {device}{faster}{mark}")
+    if cost:
+        than_parameters = f" (the teacher {teacher.parameters / 1e6:.1f} M)" if teacher else ""
+        lines.append(f"  parameters     {cost.parameters / 1e6:.1f} M{than_parameters}")
+    mini = f" (after mini-KD {best.mini.reward:.4f})" if best.full else ""
+    return [*lines, f"  reward         {seen.reward:.4f}{mini}"]
+
+
+def _random(results: Results) -> list[str]:
+    """How the controller's choices compare with random ones."""
+    groups: Mapping[str, list[float]] = {"at random": [], "by the controller": []}
+    for one in results.ranking:
+        groups["at random" if one.mini.origin == "random" else "by the controller"].append(one.mini.reward)
+    if not groups["at random"]:
+        return []
+    return [
+        f"  {len(rewards)} chosen {name}: reward {mean(rewards):.4f} on average, {max(rewards):.4f} at best"
+        for name, rewards in groups.items()
+        if rewards
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:#.3g}"
+
+
+def files(results: Results, written: Sequence[Path]) -> str:
+    """Lists the report's files."""
+    lines = [f"  {path}" for path in written]
+    if lines and results.ranking and all(one.mini.prediction is None for one in results.ranking):
+        lines.append("  (no controller.png: no candidate has a prediction of the controller's)")
+    return "\n".join(["Written:", *lines]) if lines else ""

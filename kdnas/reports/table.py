@@ -1,0 +1,157 @@
+"""The results as tables: the best candidates beside the teacher, and every candidate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from kdnas.reports.results import Results
+from kdnas.search.ranking import Ranked, quality
+from kdnas.search.study import Cost, Observation
+
+HELD_OUT = "held-out "
+TEXTS = ("model", "state", "reason", "architecture", "hidden_act", "chosen by", "export", "precision")
+"""The columns that hold no numbers."""
+
+
+def table(results: Results) -> pd.DataFrame:
+    """The best candidates and every one distilled in full, then what they are compared with.
+
+    Columns: `model` (candidate, teacher, chance or random), `rank` (the finalists' full results decide), `mini rank`
+    (by the rewards of mini-KD), `trial`, `architecture`, `parameters (M)`, `held-out accuracy` and the other held-out
+    figures, the deciding one first, for each device `latency DEVICE (ms)`, `spread DEVICE (ms)` (half the width of the
+    middle 90 %), `busy DEVICE` (whether they are not to be relied on) and `speed-up DEVICE` (the teacher's latency
+    over this one), `reward`, `chosen by`, `episode`, then of those distilled in full `full held-out accuracy` (and so
+    on), `full reward` and `export` (the student's folder). What is not known is NaN.
+
+    The row `chance` is the best constant prediction's. `random, mean of n` averages the candidates chosen at random,
+    and its speed-up is that of their mean latency; `random, best of n` is the one of them with the highest reward.
+    """
+    shown: list[dict[str, Any]] = [_candidate(one) for one in results.shown]
+    if results.teacher or results.teacher_metrics:
+        shown.append({"model": "teacher", **_cost(results.teacher), **_compared(results.teacher_metrics)})
+    if results.chance:
+        shown.append({"model": "chance", **_compared(results.chance)})
+    shown += _random(results)
+    columns = ["model", "rank", "mini rank", "trial", "architecture", "parameters (M)", *_measured(results)]
+    columns += ["reward", "chosen by", "episode", *(f"full {name}" for name in _held_out(results))]
+    return _frame(results, shown, [*columns, "full reward", "export"])
+
+
+def candidates(results: Results) -> pd.DataFrame:
+    """Every candidate that has ended, with all that is known of it; those that failed last, with the reason.
+
+    Besides the columns of `table`: `state`, `reason`, the architecture's values one by one, `FLOPs (G)`, the reward
+    that the controller expected, `seconds` of the training, `precision`, and the ranks by reward, by the figure that
+    decides and by latency, all of mini-KD.
+    """
+    rows = [_candidate(one) | _more(one.mini) | {"state": "finished"} for one in results.ranking]
+    for trial in results.failed:
+        architecture = [trial.params[name] for name in trial.params]
+        rows.append(
+            {
+                "model": "candidate",
+                "state": "failed",
+                "reason": trial.user_attrs.get("reason", "unknown"),
+                "trial": trial.number,
+                "architecture": f"[{', '.join(map(str, architecture))}]",
+                "chosen by": trial.user_attrs.get("origin"),
+                "episode": trial.user_attrs.get("episode", 0) + 1,
+                "predicted reward": trial.user_attrs.get("prediction"),
+                **trial.params,
+            }
+        )
+    values = ["num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act"]
+    by = results.figures[0]
+    ranks = ["rank by reward", f"rank by {by}", *(f"rank by latency {device}" for device in results.devices)]
+    columns = ["trial", "state", "reason", "rank", *ranks, "architecture", *values, "parameters (M)", "FLOPs (G)"]
+    columns += [*_measured(results), "reward", "predicted reward", "chosen by", "episode", "seconds", "precision"]
+    columns += [*(f"full {name}" for name in _held_out(results)), "full reward", "export"]
+    frame = _frame(results, rows, columns)
+    frame["precision"] = results.precision
+    frame["rank by reward"] = frame["reward"].rank(ascending=False, method="min")
+    order = pd.Series([quality(one.mini.metrics) for one in results.ranking], dtype=float)
+    frame[f"rank by {by}"] = order.rank(ascending=False, method="min").reindex(frame.index)
+    for device in results.devices:
+        frame[f"rank by latency {device}"] = frame[f"latency {device} (ms)"].rank(method="min")
+    return frame
+
+
+def whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with whole numbers where ranks and trials are."""
+    numbers = [name for name in frame if name in ("trial", "episode") or "rank" in str(name).split()]
+    return frame.astype(dict.fromkeys(numbers, "Int64"))
+
+
+def _frame(results: Results, rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=columns)
+    frame = frame.astype({name: object if name in TEXTS or name.startswith("busy ") else float for name in columns})
+    for device, latency in results.teacher.latency.items() if results.teacher else ():
+        frame[f"speed-up {device}"] = latency.median / frame[f"latency {device} (ms)"]
+    return frame
+
+
+def _held_out(results: Results) -> list[str]:
+    return [f"{HELD_OUT}{name}" for name in results.figures]
+
+
+def _measured(results: Results) -> list[str]:
+    """The columns of what was measured with every candidate."""
+    latency = ("latency {} (ms)", "spread {} (ms)", "busy {}", "speed-up {}")
+    return [*_held_out(results), *(form.format(device) for device in results.devices for form in latency)]
+
+
+def _compared(metrics: Any) -> dict[str, float]:
+    """Figures that hold beside mini-KD's as well as beside those of the full distillations."""
+    return {f"{part}{HELD_OUT}{name}": value for name, value in metrics.items() for part in ("", "full ")}
+
+
+def _candidate(one: Ranked) -> dict[str, Any]:
+    row = {
+        "model": "candidate",
+        "rank": one.rank,
+        "mini rank": one.mini_rank,
+        "trial": one.mini.trial,
+        "architecture": str(one.architecture),
+        **{f"{HELD_OUT}{name}": value for name, value in one.mini.metrics.items()},
+        "reward": one.mini.reward,
+        "chosen by": one.mini.origin,
+        "episode": one.mini.episode + 1,
+        "export": one.export or math.nan,
+        **_cost(one.cost),
+    }
+    if one.full:
+        row |= {f"full {HELD_OUT}{name}": value for name, value in one.full.metrics.items()}
+        row["full reward"] = one.full.reward
+    return row
+
+
+def _more(seen: Observation) -> dict[str, Any]:
+    flops = {"FLOPs (G)": seen.cost.flops / 1e9} if seen.cost else {}
+    return seen.architecture.to_dict() | flops | {"predicted reward": seen.prediction, "seconds": seen.seconds}
+
+
+def _cost(cost: Cost | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"parameters (M)": cost.parameters / 1e6} if cost else {}
+    for device, latency in cost.latency.items() if cost else ():
+        row[f"latency {device} (ms)"] = latency.median
+        row[f"spread {device} (ms)"] = latency.spread
+        row[f"busy {device}"] = latency.busy
+    return row
+
+
+def _random(results: Results) -> list[dict[str, Any]]:
+    """The candidates chosen at random, as a search without a controller would have had them."""
+    drawn = [one for one in results.ranking if one.mini.origin == "random"]
+    if not drawn:
+        return []
+    averaged = ["parameters (M)", *_held_out(results), "reward"]
+    averaged += [f"latency {device} (ms)" for device in results.devices]
+    mean = pd.DataFrame([_candidate(one) for one in drawn]).reindex(columns=averaged).astype(float).mean()
+    best = min(drawn, key=lambda one: one.mini_rank)
+    return [
+        {"model": f"random, mean of {len(drawn)}", **mean.to_dict()},
+        {**_candidate(best), "model": f"random, best of {len(drawn)}"},
+    ]

@@ -1,0 +1,11 @@
+"""What a user sees while a command runs: one live display on a terminal, plain lines everywhere else.
+
+Whoever does something that takes a while says so by an `activity`. Everything else is an ordinary log line.
+"""
+
+from kdnas.screen.activities import Activity, activity
+from kdnas.screen.board import aside, board
+from kdnas.screen.lines import Console, Lines, told
+from kdnas.screen.words import duration
+
+__all__ = ["Activity", "Console", "Lines", "activity", "aside", "board", "duration", "told"]

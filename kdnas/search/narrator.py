@@ -1,0 +1,120 @@
+"""What becomes of the candidates and the finalists, a line each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from optuna.trial import FrozenTrial, TrialState
+
+from kdnas.architecture import Architecture
+from kdnas.screen import duration
+from kdnas.search.loop import ENDED, SearchSettings
+from kdnas.search.study import Observation, Study
+
+log = logging.getLogger(__name__)
+
+
+class Narrator:
+    """Tells of each candidate that ends: how far the search is, how good it is, how long the rest will take.
+
+    Args:
+        settings: of the search.
+        say: takes a line.
+    """
+
+    def __init__(self, settings: SearchSettings, say: Callable[[str], None] = log.info) -> None:
+        self.settings, self.say = settings, say
+        self.told: set[int] = set()
+        self.best: FrozenTrial | None = None
+        self.before = 0
+        self.start = time.monotonic()
+
+    @property
+    def total(self) -> int:
+        """How many there will be."""
+        return self.settings.episodes * self.settings.candidates
+
+    @property
+    def what(self) -> str:
+        """What is going on, for the display."""
+        return "candidates"
+
+    @property
+    def standing(self) -> str:
+        """How many have ended, and the best so far."""
+        best = f", best reward {self.best.value:.4f}" if self.best else ""
+        return f"{len(self.told)} of {self.total} have ended{best}"
+
+    def skip(self, study: Study) -> None:
+        """Passes over what had ended before."""
+        if ended := self._ended(study):
+            self.say(f"going on with {len(ended)} {self.what} that have ended before")
+        self.before = len(ended)
+
+    def narrate(self, study: Study) -> None:
+        """Says a line of every trial that has ended since the last call."""
+        for trial in self._ended(study):
+            failed = trial.state != TrialState.COMPLETE
+            told = f"failed: {trial.user_attrs.get('reason', 'unknown')}" if failed else self._line(trial)
+            self.say(f"{self._name(trial)} {Architecture.of(trial.params)}: {told}")
+
+    def _ended(self, study: Study) -> list[FrozenTrial]:
+        """The trials that have ended since the last call; notes the best of all."""
+        ended = [trial for trial in study.trials(*ENDED) if trial.number not in self.told]
+        self.told |= {trial.number for trial in ended}
+        complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
+        self.best = max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+        return ended
+
+    def _name(self, trial: FrozenTrial) -> str:
+        episode = trial.user_attrs["episode"]
+        episodes = max(self.settings.episodes, episode + 1)  # a search may go on with fewer than it had begun
+        return f"episode {episode + 1}/{episodes}, trial {trial.number} ({len(self.told)} of {self.total})"
+
+    def _line(self, trial: FrozenTrial) -> str:
+        assert self.best is not None
+        best = "best so far" if trial.number == self.best.number else f"best {self.best.value:.4f}"
+        return f"{figures(Observation.of(trial))}, reward {trial.value:.4f} ({best}); {self._left()}"
+
+    def _left(self) -> str:
+        done = len(self.told) - self.before
+        seconds = (time.monotonic() - self.start) / max(done, 1) * (self.total - len(self.told))
+        return f"about {duration(seconds)} of candidates left" if seconds else "the last candidate"
+
+
+class FinalistNarrator(Narrator):
+    """Tells of each finalist that ends: how good it is after the full distillation, and before.
+
+    Args:
+        settings, say: as of `Narrator`.
+        candidates: the study of the candidates, which the finalists were chosen from.
+    """
+
+    def __init__(self, settings: SearchSettings, candidates: Study, say: Callable[[str], None] = log.info) -> None:
+        super().__init__(settings, say)
+        self.candidates = candidates
+
+    @property
+    def total(self) -> int:
+        return self.settings.finalists
+
+    @property
+    def what(self) -> str:
+        return "finalists"
+
+    def _name(self, trial: FrozenTrial) -> str:
+        return f"finalist {len(self.told)} of {max(self.total, len(self.told))}, trial {trial.user_attrs['candidate']}"
+
+    def _line(self, trial: FrozenTrial) -> str:
+        before = Observation.of(self.candidates.trial(trial.user_attrs["candidate"]))
+        return f"{figures(Observation.of(trial))}, reward {trial.value:.4f} (after mini-KD {before.reward:.4f})"
+
+
+def figures(seen: Observation) -> str:
+    """Tells the held-out metrics, the deciding one first, and the latencies."""
+    latency: Mapping = dict(seen.cost.latency) if seen.cost else {}
+    parts = [f"{name} {seen.metrics[name]:.4f}" for name in sorted(seen.metrics, key=lambda name: name == "loss")]
+    parts += [f"{one.median:.2f} ms on {device}{' (busy)' * one.busy}" for device, one in latency.items()]
+    return ", ".join(parts)
