@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from kdnas.files import whole
-from kdnas.latency import BACKENDS, QuietHost, device_name, host_folder
+from kdnas.host import QuietHost, host_folder
+from kdnas.latency import ACCELERATORS, device_name
 
 log = logging.getLogger(__name__)
 WORTH = 1.2
@@ -51,7 +52,7 @@ def speedup(accelerator: str) -> float:
 
 def rate(accelerator: str, rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a matrix product, at best."""
-    synchronize = BACKENDS[accelerator][1]
+    synchronize = ACCELERATORS[accelerator].synchronize
     a = torch.ones(rows, inner, device=accelerator, dtype=dtype)
     b = torch.ones(inner, columns, device=accelerator, dtype=dtype)
     times = []

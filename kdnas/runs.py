@@ -17,7 +17,7 @@ DECIDE = ("architectures", "module", "data", "trainer", "seed")
 """The parts of a config that decide what comes out of a training."""
 EXCEPT = (
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time"),
-    "trainer.default_root_dir",
+    *("trainer.default_root_dir", "latency.patience", "latency.fresh"),
 )
 """Those of them that do not."""
 MODELS = ("module.teacher", "module.initial", "module.source.source")

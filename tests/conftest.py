@@ -14,7 +14,7 @@ import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from kdnas.datamodules import grammar
-from kdnas.latency import QuietHost
+from kdnas.host import QuietHost
 
 torch.set_num_threads(1)
 

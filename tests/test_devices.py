@@ -25,7 +25,7 @@ from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.datamodules import SyntheticNLI, grammar
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.errors import ConfigError
-from kdnas.latency import QuietHost
+from kdnas.host import QuietHost
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -47,8 +47,9 @@ class ControllerUpdate(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: StudentDistiller) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
             return
-        self.study.teacher = self.latency.teacher
         seconds = (time.monotonic() - self._start) / len(self.trials)
+        self.latency.measure_again(module)
+        self.study.teacher = self.latency.teacher
         told = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
         for trial, student, metrics, cost in told:
             if student.lost:
