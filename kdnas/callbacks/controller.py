@@ -49,12 +49,14 @@ class ControllerUpdate(L.Callback):
             return
         seconds = (time.monotonic() - self._start) / len(self.trials)
         self.latency.measure_again(module)
-        self.study.teacher = self.latency.teacher
+        self.study.teacher = teacher = self.latency.teacher
+        if teacher.busy:  # estimates differ from job to job, and rewards have to compare
+            teacher = self.study.teacher or teacher
         told = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
         for trial, student, metrics, cost in told:
             if student.lost:
                 continue
-            reward = self.reward(metrics, cost, self.latency.teacher)
+            reward = self.reward(metrics, cost, teacher)
             if math.isfinite(reward) and math.isfinite(metrics["loss"]):
                 self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)
             else:

@@ -95,7 +95,11 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue  # a line cut short by a crash: it is measured again, like all that is no latency
-        if isinstance(row, dict) and isinstance(row.get("key"), dict) and _is_latency(row.get("median"), row.get("spread")):
+        if (
+            isinstance(row, dict)
+            and isinstance(row.get("key"), dict)
+            and _is_latency(row.get("median"), row.get("spread"))
+        ):
             yield row
 
 

@@ -156,9 +156,9 @@ class Study:
 
     @teacher.setter
     def teacher(self, cost: Cost) -> None:
-        """Keeps what the teacher costs; latencies of a quiet host are not replaced by those of a busy one."""
+        """Keeps what the teacher costs: the first that is known, or the first with latencies of a quiet host."""
         known = self.teacher
-        if not (cost.busy and known and not known.busy):
+        if known is None or (known.busy and not cost.busy):
             self.optuna.set_user_attr("teacher", cost.to_dict())
 
     def settle(self, facts: Mapping[str, Any]) -> None:
