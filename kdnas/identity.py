@@ -23,7 +23,7 @@ EXCEPT = {
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "max_time")),
     *(f"trainer.{name}" for name in ("default_root_dir", "log_every_n_steps", "profiler", "num_sanity_val_steps")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "detect_anomaly", "benchmark")),
-    *("latency.table", "latency.fresh"),
+    *("latency.table", "latency.fresh", "latency.patience"),
 }
 """Those of their keys that do not."""
 NAMES = ("data.path", "data.name", "data.files", "data.extra")

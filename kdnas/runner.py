@@ -25,8 +25,9 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from kdnas.again import measure_again
 from kdnas.arguments import user_callbacks
 from kdnas.callbacks import (
     ControllerUpdate,
@@ -42,7 +43,7 @@ from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import make_trainer, on_slurm
 from kdnas.errors import ConfigError
 from kdnas.jobs import candidates, open_study
-from kdnas.models import check_activation
+from kdnas.models import check_activation, load_config
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
@@ -94,11 +95,12 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
     cfg = staged(cfg, cfg.stage)
     for one in (cfg, *checked):
         check(one)
-    own = cfg.stage != "prepare" and not cfg.search.trials and make_trainer(cfg, logger=False).is_global_zero
+    work = {"prepare": prepare, "latency": remeasure}.get(cfg.stage, train)
+    own = work is train and not cfg.search.trials and make_trainer(cfg, logger=False).is_global_zero
     with alone(Path(cfg.paths.output)) if own else nullcontext():  # a search has locks of its own
         ensure_teacher(cfg)
         settle_precision(cfg)
-        return finished(cfg) or (prepare(cfg) if cfg.stage == "prepare" else train(cfg))
+        return finished(cfg) or work(cfg)
 
 
 def settle_precision(cfg: DictConfig) -> None:
@@ -192,6 +194,15 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     facts: dict[str, Any] = {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}, "rows": data.digest}
     facts |= {"teacher": teacher.to_dict(), "held_out_rows": len(data.validation or ())}
     write_prepared(Path(cfg.paths.output), facts)
+    return {}
+
+
+def remeasure(cfg: DictConfig) -> dict[str, float]:
+    """Measures again what a search measured on a busy host."""
+    latency = instantiate(cfg.latency)
+    for stage in ("mini", "full"):
+        study = open_study(OmegaConf.merge(cfg, {"stage": stage}))  # type: ignore[arg-type]
+        measure_again(study, load_config(cfg.teacher.path), latency.cost)
     return {}
 
 

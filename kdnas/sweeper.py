@@ -129,6 +129,7 @@ class KDNASSweeper(Sweeper):
                         ]
 
                 Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
+                self._measure_again(mini, full)
                 self._report(mini, full)
 
     def _report(self, candidates: Study, finalists: Study) -> None:
@@ -147,6 +148,13 @@ class KDNASSweeper(Sweeper):
             reports.files(results, written),
         ):
             log.info("\n%s", part.rstrip(), extra={"plain": True})
+
+    def _measure_again(self, *studies: Study) -> None:
+        """Runs a job, where the candidates' jobs run, that measures what was measured on a busy host."""
+        if any(study.busy for study in studies):
+            (returned,) = self._launch([["stage=latency", "job=latency", f"search.id={self.search}"]])
+            if returned.status == JobStatus.FAILED:
+                log.warning("latencies of a busy host could not be measured again: %s", reason(returned))
 
     def _job(self, stage: str, gang: Gang, settings: SearchSettings) -> list[str]:
         """The overrides that make a job of these trials; after the user's own, enough to repeat it by hand."""

@@ -14,7 +14,8 @@ import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from kdnas.datamodules import grammar
-from kdnas.latency import QuietHost
+from kdnas.host import QuietHost
+from kdnas.latency import LatencyTable
 
 torch.set_num_threads(1)
 
@@ -37,6 +38,20 @@ def own_host(tmp_path_factory):
     folder, original = tmp_path_factory.mktemp("locks"), QuietHost.__init__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QuietHost, "__init__", lambda self, other=None: original(self, other or folder))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_patience():
+    """Searches in this process take the host as it is: they wait for no other program to end."""
+    original = LatencyTable.__init__
+
+    def impatient(self, *arguments, **named):
+        original(self, *arguments, **named)
+        self.patience = 0.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LatencyTable, "__init__", impatient)
         yield
 
 

@@ -17,6 +17,7 @@ from kdnas.search.study import Study, open_storage
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["data.rows=64", "data.held_out=16", "latency.repeats=1", "latency.runs=1", "latency.accelerators=[cpu]"]
+SMALL += ["latency.patience=0"]
 STUDENT = ["architecture.num_hidden_layers=2", "architecture.num_attention_heads=2", "architecture.hidden_size=16"]
 DEMO = ["+experiment=demo", "teacher.path={teacher}", "++teacher.prepare=null", *SMALL]
 START = {

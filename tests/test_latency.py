@@ -16,13 +16,15 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadding, RobertaConfig
 
-from kdnas import latency, shared
+from kdnas import shared
 from kdnas.architecture import Architecture
 from kdnas.callbacks import LatencyBenchmark, QuietSteps
 from kdnas.callbacks import latency as latency_callback
 from kdnas.distillation.recipes import hidden_states
 from kdnas.errors import ConfigError
-from kdnas.latency import LatencyTable, Protocol, QuietHost
+from kdnas.host import QuietHost
+from kdnas.latency import LatencyTable, Protocol, disturbance, measure
+from kdnas.latency.disturbance import Timing
 from kdnas.models import count_flops, count_parameters, student_config
 from kdnas.modules import StudentDistiller
 
@@ -51,12 +53,14 @@ def measured(monkeypatch, tmp_path):
     """Puts made-up times in the place of measurements; gives how often one was asked for, in any process."""
     tally = tmp_path / "tally"
 
-    def measure(model, accelerator, protocol):
+    def made_up(model, accelerator, protocol):
         with tally.open("a") as file:
             file.write("x")
-        return [float(tally.stat().st_size * 10 + i) for i in range(protocol.repeats)]
+        times = [1000.0 + tally.stat().st_size * 10 + i for i in range(protocol.repeats)]
+        return [Timing(time, time, interrupted=False) for time in times]
 
-    monkeypatch.setattr(latency, "measure", measure)
+    monkeypatch.setattr(measure, "measure", made_up)
+    monkeypatch.setattr(disturbance.Others, "disturb", lambda self: False)
     return lambda: tally.stat().st_size if tally.exists() else 0
 
 
@@ -78,7 +82,7 @@ def end(*started):
 def test_a_latency_is_the_median_and_half_the_middle_of_all_runs(config, measured, tmp_path):
     table = LatencyTable(tmp_path / "table.jsonl")
     found = table.latency(config, "cpu", replace(QUICK, repeats=100))
-    times = np.concatenate([np.arange(10, 110), np.arange(20, 120)])
+    times = np.concatenate([np.arange(1010, 1110), np.arange(1020, 1120)])
     assert found.median == pytest.approx(np.median(times))
     assert found.spread == pytest.approx((np.quantile(times, 0.95) - np.quantile(times, 0.05)) / 2)
     assert table.latency(config, "cpu", replace(QUICK, repeats=100)) == found
@@ -122,7 +126,8 @@ def test_another_question_is_measured_anew(config, measured, tmp_path, changed):
 def test_what_latency_does_not_depend_on_is_not_measured_anew(config, measured, tmp_path):
     table = LatencyTable(tmp_path / "table.jsonl")
     table.latency(config, "cpu", QUICK)
-    config.hidden_dropout_prob, config.num_labels = 0.3, 7
+    config.hidden_dropout_prob, config.num_labels, config.name_or_path = 0.3, 7, "elsewhere"
+    config.architectures, config.dtype, config.pad_token_id = ["BertForMaskedLM"], "bfloat16", 0
     table.latency(config, "cpu", QUICK)
     assert measured() == QUICK.runs
 
@@ -173,54 +178,36 @@ class Model(torch.nn.Module):
             raise RuntimeError
 
 
-def test_measuring_follows_the_protocol_and_restores_the_threads():
+@pytest.fixture
+def undisturbed(monkeypatch):
+    """Makes the host look quiet: no inference is interrupted, and the clocks agree."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(disturbance.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(disturbance, "getrusage", lambda _: SimpleNamespace(ru_nivcsw=0))
+    cpu = replace(measure.ACCELERATORS["cpu"], clock=lambda: clock.now)
+    monkeypatch.setitem(measure.ACCELERATORS, "cpu", cpu)
+
+
+def test_measuring_follows_the_protocol_and_restores_the_threads(undisturbed):
     model, threads = Model(), torch.get_num_threads()
     protocol = Protocol(batch_size=3, length=7, threads=threads + 2, warmup=4, repeats=6, dtype="bfloat16")
-    times = latency.measure(model, "cpu", protocol)
-    assert len(times) == 6 and min(times) > 0
-    assert set(model.calls) == {(threads + 2, (3, 7), True, torch.bfloat16)}
-    assert 4 + 6 <= len(model.calls) <= 4 + 2 * 6 and not model.training
+    assert len(measure.measure(model, "cpu", protocol)) == 6
+    assert model.calls == [(threads + 2, (3, 7), True, torch.bfloat16)] * 10 and not model.training
     assert torch.get_num_threads() == threads
 
 
 def test_threads_are_restored_when_measuring_fails():
     threads = torch.get_num_threads()
     with pytest.raises(RuntimeError):
-        latency.measure(Model(fails=True), "cpu", Protocol(threads=threads + 1))
+        measure.measure(Model(fails=True), "cpu", Protocol(threads=threads + 1))
     assert torch.get_num_threads() == threads
 
 
-def test_interrupted_inferences_are_repeated_within_limits(monkeypatch):
-    """Half of the inferences are interrupted, then all of them; the clock says which is which."""
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-
-    class Usage:
-        ru_nivcsw = 0
-
-    def interrupted(every):
-        class Interrupted(Model):
-            def forward(self, **inputs):
-                super().forward(**inputs)
-                clock.append(clock[-1] + 0.001)
-                if len(self.calls) % every == 0:
-                    Usage.ru_nivcsw += 1
-                    clock.append(clock[-1] + 1)
-
-        return Interrupted()
-
-    clock = [0.0]
-    monkeypatch.setattr(latency, "getrusage", lambda _: Usage)
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[-1])
-    protocol = Protocol(length=2, warmup=0, repeats=5)
-    assert latency.measure(interrupted(2), "cpu", protocol) == pytest.approx([1.0] * 5)
-    always = interrupted(1)
-    assert latency.measure(always, "cpu", protocol) == pytest.approx([1001.0] * 5) and len(always.calls) == 5
-
-
 def test_a_real_measurement(config, tmp_path):
-    found = LatencyTable(tmp_path / "table.jsonl").latency(config, "cpu", QUICK)
+    path = tmp_path / "table.jsonl"
+    found = LatencyTable(path).latency(config, "cpu", QUICK)
     assert found.median > 0 and found.spread >= 0
-    assert json.loads((tmp_path / "table.jsonl").read_text())["median"] == found.median
+    assert found.busy or json.loads(path.read_text())["median"] == found.median
 
 
 def test_an_input_longer_than_the_model_takes_is_refused(config, tmp_path):
@@ -454,8 +441,8 @@ def test_a_fit_measures_before_it_trains_and_keeps_measurements_out_of_its_steps
         run.fit(module, loader, loader)
     assert module.free == [False] * (3 if fails else 4)
     assert can_measure()
-    # made-up times: the first model's two runs give 10 11 12 20 21 22, the second's 30 31 32 40 41 42
-    assert benchmark.teacher.latency["cpu"].median == 16 and benchmark.students[0].latency["cpu"].median == 36
+    # made-up times: the first model's two runs give 1010 1011 1012 1020 1021 1022, the second's 1030 ... 1042
+    assert benchmark.teacher.latency["cpu"].median == 1016 and benchmark.students[0].latency["cpu"].median == 1036
     teacher_config = AutoConfig.from_pretrained(teacher)
     for cost, own in zip((benchmark.teacher, benchmark.students[0]), (teacher_config, architecture), strict=True):
         own = student_config(teacher_config, own) if own is architecture else own
@@ -465,7 +452,7 @@ def test_a_fit_measures_before_it_trains_and_keeps_measurements_out_of_its_steps
         assert cost.flops == flops(own, 1, 8)
 
 
-def test_the_teachers_cost_is_found_once_for_all_candidates_of_a_process(teacher, tmp_path, monkeypatch):
+def test_the_teachers_cost_is_found_once_for_all_candidates_of_a_process(teacher, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(shared, "_kept", {})
     counted = []
 

@@ -27,6 +27,7 @@ TINY = [
     "latency.repeats=3",
     "latency.runs=1",
     "latency.accelerators=[cpu]",
+    "latency.patience=0",
     "search.stages.mini.trainer.max_epochs=1",
     "trainer.max_epochs=1",
 ]
@@ -86,6 +87,8 @@ def test_a_search_leaves_everything_that_it_promises(searched):
 def test_the_reward_is_the_papers(searched):
     """Eq. 4 from what the study holds: (1 - loss) (lat / (0.6 lat_T))^-0.06, divided where 1 - loss < 0."""
     study = Study(open_storage(searched[0]))
+    if any(trial.user_attrs["cost"]["latency"]["cpu"]["busy"] for trial in study.trials()) or study.teacher.busy:
+        pytest.skip("the host was busy: latencies have been measured again since")
     lat_teacher = study.teacher.latency["cpu"].median
     for seen in study.observations:
         factor = (seen.cost.latency["cpu"].median / (0.6 * lat_teacher)) ** -0.06

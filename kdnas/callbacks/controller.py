@@ -51,13 +51,16 @@ class ControllerUpdate(L.Callback):
             for trial, metrics in zip(self.trials, module.results, strict=True):
                 self.study.watch(trial, trainer.current_epoch + 1, metrics)
             return
-        self.study.teacher = self.latency.teacher
         seconds = (time.monotonic() - self._start) / len(self.trials)
+        self.latency.measure_again(module)
+        self.study.teacher = teacher = self.latency.teacher
+        if teacher.busy:  # estimates differ from job to job, and rewards have to compare
+            teacher = self.study.teacher or teacher
         told = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
         for trial, student, metrics, cost in told:
             if student.lost:
                 continue
-            reward = self.reward(metrics, cost, self.latency.teacher)
+            reward = self.reward(metrics, cost, teacher)
             if math.isfinite(reward) and math.isfinite(metrics["loss"]):
                 self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)
             else:

@@ -11,11 +11,12 @@ import lightning as L
 from transformers import PreTrainedConfig
 
 from kdnas.errors import ConfigError
-from kdnas.latency import LatencyTable, Protocol, available_accelerators, check_accelerators
+from kdnas.latency import LatencyTable, Protocol, check_accelerators
+from kdnas.latency.accelerators import available_accelerators
 from kdnas.models import count_flops, count_parameters
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.study import Cost
-from kdnas.shared import shared
+from kdnas.shared import forget, shared
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +29,19 @@ class LatencyBenchmark(L.Callback):
     Args:
         table: the file that keeps the latencies.
         accelerators: cpu, cuda, mps; None measures on all that this machine has.
+        patience: seconds that a process waits for a quiet host.
+        fresh: measure anew, once in a process, what the table has.
         protocol: fields of `kdnas.latency.Protocol`.
     """
 
-    def __init__(self, table: str, accelerators: Sequence[str] | None = None, **protocol: Any) -> None:
+    def __init__(
+        self,
+        table: str,
+        accelerators: Sequence[str] | None = None,
+        patience: float = 60.0,
+        fresh: bool = False,
+        **protocol: Any,
+    ) -> None:
         if isinstance(accelerators, str):
             raise ConfigError(f"latency.accelerators={accelerators}: must be a list, as [{accelerators}]")
         self.accelerators = list(accelerators) if accelerators is not None else available_accelerators()
@@ -39,26 +49,42 @@ class LatencyBenchmark(L.Callback):
             raise ConfigError("latency.accelerators=[]: must name at least one")
         check_accelerators(self.accelerators)
         self.protocol = Protocol(**protocol)
-        self.table = LatencyTable(Path(table))
+        self.table = LatencyTable(Path(table), patience, fresh)
         self.teacher: Cost
         self.students: list[Cost] = []
+        self._configs: list[PreTrainedConfig] = []
 
     def cost(self, config: PreTrainedConfig) -> Cost:
         latency = {name: self.table.latency(config, name, self.protocol) for name in self.accelerators}
         flops = count_flops(config, self.protocol.batch_size, self.protocol.length)
         return Cost(count_parameters(config), flops, latency)
 
+    def teacher_cost(self, config: PreTrainedConfig) -> Cost:
+        """The teacher's cost, found once for all candidates of a process, unless the host was busy."""
+        key = (config.to_json_string(), self.table.path, tuple(self.accelerators), self.protocol)
+        cost = shared("teacher's cost", key, lambda: self.cost(config))
+        if cost.busy:
+            forget("teacher's cost")
+        return cost
+
     def on_fit_start(self, trainer: L.Trainer, module: StudentDistiller) -> None:
         if not trainer.is_global_zero:
             return
-        teacher = module.teacher_config
-        key = (teacher.to_json_string(), self.table.path, tuple(self.accelerators), self.protocol)
-        self.teacher = shared("teacher's cost", key, lambda: self.cost(teacher))
-        self.students = [self.cost(student.model.config) for student in module.trainees]
+        self._configs = [student.model.config for student in module.trainees]
+        self.teacher = self.teacher_cost(module.teacher_config)
+        self.students = [self.cost(config) for config in self._configs]
         for architecture, cost in zip(module.architectures, self.students, strict=True):
             for name, latency in cost.latency.items():
                 speedup = self.teacher.latency[name].median / latency.median
                 log.info(
-                    "%s: %.2f ± %.2f ms on %s, %.1f times as fast as the teacher, %.1fM parameters",
-                    *(architecture, latency.median, latency.spread, name, speedup, cost.parameters / 1e6),
+                    "%s: %.2f ± %.2f ms on %s%s, %.1f times as fast as the teacher, %.1fM parameters",
+                    *(architecture, latency.median, latency.spread, name, ", a busy host" * latency.busy),
+                    *(speedup, cost.parameters / 1e6),
                 )
+
+    def measure_again(self, module: StudentDistiller) -> None:
+        """Measures once more what was measured on a busy host when training began; it may be quiet by now."""
+        if self.teacher.busy:
+            self.teacher = self.teacher_cost(module.teacher_config)
+        pairs = zip(self._configs, self.students, strict=True)
+        self.students = [self.cost(config) if cost.busy else cost for config, cost in pairs]

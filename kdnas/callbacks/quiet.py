@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from kdnas.latency import QuietHost
+from kdnas.host import QuietHost
 
 
 class QuietSteps(L.Callback):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import BatchEncoding
 
 from kdnas.datamodules.bucketing import BucketSampler
-from kdnas.latency import QuietHost
+from kdnas.host import QuietHost
 
 COLUMNS = ("input_ids", "token_type_ids", "words")
 """Those with a number for each token."""

@@ -24,7 +24,7 @@ from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.errors import ConfigError
-from kdnas.latency import QuietHost
+from kdnas.host import QuietHost
 from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.gradients import at_once, is_out_of_memory

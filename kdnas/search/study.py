@@ -56,6 +56,11 @@ class Cost:
     flops: int
     latency: Mapping[str, Latency]
 
+    @property
+    def busy(self) -> bool:
+        """Whether one of the latencies was measured on a busy host."""
+        return any(latency.busy for latency in self.latency.values())
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Cost:
         latency = {device: Latency(**measured) for device, measured in values["latency"].items()}
@@ -83,8 +88,10 @@ class Observation:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, trial: FrozenTrial) -> Observation:
+    def of(cls, trial: FrozenTrial, cost: Mapping[str, Any] | None = None) -> Observation:
+        """Reads a finished trial; `cost` is what its architecture costs if that was measured again."""
         attributes = trial.user_attrs
+        cost = cost or attributes.get("cost")
         assert trial.value is not None
         return cls(
             trial=trial.number,
@@ -94,7 +101,7 @@ class Observation:
             prediction=attributes.get("prediction"),
             reward=trial.value,
             metrics=attributes.get("metrics", {}),
-            cost=Cost.of(attributes["cost"]) if "cost" in attributes else None,
+            cost=Cost.of(cost) if cost else None,
             seconds=attributes.get("seconds", 0.0),
         )
 
@@ -129,7 +136,8 @@ class Study:
     @property
     def observations(self) -> list[Observation]:
         """The finished candidates, in the order they were proposed."""
-        return [Observation.of(trial) for trial in self.current(TrialState.COMPLETE)]
+        again = self.optuna.user_attrs
+        return [Observation.of(trial, again.get(_again(trial.number))) for trial in self.current(TrialState.COMPLETE)]
 
     def current(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials that were run under the study's present settings (see `renew`)."""
@@ -163,7 +171,10 @@ class Study:
 
     @teacher.setter
     def teacher(self, cost: Cost) -> None:
-        self.optuna.set_user_attr("teacher", cost.to_dict())
+        """Keeps what the teacher costs: the first that is known, or the first with latencies of a quiet host."""
+        known = self.teacher
+        if known is None or (known.busy and not cost.busy):
+            self.optuna.set_user_attr("teacher", cost.to_dict())
 
     def settle(self, facts: Mapping[str, Any]) -> None:
         """Keeps what the prepare job has found out (see `kdnas.runs.write_prepared`).
@@ -172,7 +183,9 @@ class Study:
         """
         known = self.optuna.user_attrs
         for name, value in facts.items():
-            if name != "precision" or name not in known:
+            if name == "teacher":
+                self.teacher = Cost.of(value)
+            elif name != "precision" or name not in known:
                 self.optuna.set_user_attr(name, value)
 
     def renew(self, settings: Mapping[str, Any]) -> bool:
@@ -345,6 +358,16 @@ class Study:
         trial.set_user_attr("cost", cost.to_dict())
         self.optuna.tell(number, reward)
 
+    def correct(self, number: int, cost: Cost) -> None:
+        """Keeps what a finished trial's architecture costs, measured again. Its reward stays what it was."""
+        self.optuna.set_user_attr(_again(number), cost.to_dict())
+
+    @property
+    def busy(self) -> bool:
+        """Whether latencies of the teacher or of a candidate were measured on a busy host."""
+        costs = [self.teacher, *(seen.cost for seen in self.observations)]
+        return any(cost.busy for cost in costs if cost)
+
     def fail(self, number: int, reason: str) -> None:
         """Records that a trial came to nothing. A finished one stays as it is."""
         if not self.trial(number).state.is_finished():
@@ -359,6 +382,11 @@ class Study:
 
     def _running(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.optuna, self.trial(number)._trial_id)
+
+
+def _again(number: int) -> str:
+    """The attribute of a study that keeps a trial's cost: Optuna lets nobody change a finished trial."""
+    return f"cost of trial {number}, measured again"
 
 
 class _Shared(FrozenTrial):

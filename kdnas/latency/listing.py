@@ -1,0 +1,61 @@
+"""The table of latencies, to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdnas.architecture import Architecture
+from kdnas.errors import ConfigError
+from kdnas.latency.measure import reliable
+from kdnas.latency.table import read_table
+
+MISSING = "–"
+WIDTH = 160
+"""Columns of text when there is no terminal to ask."""
+
+
+def list_latencies(path: Path, console: Console | None = None) -> None:
+    """Prints what a table holds, a line for each key.
+
+    Raises:
+        ConfigError: no table there, or one without a latency.
+    """
+    latest = {str(row["key"]): row for row in read_table(path)} if path.is_file() else {}
+    if not latest:
+        raise ConfigError(f"{path}: must be a table of latencies, as runs/latency.jsonl; holds none")
+    rows = sorted(map(cells, latest.values()), key=lambda row: (row["device"], row["input"], row["model"]))
+    drawn = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*map(Text, row.values()))
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH, file=console.file)
+    console.print(drawn)
+
+
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """The texts of one line by column; lines of earlier versions lack some."""
+    key = {name: str(value) for name, value in row["key"].items()}
+
+    def text(form: str, *names: str) -> str:
+        return form.format(*(key.get(name, MISSING) for name in names))
+
+    median, spread = row["median"], row["spread"]
+    unreliable = "" if reliable(median, spread) else " (wide: measured again when it is needed)"
+    shape = ", ".join(key.get(name, MISSING) for name in Architecture.__dataclass_fields__)
+    threads = key.get("threads", MISSING)
+    return {
+        "model": f"{key.get('model_type', MISSING)} [{shape}]",
+        "device": text("{}", "device"),
+        "input": text("{}x{} {}", "batch_size", "length", "dtype") + f", {threads} thread{'s' * (threads != '1')}",
+        "latency (ms)": f"{median:.2f} ± {spread:.2f}{unreliable}",
+        "measured": str(row.get("date", MISSING)).replace("T", " ")[:16],
+        "load": str(row.get("load", MISSING)),
+        "versions": text("torch {}, transformers {}", "torch", "transformers"),
+    }

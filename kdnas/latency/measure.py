@@ -1,0 +1,116 @@
+"""How a latency is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from kdnas.errors import ConfigError, require, require_whole
+from kdnas.latency.accelerators import ACCELERATORS
+from kdnas.latency.disturbance import Others, Timing, time_once
+from kdnas.models import new_encoder, positions
+from kdnas.search.study import Latency
+
+MANY = 1024
+"""Threads beyond those of any host."""
+HOPELESS = 5
+"""Disturbed inferences beyond the undisturbed ones with which a run is given up."""
+WIDE = 0.25
+"""The share of the median that a spread may have; on a quiet host it has 2 to 10 %."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How latency is measured.
+
+    Args:
+        batch_size, length: of the input; every position is a real token.
+        threads: of the CPU; pinned during the measurement.
+        warmup: inferences that are not counted.
+        repeats: inferences of one run that are.
+        runs: each with a freshly made model, so that an unlucky memory layout shows in the spread.
+        dtype: of weights and activations, as torch names it.
+    """
+
+    batch_size: int = 1
+    length: int = 128
+    threads: int = 1
+    warmup: int = 5
+    repeats: int = 30
+    runs: int = 3
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "length", "threads", "repeats", "runs"):
+            require_whole(f"latency.{name}", getattr(self, name), 1)
+        require_whole("latency.warmup", self.warmup, 0)
+        # torch makes as many threads as it is told to, or dies of it.
+        require(self.threads <= MANY, "latency.threads", self.threads, f"at most {MANY}")
+        dtype = getattr(torch, str(self.dtype), None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ConfigError(f"latency.dtype={self.dtype}: must be a torch dtype, as float32, bfloat16 or float16")
+
+    def check(self, config: PreTrainedConfig) -> None:
+        """Refuses a length that models of this config cannot take."""
+        require(self.length <= positions(config), "latency.length", self.length, f"at most {positions(config)}")
+
+
+def measure(model: PreTrainedModel, accelerator: str, protocol: Protocol) -> list[Timing]:
+    """Times inferences until `repeats` of them were undisturbed, or until most of them are disturbed."""
+    device = ACCELERATORS[accelerator]
+    model = model.eval().to(accelerator, dtype=getattr(torch, protocol.dtype))
+    tokens = torch.full((protocol.batch_size, protocol.length), 1, dtype=torch.long, device=accelerator)
+    mask = torch.ones_like(tokens)
+
+    def infer() -> None:
+        model(input_ids=tokens, attention_mask=mask)
+        device.synchronize()
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(protocol.threads)
+    timings: list[Timing] = []
+    undisturbed = 0
+    try:
+        with torch.inference_mode():
+            for _ in range(protocol.warmup):
+                infer()
+            device.synchronize()
+            while undisturbed < protocol.repeats and len(timings) <= 2 * undisturbed + HOPELESS:
+                timings.append(time_once(infer, device.clock))
+                undisturbed += timings[-1].undisturbed
+    finally:
+        torch.set_num_threads(threads)
+    return timings
+
+
+def measure_config(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
+    """Measures a model of this config, randomly initialised: latency does not depend on weights.
+
+    Its median and spread are those of undisturbed inferences. On a host that is too busy for enough of them they are
+    an estimate from all inferences, and the latency says that it is `busy`; so does one with a wide spread, and one
+    that was measured while other programs used too much of the host or of the accelerator.
+    """
+    protocol.check(config)
+    in_use = ACCELERATORS[accelerator].used_by_others() > WIDE
+    others = Others(protocol.threads)
+    timings: list[Timing] = []
+    enough = True
+    for _ in range(protocol.runs):
+        run = measure(new_encoder(config, seed=0), accelerator, protocol)
+        timings += run
+        enough = sum(timing.undisturbed for timing in run) >= protocol.repeats
+        if not enough:
+            break
+    times = [timing.elapsed for timing in timings if timing.undisturbed] if enough else [t.own for t in timings]
+    low, median, high = np.percentile(times, [5, 50, 95])
+    spread = float(high - low) / 2
+    disturbed = not enough or in_use or others.disturb()
+    return Latency(float(median), spread, busy=disturbed or not reliable(float(median), spread))
+
+
+def reliable(median: float, spread: float) -> bool:
+    """Whether a spread is as narrow as on a quiet host."""
+    return spread <= WIDE * median
