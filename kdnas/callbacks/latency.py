@@ -11,8 +11,8 @@ import lightning as L
 from transformers import PreTrainedConfig
 
 from kdnas.errors import ConfigError
+from kdnas.families import count_flops, count_parameters
 from kdnas.latency import LatencyTable, Protocol, available_accelerators, check_accelerators
-from kdnas.models import count_flops, count_parameters
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.study import Cost
 from kdnas.shared import shared

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.checkpoints import PACK, architectures, pack
 from kdnas.errors import ConfigError
-from kdnas.models import architecture_of
+from kdnas.families import architecture_of
 from kdnas.modules.best import BestWeights
 from kdnas.modules.optimization import adamw, check_optimization, linear
 

@@ -24,8 +24,9 @@ from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.errors import ConfigError
+from kdnas.families import architecture_of
 from kdnas.latency import QuietHost
-from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
+from kdnas.models import load_tokenizer, student_config, unfreezing_groups
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.gradients import at_once, is_out_of_memory
 from kdnas.modules.metrics import SplitMetrics
