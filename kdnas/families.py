@@ -83,6 +83,7 @@ DERIVED: dict[str, Callable[[Architecture], int]] = {
 def tiny(config: PreTrainedConfig, architecture: Architecture = TINY) -> PreTrainedConfig:
     """A small config of the same family, on which the family can be tried in no time."""
     small = resize(config, architecture)
+    small.update({"_name_or_path": "", "transformers_version": None, "problem_type": None, "num_labels": 2})
     special = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "mask")]
     small.vocab_size = max(WORDS, *(1 + token for token in special if isinstance(token, int)))
     return small
@@ -172,7 +173,7 @@ def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
     # Fake tensors on the meta device: on a CPU's, fused attention would not be counted; without fakes, transformers
     # would ask the tensors whether there is padding.
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"):
-        model = new_encoder(config).eval()
+        model = new_encoder(config).eval().requires_grad_(False)
         tokens = torch.zeros(batch_size, length, dtype=torch.long)
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():

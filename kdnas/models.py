@@ -143,6 +143,13 @@ def student_config(
     return config
 
 
+def take_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> None:
+    """Gives a student its tokenizer's padding token, whatever its teacher's config says: that word is not trained."""
+    token = tokenizer.pad_token_id
+    if token is not None and token < config.vocab_size:
+        config.pad_token_id = token
+
+
 class Head(ABC):
     """Which model a student is, and what its teacher must be."""
 

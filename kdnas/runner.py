@@ -48,6 +48,7 @@ from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import check_optimization
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
+from kdnas.preflight import check_fit
 from kdnas.profiler import TimeTable
 from kdnas.runs import RESULTS, earlier_results, note, write_prepared, write_results
 from kdnas.search.study import Cost, Latency
@@ -223,6 +224,8 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     data = shared("data", key, lambda: instantiate(cfg.data, tokenizer=module.tokenizer))
     data.trainer, data.first_epoch = None, 0
     module.check(masked=data.masking is not None)
+    source = f"checkpoint={cfg.checkpoint}" if cfg.get("checkpoint") else f"teacher.path={cfg.teacher.path}"
+    check_fit(module.source_config, module.tokenizer, source, data.texts_per_row, data.max_length)
     if latency and isinstance(module, StudentDistiller):
         latency.protocol.check(module.teacher_config)
     data.transfer_epochs = module.transfer_epochs

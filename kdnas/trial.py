@@ -15,8 +15,19 @@ from transformers import (
 )
 
 from kdnas.architecture import Architecture
-from kdnas.errors import reason
-from kdnas.families import TINY, apart, by_config, count_flops, count_parameters, make, new_encoder, run, tiny
+from kdnas.errors import ConfigError, reason
+from kdnas.families import (
+    TINY,
+    apart,
+    architecture_of,
+    by_config,
+    count_flops,
+    count_parameters,
+    make,
+    new_encoder,
+    run,
+    tiny,
+)
 
 LENGTH = 8
 SPARE = 4_000_000
@@ -41,6 +52,22 @@ def refusal(config: PreTrainedConfig) -> str | None:
         return reason(error)
 
 
+def check_architecture(config: PreTrainedConfig) -> None:
+    """Refuses a student's config whose five values do not go together in its family.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    layer = copy.deepcopy(config)
+    layer.num_hidden_layers = 1
+    try:
+        count_flops(layer, 1, LENGTH)
+    except Exception as error:  # any, as above
+        raise ConfigError(
+            f"architecture={architecture_of(config)}: not of a {config.model_type} model ({reason(error)})"
+        ) from error
+
+
 @by_config
 @apart
 def _fault(config: PreTrainedConfig) -> str | None:
@@ -60,8 +87,6 @@ def _fault(config: PreTrainedConfig) -> str | None:
         return "its gradients are not finite"
     if not _reads_both_ways(config):
         return "a token knows nothing of later ones; must be an encoder"
-    config = copy.deepcopy(config)
-    config.num_labels = 2
     if run(make(AutoModelForSequenceClassification, config), LENGTH).logits.shape != (2, 2):
         return "its classifier does not give a logit a class"
     return None

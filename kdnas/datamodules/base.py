@@ -101,7 +101,7 @@ class EncodedDataModule(L.LightningDataModule):
         self.transfer: Dataset | None = None
         self.validation: Dataset | None = None
         self.further: dict[str, Dataset] = {}
-        self.collate = PadCollator(tokenizer.pad_token_id if tokenizer is not None else 0)
+        self.collate = PadCollator(tokenizer.pad_token_id if tokenizer is not None else 0, max_length)
         self.corpus: FlatCorpus
 
     @abstractmethod
@@ -121,6 +121,11 @@ class EncodedDataModule(L.LightningDataModule):
         self.train, self.validation = self.fraction(train), validation
         self.transfer = self.fraction(self.transfer) if self.transfer is not None else None
         self.corpus = FlatCorpus(self.sets, self.collate)
+
+    @property
+    def texts_per_row(self) -> int:
+        """The most texts that are tokenized together: 2 where rows are pairs."""
+        return 1
 
     @property
     def sets(self) -> list[Dataset]:

@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.checkpoints import PACK, architectures, pack
@@ -53,6 +53,11 @@ class ExportingModule(L.LightningModule):
         self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
         self.results: list[dict[str, float]] = []
         self._best: BestWeights | None = None
+
+    @property
+    @abstractmethod
+    def source_config(self) -> PreTrainedConfig:
+        """The config of the model that the tokenizer came with."""
 
     @property
     @abstractmethod
