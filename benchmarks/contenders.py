@@ -31,7 +31,8 @@ from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.config import override
 from kdnas.devices import make_trainer
 from kdnas.distillation.mapping import last, layer_mapping, uniform
-from kdnas.models import load_encoder, load_tokenizer, new_encoder, student_config
+from kdnas.families import new_encoder
+from kdnas.models import load_encoder, load_tokenizer, student_config
 from kdnas.modules.optimization import adamw, linear
 from kdnas.modules.vocabulary import restore_tables
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.architecture import Architecture
 from kdnas.errors import ConfigError, require, require_switch, require_whole
-from kdnas.models import (
-    DATA,
-    WEIGHTS,
-    architecture_of,
-    check_config,
-    load_config,
-    load_tokenizer,
-    reading,
-)
+from kdnas.families import architecture_of, make
+from kdnas.models import check_config, load_config, load_tokenizer, reading
+from kdnas.weights import DATA, check_encoder, fill, from_folder
 
 PACK = "kdnas"
 """The key under which a Lightning checkpoint describes the Hugging Face models whose weights it holds."""
@@ -133,11 +126,12 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
     config.num_labels = num_labels
     config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
     if random or weights is not None:
-        model = AutoModelForSequenceClassification.from_config(config)
-        wrong = [] if random else _fill(model, weights or {})
+        model = make(AutoModelForSequenceClassification, config)
+        wrong = [] if random else fill(model, weights or {})
     else:
-        model, wrong = _from_folder(AutoModelForSequenceClassification, source, config, "checkpoint")
-    _check_encoder(model, wrong, f"checkpoint={source}")
+        with reading("checkpoint", source):
+            model, wrong = from_folder(AutoModelForSequenceClassification, source, config)
+    check_encoder(model, wrong, f"checkpoint={source}")
     return model, tokenizer
 
 
@@ -145,7 +139,7 @@ def load_encoder_into(model: PreTrainedModel, source: str, key: str = "module.in
     """Gives an encoder the weights of another one of the same architecture; poolers and heads are left out.
 
     Args:
-        model: as `kdnas.models.new_encoder` makes it.
+        model: as `kdnas.families.new_encoder` makes it.
         source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (its first model),
             a Hugging Face folder, or a hub id.
         key: the setting to blame.
@@ -157,60 +151,19 @@ def load_encoder_into(model: PreTrainedModel, source: str, key: str = "module.in
         config, weights, _ = unpack(Path(source), key=key)
     else:
         config = load_config(source, key)
-        encoder, wrong = _from_folder(AutoModel, source, config, key)
-        _check_encoder(encoder, wrong, f"{key}={source}")
+        with reading(key, source):
+            encoder, wrong = from_folder(AutoModel, source, config)
+        check_encoder(encoder, wrong, f"{key}={source}")
         weights = encoder.state_dict()
     for name in ("model_type", *Architecture.__dataclass_fields__, "vocab_size", "max_position_embeddings"):
         theirs, ours = getattr(config, name), getattr(model.config, name)
         if theirs != ours:
             raise ConfigError(f"{key}={source}: its {name} is {theirs}; must be the student's {ours}")
-    _check_encoder(model, _fill(model, weights), f"{key}={source}")
+    check_encoder(model, fill(model, weights), f"{key}={source}")
 
 
 def _is_checkpoint(source: str) -> bool:
     return source.endswith(".ckpt") or Path(source).is_file()
-
-
-def _fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
-    """Copies weights, of an encoder or of one with a head, into a model that is either; returns what did not fit.
-
-    The names are the model's own.
-    """
-    encoder = f"{model.base_model_prefix}."
-    whole, bare = any(name.startswith(encoder) for name in weights), model.base_model is model
-    if bare and whole:
-        named = {name.removeprefix(encoder): value for name, value in weights.items() if name.startswith(encoder)}
-    elif bare or whole:
-        named = weights
-    else:
-        named = {f"{encoder}{name}": value for name, value in weights.items()}
-    own = model.state_dict()
-    fitting = {name: value for name, value in named.items() if name in own and own[name].shape == value.shape}
-    model.load_state_dict(fitting, strict=False)
-    return sorted((own.keys() | named.keys()) - fitting.keys())
-
-
-def _from_folder(auto: Any, source: str, config: PreTrainedConfig, key: str) -> tuple[PreTrainedModel, list[str]]:
-    """A model of one of the Auto classes with a folder's or hub id's weights, and the names that did not fit."""
-    with reading(key, source):
-        model, report = auto.from_pretrained(
-            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **WEIGHTS
-        )
-    mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
-    return model, [*mismatched, *report["missing_keys"], *report["unexpected_keys"]]
-
-
-def _check_encoder(model: PreTrainedModel, wrong: Sequence[str], source: str) -> None:
-    """Refuses weights if any of the encoder's did not fit; heads and poolers may be of any kind."""
-    encoder = f"{model.base_model_prefix}."
-    parts = tuple(f"{name}." for name, _ in model.base_model.named_children() if name != "pooler")
-    # Transformers names what is missing as the model does, and what is left over as the file does.
-    wrong = sorted({name for name in wrong if name.removeprefix(encoder).startswith(parts)})
-    if wrong:
-        raise ConfigError(
-            f"{source}: its weights are of another architecture than its config "
-            f"({len(wrong)} tensors do not fit, the first is {wrong[0]})"
-        )
 
 
 def check_export(folder: Path) -> None:

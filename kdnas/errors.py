@@ -1,7 +1,11 @@
 """A user's mistakes: the one exception that stands for them, and the checks of numbers that most of them fail."""
 
 import math
+from textwrap import shorten
 from typing import Any
+
+REASON = 200
+"""Characters of another library's message that are worth telling."""
 
 
 class ConfigError(ValueError):
@@ -40,3 +44,9 @@ def require_switch(key: str, value: Any) -> None:
 def is_number(value: Any) -> bool:
     """Whether it is one that can be reckoned with: not NaN, infinite, true or text."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def reason(error: Exception) -> str:
+    """Another library's message in one line that is worth telling."""
+    first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    return shorten(first, REASON)

@@ -22,8 +22,9 @@ from transformers import PreTrainedConfig
 from kdnas.callbacks import LatencyBenchmark
 from kdnas.config import instantiate
 from kdnas.errors import ConfigError
+from kdnas.families import count_parameters
 from kdnas.files import make_folder, whole
-from kdnas.models import count_parameters, load_config
+from kdnas.models import load_config
 from kdnas.reports.plots import score_plot
 from kdnas.runs import RESULTS, SETTINGS, read_results
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pickle import UnpicklingError
-from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
@@ -29,17 +26,13 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
 from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError, is_number, require, require_whole, shown
+from kdnas.errors import ConfigError, is_number, reason, require, require_whole, shown
+from kdnas.families import architecture_of, count_parameters, make, new_encoder, resize, without_pooler
+from kdnas.trial import refusal
+from kdnas.weights import DATA, WEIGHTS, check_encoder, check_finite, from_folder
 
-DATA: dict[str, Any] = {"trust_remote_code": False}
-"""How anything of a model is loaded: code that comes with it is not run, and nobody is asked whether it may be."""
-WEIGHTS = DATA | {"weights_only": True, "dtype": torch.float32}
-"""How weights are: of a pickle, tensors and nothing else."""
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 """What a config may ask for; other names are of code on the hub."""
-
-REASON = 200
-"""Characters of another library's message that are worth telling."""
 
 
 @contextmanager
@@ -56,12 +49,9 @@ def reading(
     except ConfigError:
         raise
     except Exception as error:
-        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
-        if isinstance(error, UnpicklingError):  # torch's own words say how to run the code
-            reason = "damaged, or holding code"
-        raise ConfigError(
-            f"{key}={path}: no {what} there that can be read; must be {allowed} ({shorten(reason, REASON)})"
-        ) from error
+        # Of code in weights, torch's own words say how to run it.
+        said = "damaged, or holding code" if isinstance(error, UnpicklingError) else reason(error)
+        raise ConfigError(f"{key}={path}: no {what} there that can be read; must be {allowed} ({said})") from error
 
 
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
@@ -81,14 +71,33 @@ def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedCon
             f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"
         )
     try:
-        architecture_of(config)
-    except ConfigError as error:
+        _check_values(config)
+    except (ConfigError, AttributeError) as error:
         raise ConfigError(f"{key}={path}: its config is of no encoder ({error})") from error
     if config._attn_implementation not in ATTENTION:
         raise ConfigError(
             f"{key}={path}: its config asks for the attention {config._attn_implementation}; must be sdpa or eager"
         )
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(f"{key}={path}: its weights are quantized; must be of the model as it was before that")
+    if why := refusal(config):
+        raise ConfigError(
+            f"{key}={path}: a {config.model_type} model cannot be distilled or fine-tuned here ({why}); "
+            "must be of a family that docs/models.md lists"
+        )
     return config
+
+
+def _check_values(config: PreTrainedConfig) -> None:
+    """Refuses values that no encoder can have."""
+    check_activation(architecture_of(config).hidden_act)
+    require_whole("vocab_size", config.vocab_size, 1)
+    padding = config.pad_token_id
+    fits = padding is None or (isinstance(padding, int) and 0 <= padding < config.vocab_size)
+    require(fits, "pad_token_id", padding, f"below vocab_size={config.vocab_size}")
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None:
+        require_whole("max_position_embeddings", positions, 1)
 
 
 def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
@@ -101,16 +110,11 @@ def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
 
 def load_encoder(path: str, key: str = "teacher.path") -> PreTrainedModel:
     """A pretrained encoder in fp32, in evaluation mode, without its pooler."""
-    load_config(path, key)
+    config = load_config(path, key)
     with reading(key, path):
-        return _without_pooler(AutoModel.from_pretrained(path, **WEIGHTS)).eval()
-
-
-def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
-    """No objective here trains the pooler, so it is left out: what is exported holds trained weights only."""
-    if hasattr(model, "pooler"):
-        setattr(model, "pooler", None)  # noqa: B010 - a module's own assignment takes only tensors and modules
-    return model
+        model, wrong = from_folder(AutoModel, path, config)
+    check_encoder(model, wrong, f"{key}={path}")
+    return without_pooler(model).eval()
 
 
 def check_activation(name: str) -> None:
@@ -133,21 +137,17 @@ def student_config(
     """
     check_activation(architecture.hidden_act)
     check_dropout(dropout)
-    config = copy.deepcopy(teacher)
-    settings: dict[str, Any] = architecture.to_dict() | {"dtype": "float32", "architectures": None}
+    config = resize(teacher, architecture)
     if dropout is not None:
-        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    config.update(settings)
+        config.update({"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout})
     return config
 
 
-def new_encoder(config: PreTrainedConfig, seed: int | None = None) -> PreTrainedModel:
-    """A randomly initialised encoder without a pooler. With a seed, the global generators are left as they were."""
-    if seed is None:
-        return _without_pooler(AutoModel.from_config(config))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _without_pooler(AutoModel.from_config(config))
+def take_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> None:
+    """Gives a student its tokenizer's padding token, whatever its teacher's config says: that word is not trained."""
+    token = tokenizer.pad_token_id
+    if token is not None and token < config.vocab_size:
+        config.pad_token_id = token
 
 
 class Head(ABC):
@@ -190,7 +190,7 @@ class MaskedLM(Encoder):
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
         if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
             raise ConfigError(f"teacher.path: a {config.model_type} has no masked language model; use BERT's family")
-        return AutoModelForMaskedLM.from_config(config)
+        return make(AutoModelForMaskedLM, config)
 
 
 @dataclass(frozen=True)
@@ -222,10 +222,11 @@ class Classifier(Head):
             )
         if report["missing_keys"]:
             raise ConfigError(f"teacher.path={path}: has no classifier; must be fine-tuned on the task first")
+        check_finite(model, f"teacher.path={path}")
         return model.eval()
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
-        return AutoModelForSequenceClassification.from_config(config)
+        return make(AutoModelForSequenceClassification, config)
 
 
 def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
@@ -242,41 +243,10 @@ def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
     return [[parameter for parameter in model.parameters() if id(parameter) not in taken], *below]
 
 
-def positions(config: PreTrainedConfig) -> int:
-    """The longest input."""
-    return config.max_position_embeddings - first_position(config)
-
-
-def first_position(config: PreTrainedConfig) -> int:
-    """The number of a row's first position: RoBERTa's family counts from the padding id onwards."""
-    return config.pad_token_id + 1 if "roberta" in config.model_type else 0
-
-
-def architecture_of(config: PreTrainedConfig) -> Architecture:
-    return Architecture.of({name: getattr(config, name) for name in Architecture.__dataclass_fields__})
-
-
 @cache
 def _parameters(path: str, num_hidden_layers: int, hidden_size: int, intermediate_size: int) -> int:
     architecture = Architecture(num_hidden_layers, 1, hidden_size, intermediate_size, "gelu")
     return count_parameters(student_config(load_config(path), architecture))
-
-
-def count_parameters(config: PreTrainedConfig) -> int:
-    """Parameters of the encoder, embeddings included, pooler not."""
-    with torch.device("meta"):
-        return new_encoder(config).num_parameters()
-
-
-def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
-    """Floating-point operations of one forward pass (matrix products and attention)."""
-    with torch.device("meta"):
-        model = new_encoder(config).eval()
-        tokens = torch.zeros(batch_size, length, dtype=torch.long)
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            model(input_ids=tokens)
-    return counter.get_total_flops()
 
 
 class WithinTeacher:

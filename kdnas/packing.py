@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, BatchEncoding, PreTrainedConfig, PreTrainedModel
 
-from kdnas.models import first_position
+from kdnas.families import first_position
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PACKED = "kdnas_packed"
@@ -111,7 +111,7 @@ def _run(
     encoder = model.base_model if compiled is None else compiled
     if pack:
         inputs = {name: batch[name].flatten()[layout.real][None] for name in MODEL_INPUTS if name in batch}
-        inputs["position_ids"] = (layout.positions + first_position(model.config))[None]
+        inputs["position_ids"] = (layout.positions + first_position(model))[None]
         del inputs["attention_mask"]
         with _packed(model.config, layout.runs):
             given = encoder(**inputs, output_hidden_states=bool(layers))

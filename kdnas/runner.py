@@ -38,6 +38,7 @@ from kdnas.callbacks import (
     QuietSteps,
     SeedSteps,
 )
+from kdnas.compatibility import check_fit
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import make_trainer, on_slurm
@@ -169,6 +170,8 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     data = shared("data", key, lambda: instantiate(cfg.data, tokenizer=module.tokenizer))
     data.trainer, data.first_epoch = None, 0
     module.check(masked=data.masking is not None)
+    source = f"checkpoint={cfg.checkpoint}" if cfg.get("checkpoint") else f"teacher.path={cfg.teacher.path}"
+    check_fit(module.source_config, module.tokenizer, source, data.texts_per_row, data.max_length)
     if latency and isinstance(module, StudentDistiller):
         latency.protocol.check(module.teacher_config)
     data.transfer_epochs = module.transfer_epochs

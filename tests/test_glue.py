@@ -21,7 +21,7 @@ from kdnas import glue
 from kdnas.config import label
 from kdnas.datamodules import grammar
 from kdnas.errors import ConfigError
-from kdnas.models import count_parameters
+from kdnas.families import count_parameters
 from kdnas.runner import run
 from kdnas.runs import DECIDE, earlier_results, note
 

@@ -22,10 +22,11 @@ from kdnas.callbacks import LatencyBenchmark, QuietSteps
 from kdnas.callbacks import latency as latency_callback
 from kdnas.distillation.recipes import hidden_states
 from kdnas.errors import ConfigError
+from kdnas.families import count_flops, count_parameters
 from kdnas.host import QuietHost
 from kdnas.latency import LatencyTable, Protocol, disturbance, measure
 from kdnas.latency.disturbance import Timing
-from kdnas.models import count_flops, count_parameters, student_config
+from kdnas.models import student_config
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

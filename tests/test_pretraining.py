@@ -17,7 +17,8 @@ from kdnas.checkpoints import export, load_classifier, load_encoder_into, read, 
 from kdnas.datamodules import Masking, SyntheticNLI
 from kdnas.distillation.recipes import masked_lm
 from kdnas.errors import ConfigError
-from kdnas.models import load_config, new_encoder, student_config
+from kdnas.families import new_encoder
+from kdnas.models import load_config, student_config
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -11,9 +11,9 @@ import lightning as L
 from transformers import PreTrainedConfig
 
 from kdnas.errors import ConfigError
+from kdnas.families import count_flops, count_parameters
 from kdnas.latency import LatencyTable, Protocol, check_accelerators
 from kdnas.latency.accelerators import available_accelerators
-from kdnas.models import count_flops, count_parameters
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.study import Cost
 from kdnas.shared import forget, shared

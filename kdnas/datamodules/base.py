@@ -103,7 +103,7 @@ class EncodedDataModule(L.LightningDataModule):
         self.validation: Dataset | None = None
         self.further: dict[str, Dataset] = {}
         self._read: list[Dataset] = []
-        self.collate = PadCollator(tokenizer.pad_token_id if tokenizer is not None else 0)
+        self.collate = PadCollator(tokenizer.pad_token_id if tokenizer is not None else 0, max_length)
         self.corpus: FlatCorpus
 
     @abstractmethod
@@ -133,6 +133,11 @@ class EncodedDataModule(L.LightningDataModule):
         for one in corpus.sets:
             said.update(b"none" if one.labels is None else one.labels.numpy().tobytes())
         return said.hexdigest()[:16]
+
+    @property
+    def texts_per_row(self) -> int:
+        """The most texts that are tokenized together: 2 where rows are pairs."""
+        return 1
 
     @property
     def sets(self) -> list[Dataset]:

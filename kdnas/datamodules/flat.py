@@ -78,14 +78,17 @@ class PadCollator:
 
     Args:
         padding: the id of the token to pad with.
+        limit: tokens that no batch is padded beyond, as models may have no positions for more.
     """
 
-    def __init__(self, padding: int) -> None:
+    def __init__(self, padding: int, limit: int | None = None) -> None:
         self.padding = {"input_ids": padding, "words": -1}
+        self.limit = limit
 
     def __call__(self, rows: Sequence[Mapping[str, Tensor]]) -> BatchEncoding:
         lengths = [len(row["input_ids"]) for row in rows]
-        width = -(-max(lengths) // ALIGNED) * ALIGNED
+        aligned = -(-max(lengths) // ALIGNED) * ALIGNED
+        width = max(max(lengths), min(aligned, self.limit or aligned))
         batch: dict[str, Any] = {"lengths": lengths}
         for name in COLUMNS:
             if name in rows[0]:

@@ -59,6 +59,10 @@ class GlueDataModule(EncodedDataModule):
         self.split, self.validation_split, self.also = split, validation, dict(also or {})
         self.extra = [check_source(source, ("name", "split", "label")) for source in extra]
 
+    @property
+    def texts_per_row(self) -> int:
+        return len(self.columns)
+
     def load(self) -> tuple[Dataset, Dataset]:
         dataset = read_dataset(self.path, self.name)
         train, held_out, *further = (

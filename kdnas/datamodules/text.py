@@ -53,6 +53,10 @@ class TextDataModule(EncodedDataModule):
         first = {"path": path, "columns": check_columns(columns), **more}
         self.sources = [first, *(check_source(source, tuple(more)) for source in extra)]
 
+    @property
+    def texts_per_row(self) -> int:
+        return max(len(source["columns"]) for source in self.sources)
+
     def load(self) -> tuple[Dataset, Dataset]:
         pairs = [self._load_source(**source) for source in self.sources]
         train = concatenate_datasets([train for train, _ in pairs]).shuffle(seed=self.seed)

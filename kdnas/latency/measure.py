@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdnas.errors import ConfigError, require, require_whole
+from kdnas.families import new_encoder, positions
 from kdnas.latency.accelerators import ACCELERATORS
 from kdnas.latency.disturbance import Others, Timing, time_once
-from kdnas.models import new_encoder, positions
 from kdnas.search.study import Latency
 
 MANY = 1024

@@ -11,12 +11,12 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.checkpoints import PACK, architectures, pack
 from kdnas.errors import ConfigError
-from kdnas.models import architecture_of
+from kdnas.families import architecture_of
 from kdnas.modules.best import BestWeights
 from kdnas.modules.optimization import adamw, check_optimization, linear
 
@@ -55,6 +55,11 @@ class ExportingModule(L.LightningModule):
         self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
         self.results: list[dict[str, float]] = []
         self._best: BestWeights | None = None
+
+    @property
+    @abstractmethod
+    def source_config(self) -> PreTrainedConfig:
+        """The config of the model that the tokenizer came with."""
 
     @property
     @abstractmethod

@@ -24,13 +24,15 @@ from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.errors import ConfigError
+from kdnas.families import architecture_of
 from kdnas.host import QuietHost
-from kdnas.models import architecture_of, load_tokenizer, student_config, unfreezing_groups
+from kdnas.models import load_tokenizer, student_config, take_padding, unfreezing_groups
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.gradients import at_once, is_out_of_memory
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.side_by_side import SideBySide, draws, places
 from kdnas.packing import Layout, Outputs, outputs
+from kdnas.trial import check_architecture
 
 log = logging.getLogger(__name__)
 LOST = "lost"
@@ -174,6 +176,9 @@ class StudentDistiller(ExportingModule):
         self.teacher_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
         configs = [student_config(self.teacher_config, architecture, dropout) for architecture in architectures]
+        for config in configs:
+            take_padding(config, self.tokenizer)
+            check_architecture(config)
         self.students = nn.ModuleList(
             Student(config, self.teacher_config, objective, seed, initial, list(also or ())) for config in configs
         )
@@ -196,6 +201,10 @@ class StudentDistiller(ExportingModule):
     @property
     def exports(self) -> dict[str, PreTrainedModel]:
         return {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
+
+    @property
+    def source_config(self) -> PreTrainedConfig:
+        return self.teacher_config
 
     def check(self, masked: bool) -> None:
         aims = self.trainees[0].aims

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedModel
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.devices import balanced
 from kdnas.distillation.losses import hard_labels
@@ -48,6 +48,10 @@ class FineTuner(ExportingModule):
         self.model.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves it there
         self.monitor = next(iter(metrics))
         self.metrics = SplitMetrics(metrics, also)
+
+    @property
+    def source_config(self) -> PreTrainedConfig:
+        return self.model.config
 
     @property
     def exports(self) -> dict[str, PreTrainedModel]:

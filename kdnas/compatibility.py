@@ -1,0 +1,110 @@
+"""A tokenizer against its model: whatever the one can give, the other must take."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchEncoding, PreTrainedConfig
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from kdnas.errors import ConfigError, reason, require
+from kdnas.families import TINY, apart, first_position, new_encoder, positions, resize
+from kdnas.packing import MODEL_INPUTS
+
+TEXT = "The cat's seven lives, 12.5 \u00e9t\u00e9 \u732b \U0001f408!"
+"""A text with words and signs that a vocabulary may lack."""
+
+
+def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts_per_row: int, max_length: int) -> None:
+    """Refuses a tokenizer and a model that do not fit, or rows too long for them, before anything is computed.
+
+    Args:
+        config: the model's.
+        source: the setting to blame, with its value, as `teacher.path=...`.
+        texts_per_row: 2 where rows are pairs of texts.
+        max_length: tokens of a row.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    longest = min(positions(config), tokenizer.model_max_length)
+    require(max_length <= longest, "data.max_length", max_length, f"at most the teacher's {longest}")
+    _check_ids(config, tokenizer, source)
+    try:
+        batch = _batch(tokenizer, texts_per_row, max_length)
+    except Exception as error:  # of a tokenizer that lacks something, anything
+        raise ConfigError(
+            f"{source}: its tokenizer cannot tokenize a text of any characters ({reason(error)})"
+        ) from error
+    _check_beginning(batch, source)
+    _check_types(config, batch, source)
+    _check_run(config, tokenizer, batch, source)
+
+
+def _check_ids(config: PreTrainedConfig, tokenizer: Tokenizer, source: str) -> None:
+    """Refuses ids that the model has no embedding for, and rows that cannot be padded."""
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if largest >= config.vocab_size:
+        raise ConfigError(
+            f"{source}: its tokenizer gives ids up to {largest} ({token!a}), its model has "
+            f"vocab_size={config.vocab_size}; must be at least {largest + 1}, as resize_token_embeddings makes it"
+        )
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"{source}: its tokenizer has no padding token; must have one (pad_token)")
+
+
+def _batch(tokenizer: Tokenizer, texts_per_row: int, max_length: int) -> BatchEncoding:
+    """A short, an empty and a cut row, as the data's will be."""
+    texts = [TEXT, "", " ".join([TEXT] * max_length)]
+    encoded = tokenizer(*[texts] * texts_per_row, truncation=True, max_length=max_length)
+    if too_long := [len(row) for row in encoded["input_ids"] if len(row) > max_length]:
+        raise ValueError(f"it gives {too_long[0]} tokens where {max_length} are the most")
+    return encoded
+
+
+def _check_beginning(batch: BatchEncoding, source: str) -> None:
+    """Refuses rows that begin with a word: an empty text would have no token, and a classifier reads the first."""
+    if len({row[0] if row else None for row in batch["input_ids"]}) > 1 or not batch["input_ids"][1]:
+        raise ConfigError(
+            f"{source}: its tokenizer begins a row with its first word; must begin it with a special token, as [CLS] "
+            "(a post-processor adds it)"
+        )
+
+
+def _check_types(config: PreTrainedConfig, batch: BatchEncoding, source: str) -> None:
+    """Refuses numbers of texts that the model has no embedding for."""
+    largest = max((max(row) for row in batch.get("token_type_ids", [])), default=0)
+    types = getattr(config, "type_vocab_size", None)
+    if types and largest >= types:  # without any, a model takes no such numbers, or passes over them
+        raise ConfigError(
+            f"{source}: its tokenizer gives a pair's second text token_type_ids of {largest}, its model has "
+            f"type_vocab_size={types}; must be at least {largest + 1}, or data.columns one column"
+        )
+
+
+@apart
+@torch.no_grad()
+def _check_run(config: PreTrainedConfig, tokenizer: Tokenizer, batch: BatchEncoding, source: str) -> None:
+    """Refuses what a tiny model with the same vocabulary, positions and types does not take."""
+    tiny = new_encoder(resize(config, TINY)).eval()
+    padding = tokenizer.pad_token_id
+    if first_position(tiny) and padding != config.pad_token_id:
+        raise ConfigError(
+            f"{source}: its tokenizer pads with {padding}, and its model counts positions from "
+            f"pad_token_id={config.pad_token_id}; must be the same"
+        )
+    empty, mask = {"input_ids": padding}, [[1] * len(row) for row in batch["input_ids"]]
+    inputs = {
+        name: pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=empty.get(name, 0))
+        for name, rows in (batch | {"attention_mask": mask}).items()
+        if name in MODEL_INPUTS
+    }
+    inputs["attention_mask"] = pad_sequence(
+        [torch.ones(len(row), dtype=torch.long) for row in batch["input_ids"]], batch_first=True
+    )
+    try:
+        states = tiny(**inputs).last_hidden_state
+    except Exception as error:  # a model that is given what it does not know can raise anything
+        raise ConfigError(f"{source}: its model does not take what its tokenizer gives ({reason(error)})") from error
+    if not states.isfinite().all():
+        raise ConfigError(f"{source}: its model gives NaN for what its tokenizer gives")

@@ -1,0 +1,196 @@
+"""Families of models: what is refused at the check, and that the others go all the way."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
+
+from kdnas.architecture import Architecture
+from kdnas.checkpoints import export, load_classifier, load_encoder_into
+from kdnas.datamodules import grammar
+from kdnas.datamodules.flat import PadCollator
+from kdnas.errors import ConfigError
+from kdnas.families import architecture_of, count_flops, count_parameters, new_encoder, positions
+from kdnas.models import Classifier, Encoder, MaskedLM, check_config, load_config, load_encoder, student_config
+from kdnas.packing import outputs
+from kdnas.trial import check_architecture
+
+STUDENT = Architecture(2, 3, 24, 20, "relu")
+SUPPORTED = {
+    "albert": {},
+    "bert": {},
+    "big_bird": {},
+    "camembert": {},
+    "convbert": {},
+    "data2vec-text": {},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
+    | {"position_biased_input": False},
+    "distilbert": {},
+    "electra": {"embedding_size": 12},
+    "ernie": {},
+    "eurobert": {},
+    "megatron-bert": {},
+    "mpnet": {},
+    "nomic_bert": {},
+    "nystromformer": {},
+    "rembert": {},
+    "roberta": {},
+    "roberta-prelayernorm": {},
+    "roformer": {},
+    "xlm-roberta": {},
+    "xlm-roberta-xl": {},
+}
+"""Those of docs/models.md, each with what its usual checkpoints set."""
+UNLIMITED = ("deberta-v2", "eurobert", "nomic_bert")
+"""Those with positions relative to each other."""
+
+
+def config_of(family, **values):
+    """A tiny config: 4 layers, hidden 32."""
+    config = transformers.CONFIG_MAPPING[family](**{"vocab_size": 70, "pad_token_id": 1, "num_labels": 3} | values)
+    config.update(Architecture(4, 4, 32, 48, "gelu").to_dict() | {"bos_token_id": 2, "eos_token_id": 3})
+    for name, width in (("pooler_hidden_size", 32), ("num_key_value_heads", 4), ("head_dim", 8)):
+        if getattr(config, name, None) is not None:
+            setattr(config, name, width)
+    if getattr(config, "max_position_embeddings", None):
+        config.max_position_embeddings = 40
+    return config
+
+
+def batch_of(*lengths):
+    torch.manual_seed(0)
+    return PadCollator(1)([{"input_ids": torch.randint(4, 70, (length,))} for length in lengths])
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_a_family_goes_all_the_way(family, tmp_path):
+    teacher = check_config(config_of(family, **SUPPORTED[family]), "teacher.path", family)
+    config = student_config(teacher, STUDENT)
+    check_architecture(config)
+    student, batch = Encoder().new(config, seed=0), batch_of(9, 5)
+    given = outputs(student, batch, {1, 2})
+    assert all(states.shape == (14, 24) for states in given.states.values())
+    sum(states.square().mean() for states in given.states.values()).backward()
+    assert count_flops(config, 1, 16) < count_flops(teacher, 1, 16)
+    assert count_parameters(config) == sum(weight.numel() for weight in student.parameters())
+
+    folder = export(student, grammar.tokenizer(), tmp_path / "model")
+    again = load_encoder(str(folder))
+    assert architecture_of(again.config) == STUDENT
+    for name, weight in again.named_parameters():
+        assert torch.equal(weight, student.get_parameter(name)), name
+    load_encoder_into(new_encoder(config), str(folder))
+    classifier, _ = load_classifier(str(folder), num_labels=3)
+    logits = outputs(classifier.eval(), batch).logits
+    assert logits.shape == (2, 3)
+    expected = AutoModelForSequenceClassification.from_pretrained(
+        export(classifier, grammar.tokenizer(), tmp_path / "c")
+    )
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    torch.testing.assert_close(expected.eval()(**inputs).logits, logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_the_longest_input_is_what_a_model_takes(family):
+    config = config_of(family, **SUPPORTED[family])
+    model, longest = new_encoder(student_config(config, STUDENT)).eval(), positions(config)
+
+    def take(length):
+        return model(torch.full((1, length), 5), attention_mask=torch.ones(1, length, dtype=torch.long))
+
+    if family in UNLIMITED:
+        assert longest == float("inf")
+        take(100)
+        return
+    take(longest)
+    with pytest.raises((IndexError, RuntimeError)):
+        take(longest + 1)
+
+
+REFUSED = {
+    "esm": "has no hidden_act",
+    "funnel": "has no intermediate_size",
+    "gpt2": "has no intermediate_size, hidden_act",
+    "ibert": "I-BERT only supports 'gelu'",
+    "layoutlm": "the cost of a pass cannot be counted",
+    "llama": "a token knows nothing of later ones",
+    "longformer": "the cost of a pass cannot be counted",
+    "luke": "tables of other inputs than text",
+    "mobilebert": "mobilebert model cannot be distilled",
+    "modernbert": "has no hidden_act",
+    "splinter": "no classifier of it",
+    "squeezebert": "embedding_size",
+    "t5": "has no intermediate_size",
+    "vit": "no encoder",
+    "wav2vec2": "no classifier of it",
+    "xlnet": "has no intermediate_size",
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_go_all_the_way_is_refused(family):
+    with pytest.raises(ConfigError, match=f"^teacher.path=x: .*{REFUSED[family]}") as caught:
+        check_config(transformers.CONFIG_MAPPING[family](), "teacher.path", "x")
+    assert str(caught.value).isprintable()
+
+
+def test_a_decoder_by_setting_is_refused():
+    with pytest.raises(ConfigError, match="a token knows nothing of later ones"):
+        check_config(config_of("bert", is_decoder=True), "teacher.path", "x")
+
+
+def test_five_values_that_a_family_does_not_take_together_are_refused():
+    with pytest.raises(ConfigError, match=r"^architecture=\[2, 8, 24, 20, relu\]: not of a roformer model"):
+        check_architecture(student_config(config_of("roformer"), Architecture(2, 8, 24, 20, "relu")))
+
+
+def test_batches_are_not_padded_beyond_the_longest_row_allowed():
+    rows = [{"input_ids": torch.arange(length)} for length in (13, 4)]
+    assert PadCollator(0)(rows)["input_ids"].shape == (2, 16)
+    assert PadCollator(0, 13)(rows)["input_ids"].shape == (2, 13)
+    assert PadCollator(0, 40)(rows)["input_ids"].shape == (2, 16)
+
+
+# -- types of numbers
+
+
+@pytest.fixture(scope="module", params=["float16", "bfloat16"])
+def half(request, teacher, tmp_path_factory):
+    """A classifier stored in half precision."""
+    folder = tmp_path_factory.mktemp("half") / request.param
+    model = AutoModelForSequenceClassification.from_pretrained(teacher, num_labels=3)
+    model.to(getattr(torch, request.param)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == request.param
+    return str(folder)
+
+
+MADE = {
+    "classifier": lambda path: load_classifier(path, 3)[0],
+    "random classifier": lambda path: load_classifier(path, 3, random=True)[0],
+    "encoder": load_encoder,
+    "teacher's latency": lambda path: new_encoder(load_config(path), seed=0),
+    "taught classifier": lambda path: Classifier(3).load(path),
+    "new classifier": lambda path: Classifier(3).new(load_config(path), 0),
+    "student": lambda path: Encoder().new(student_config(load_config(path), STUDENT), 0),
+    "masked LM": lambda path: MaskedLM().new(load_config(path), 0),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_a_model_is_in_fp32_whatever_it_was_stored_in(made, half, tmp_path):
+    model = MADE[made](half)
+    assert {weight.dtype for weight in model.state_dict().values() if weight.is_floating_point()} == {torch.float32}
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_weights_of_a_half_precision_source_are_taken_over(half):
+    model = new_encoder(load_config(half))
+    load_encoder_into(model, half)
+    stored = BertModel.from_pretrained(half, dtype="auto")
+    assert stored.dtype != torch.float32
+    for name, weight in model.named_parameters():
+        assert weight.dtype == torch.float32 and torch.equal(weight, stored.get_parameter(name).float()), name
