@@ -35,15 +35,16 @@ from kdnas.callbacks import (
     QuietSteps,
     SeedSteps,
 )
-from kdnas.checkpoints import check_export, read
+from kdnas.checkpoints import read
 from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import check_devices, make_trainer, on_slurm
 from kdnas.errors import ConfigError, is_number, require, require_switch, require_whole
+from kdnas.exports import check_export
 from kdnas.files import check_folder
 from kdnas.jobs import candidates, open_study
 from kdnas.models import check_activation, check_dropout, reading
-from kdnas.modules.base import ExportingModule
+from kdnas.modules.base import DivergedError, ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import check_optimization
@@ -168,7 +169,7 @@ def check(cfg: DictConfig) -> None:
         trainer = check_trainer(cfg, recipe.epochs if cfg.architectures is not None else None)
         data.divide(trainer.global_rank, trainer.world_size)
     if cfg.paths.export is not None:
-        check_export(Path(cfg.paths.export))
+        check_export(Path(cfg.paths.export), several=len(cfg.architectures or ()) > 1)
 
 
 def check_trainer(cfg: DictConfig, epochs: int | None) -> L.Trainer:
@@ -293,11 +294,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
     module.best.restore()
     for model in module.exports.values():
         restore_tables(model)
-    if export:
+    if export and len(module.diverged) < len(module.trainees):
         trainer.save_checkpoint(output / "best.ckpt", weights_only=True)
     trainer.validate(module, datamodule=data, verbose=False)
     if isinstance(module, StudentDistiller) and not cfg.search.trials:
         module.refuse_lost()
+    if not cfg.search.trials:
+        refuse_diverged(module, output)
     if first:
         write_results(output / RESULTS, module.results)
         if export:
@@ -309,6 +312,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
             log.info("where the time went (%s):\n%s", path, profiler.write(path))
     data.trainer = None  # the next run may have the same data, and needs the memory of all this
     return dict(module.results[0])
+
+
+def refuse_diverged(module: ExportingModule, output: Path) -> None:
+    """Refuses a training that has diverged; its folder can be used again, with other settings too."""
+    if module.diverged:
+        for name in ("last.ckpt", "best.ckpt"):
+            (output / name).unlink(missing_ok=True)
+    module.refuse_diverged()
 
 
 def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
@@ -382,4 +393,9 @@ def ensure_teacher(cfg: DictConfig) -> None:
         training_cfg = compose("train", [override(key, value) for key, value in steps.items()])
         if earlier_results(training, staged(training_cfg, "full")) is None or not folder.is_dir():
             log.info("the teacher %s is not there yet: training it", folder)
-            run(training_cfg)
+            try:
+                run(training_cfg)
+            except DivergedError as error:
+                raise ConfigError(
+                    f"teacher.path={folder}: no teacher there, and its training failed: {error}"
+                ) from error

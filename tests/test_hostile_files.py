@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import BertConfig
 
-from kdnas.checkpoints import check_export, export
 from kdnas.config import folder as folder_of
 from kdnas.errors import ConfigError
+from kdnas.exports import check_export, export
 from kdnas.files import whole
 from kdnas.latency import LatencyTable, Protocol
 from kdnas.models import load_config, load_encoder, load_tokenizer

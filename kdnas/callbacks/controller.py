@@ -50,14 +50,17 @@ class ControllerUpdate(L.Callback):
         self.study.teacher = self.latency.teacher
         seconds = (time.monotonic() - self._start) / len(self.trials)
         told = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
-        for trial, student, metrics, cost in told:
+        for i, (trial, student, metrics, cost) in enumerate(told):
             if student.lost:
                 continue
+            if i in module.diverged:
+                self.study.fail(trial, f"diverged: {module.diverged[i]}")
+                continue
             reward = self.reward(metrics, cost, self.latency.teacher)
-            if math.isfinite(reward) and math.isfinite(metrics["loss"]):
+            if math.isfinite(reward):
                 self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)
             else:
-                self.study.fail(trial, f"diverged: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
+                self.study.fail(trial, f"no reward: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
         # For want of memory, of which there is more alone. Last: a gang that is gone on with has all its members.
         pairs = zip(self.trials, module.trainees, strict=True)
         self.study.part([trial for trial, student in pairs if student.lost])
