@@ -294,7 +294,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     module.best.restore()
     for model in module.exports.values():
         restore_tables(model)
-    if export and len(module.diverged) < len(module.trainees):
+    failed = len(module.diverged) == len(module.trainees)
+    if export and not failed:
         trainer.save_checkpoint(output / "best.ckpt", weights_only=True)
     trainer.validate(module, datamodule=data, verbose=False)
     if isinstance(module, StudentDistiller) and not cfg.search.trials:
@@ -302,8 +303,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if not cfg.search.trials:
         refuse_diverged(module, output)
     if first:
-        write_results(output / RESULTS, module.results)
-        if export:
+        if not failed:
+            write_results(output / RESULTS, module.results)
+        if export and not failed:
             log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
         else:
             (output / "last.ckpt").unlink(missing_ok=True)
@@ -396,6 +398,4 @@ def ensure_teacher(cfg: DictConfig) -> None:
             try:
                 run(training_cfg)
             except DivergedError as error:
-                raise ConfigError(
-                    f"teacher.path={folder}: no teacher there, and its training failed: {error}"
-                ) from error
+                raise ConfigError(f"teacher.path={folder}: its training (teacher.prepare) failed: {error}") from error
