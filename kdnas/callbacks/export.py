@@ -34,4 +34,4 @@ class ExportModels(L.Callback):
             folder = self.folder if len(models) == 1 else self.folder / str(i)
             written = export(model, module.tokenizer, folder, module.about, module.results[i])
             figures = ", ".join(f"{name} {value:.4f}" for name, value in module.results[i].items())
-            log.info("wrote %s, a folder for AutoModel.from_pretrained; held out: %s", written, figures)
+            log.info("wrote %s (its README.md says how to load it); held out: %s", written, figures)
