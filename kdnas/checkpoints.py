@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from kdnas.models import (
     reading,
 )
 
+log = logging.getLogger(__name__)
 PACK = "kdnas"
 """The key under which a Lightning checkpoint describes the Hugging Face models whose weights it holds."""
 
@@ -78,20 +80,22 @@ def unpack(
     """Config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint.
 
     Args:
-        student: the number of one of several; None refuses to choose among them.
+        student: the number of one of several; None takes the first, and says so.
         key: the setting to blame.
-        like: where there are several, the first of this architecture is meant.
+        like: an architecture; without a number, the first student of it is taken.
     """
     checkpoint = read(path, key)
     if PACK not in checkpoint:
         raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
     with reading(key, path, "student", "a whole checkpoint of kdnas"):
         there = architectures(checkpoint, key, path)
+    listed = ", ".join(f"{i} {architecture}" for i, architecture in enumerate(there))
     if student is None:
-        student = there.index(like) if like in there else 0 if len(there) == 1 else None
-    if student is None or not 0 <= student < len(there):
-        listed = ", ".join(f"{i} {architecture}" for i, architecture in enumerate(there))
-        raise ConfigError(f"{key}={path}: holds the students {listed}; module.source.student must be one's number")
+        student = there.index(like) if like in there else 0
+        if len(there) > 1 and like is None:
+            log.info("%s holds the students %s; taking %d, or another by module.source.student", path, listed, student)
+    if student >= len(there):
+        raise ConfigError(f"module.source.student={student}: must be the number of a student in {path}: {listed}")
     with reading(key, path, "student", "a whole checkpoint of kdnas"), tempfile.TemporaryDirectory() as folder:
         prefix, text = list(checkpoint[PACK]["configs"].items())[student]
         weights = {
