@@ -31,8 +31,7 @@ from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.config import override
 from kdnas.devices import make_trainer
 from kdnas.distillation.mapping import last, layer_mapping, uniform
-from kdnas.families import new_encoder
-from kdnas.models import load_encoder, load_tokenizer, student_config
+from kdnas.models import Encoder, load_encoder, load_tokenizer, student_config
 from kdnas.modules.optimization import adamw, linear
 from kdnas.modules.vocabulary import restore_tables
 
@@ -97,7 +96,7 @@ class Course:
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
         """The teacher, and a student with the initial weights that kdnas would give it."""
         teacher: Any = load_encoder(self.teacher)
-        student: Any = new_encoder(student_config(teacher.config, STUDENT, dropout=0.0), SEED)
+        student: Any = Encoder().new(student_config(teacher.config, STUDENT), SEED, dropout=0.0)
         return teacher.requires_grad_(False).to(self.device), student.to(self.device)
 
     def pairs(self, teacher_layers: int) -> list[tuple[int, int]]:

@@ -1,10 +1,9 @@
-"""Students on disk: Lightning checkpoints that carry their config and tokenizer, and Hugging Face folders."""
+"""Lightning checkpoints that carry the config and tokenizer of their students, and models that start from them."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,37 +26,31 @@ from kdnas.families import architecture_of, make
 from kdnas.models import check_config, load_config, load_tokenizer, reading
 from kdnas.weights import DATA, check_encoder, fill, from_folder
 
+log = logging.getLogger(__name__)
 PACK = "kdnas"
 """The key under which a Lightning checkpoint describes the Hugging Face models whose weights it holds."""
-EXPORTED = {
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-}
-"""What transformers writes of an encoder and its tokenizer."""
 
 
 def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `on_save_checkpoint` stores under `PACK`, as plain strings.
+    """What `on_save_checkpoint` stores under `PACK`, as plain strings, or as bytes where a file is no text.
 
     Args:
         models: each by the prefix of its weights in the Lightning module's state dict.
     """
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        files = {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir() if path.is_file()}
+        files = {path.name: _content(path.read_bytes()) for path in Path(folder).iterdir() if path.is_file()}
     return {
         "configs": {prefix: model.config.to_json_string(False) for prefix, model in models.items()},
         "tokenizer": files,
     }
+
+
+def _content(file: bytes) -> str | Tensor:
+    try:
+        return file.decode()
+    except UnicodeDecodeError:  # as that of a sentencepiece model
+        return torch.frombuffer(bytearray(file), dtype=torch.uint8)
 
 
 def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
@@ -75,12 +68,27 @@ def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
 
 
 def unpack(
-    path: Path, student: int = 0, key: str = "checkpoint"
+    path: Path, student: int | None = None, key: str = "checkpoint", like: Architecture | None = None
 ) -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
-    """Config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint."""
+    """Config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint.
+
+    Args:
+        student: the number of one of several; None takes the first, and says so.
+        key: the setting to blame.
+        like: an architecture; without a number, the first student of it is taken.
+    """
     checkpoint = read(path, key)
     if PACK not in checkpoint:
         raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
+    with reading(key, path, "student", "a whole checkpoint of kdnas"):
+        there = architectures(checkpoint, key, path)
+    listed = ", ".join(f"{i} {architecture}" for i, architecture in enumerate(there))
+    if student is None:
+        student = there.index(like) if like in there else 0
+        if len(there) > 1 and like is None:
+            log.info("%s holds the students %s; taking %d, or another by module.source.student", path, listed, student)
+    if student >= len(there):
+        raise ConfigError(f"module.source.student={student}: must be the number of a student in {path}: {listed}")
     with reading(key, path, "student", "a whole checkpoint of kdnas"), tempfile.TemporaryDirectory() as folder:
         prefix, text = list(checkpoint[PACK]["configs"].items())[student]
         weights = {
@@ -89,14 +97,20 @@ def unpack(
         for name, content in checkpoint[PACK]["tokenizer"].items():
             if not name or name != Path(name).name or name == "..":
                 raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (a tokenizer's file called {name!r})")
-            (Path(folder) / name).write_text(content, encoding="utf-8")
+            (Path(folder) / name).write_bytes(content.encode() if isinstance(content, str) else bytes(content.tolist()))
         return _config(text, key, path), weights, AutoTokenizer.from_pretrained(folder, **DATA)
 
 
-def architectures(checkpoint: dict[str, Any]) -> list[Architecture]:
-    """Of the Hugging Face models in a Lightning checkpoint that was read; of none if it is not one of kdnas."""
+def architectures(
+    checkpoint: dict[str, Any], key: str = "paths.output", path: object = "last.ckpt"
+) -> list[Architecture]:
+    """The architectures of the Hugging Face models in a Lightning checkpoint that was read; none if it is not kdnas's.
+
+    Args:
+        key, path: the setting to blame and its value.
+    """
     texts = checkpoint.get(PACK, {"configs": {}})["configs"].values()
-    return [architecture_of(_config(text, "paths.output", "last.ckpt")) for text in texts]
+    return [architecture_of(_config(text, key, path)) for text in texts]
 
 
 def _config(text: str, key: str, path: object) -> PreTrainedConfig:
@@ -104,12 +118,15 @@ def _config(text: str, key: str, path: object) -> PreTrainedConfig:
     return check_config(AutoConfig.for_model(values.pop("model_type"), **values), key, str(path))
 
 
-def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple[PreTrainedModel, Tokenizer]:
+def load_classifier(
+    source: str, num_labels: int, random: bool = False, student: int | None = None
+) -> tuple[PreTrainedModel, Tokenizer]:
     """A sequence classifier (or, with one label, a regressor) on a distilled or pre-trained encoder, and its tokenizer.
 
     Args:
         source: a Lightning checkpoint of kdnas, a Hugging Face folder, or a hub id.
         random: leave the weights at their random start: the same student without distillation.
+        student: the number of one of several students in a checkpoint.
 
     Raises:
         ConfigError: nothing there, a damaged file, or weights of another architecture than the config's.
@@ -119,9 +136,11 @@ def load_classifier(source: str, num_labels: int, random: bool = False) -> tuple
     require(fits, "checkpoint", source, "a checkpoint of kdnas, a Hugging Face folder or a hub id")
     require_switch("module.source.random", random)
     require_whole("task.num_labels", num_labels, 1)
+    require_whole("module.source.student", 0 if student is None else student, 0)
     if _is_checkpoint(source):
-        config, weights, tokenizer = unpack(Path(source))
+        config, weights, tokenizer = unpack(Path(source), student)
     else:
+        require(student is None, "module.source.student", student, f"null: {source} is no checkpoint of several")
         config, tokenizer = load_config(source, "checkpoint"), load_tokenizer(source, "checkpoint")
     config.num_labels = num_labels
     config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
@@ -140,15 +159,15 @@ def load_encoder_into(model: PreTrainedModel, source: str, key: str = "module.in
 
     Args:
         model: as `kdnas.families.new_encoder` makes it.
-        source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (its first model),
-            a Hugging Face folder, or a hub id.
+        source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (of several
+            students, the one of the model's architecture), a Hugging Face folder, or a hub id.
         key: the setting to blame.
 
     Raises:
         ConfigError: nothing there, a damaged file, or another family, architecture, vocabulary or number of positions.
     """
     if _is_checkpoint(source):
-        config, weights, _ = unpack(Path(source), key=key)
+        config, weights, _ = unpack(Path(source), key=key, like=architecture_of(model.config))
     else:
         config = load_config(source, key)
         with reading(key, source):
@@ -164,35 +183,3 @@ def load_encoder_into(model: PreTrainedModel, source: str, key: str = "module.in
 
 def _is_checkpoint(source: str) -> bool:
     return source.endswith(".ckpt") or Path(source).is_file()
-
-
-def check_export(folder: Path) -> None:
-    """An export replaces an earlier one, or those of a gang, and nothing else."""
-    there = list(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
-    gang = all(path.is_dir() and path.name.isdecimal() for path in there)
-    models = there if gang else [folder]
-    if there and not all(_is_export(model) for model in models):
-        raise ConfigError(f"paths.export={folder}: holds something that is not a model; must be empty or not there")
-
-
-def _is_export(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return "config.json" in names and names <= EXPORTED
-
-
-def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Path:
-    """Writes a folder that transformers' `from_pretrained` loads, model and tokenizer; whole or not at all."""
-    check_export(folder)
-    folder = folder.resolve()  # not the link that it may be
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        fresh.chmod(0o755)
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return folder

@@ -95,11 +95,12 @@ def read(folder: Path, tasks: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _results(path: Path) -> dict[str, float]:
-    """A run's metrics; nothing if it has not finished."""
+    """A run's metrics; nothing if it has not finished, which is also what is told of a damaged or diverged one."""
     try:
-        return read_results(path)[0]
-    except ConfigError:  # damaged, which is told like what has not finished
+        figures = read_results(path)[0]
+    except ConfigError:
         return {}
+    return figures if all(map(math.isfinite, figures.values())) else {}
 
 
 def cost(folders: Iterable[Path], benchmark: LatencyBenchmark | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,20 +128,15 @@ def check_dropout(share: Any) -> None:
     require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
 
 
-def student_config(
-    teacher: PreTrainedConfig, architecture: Architecture, dropout: float | None = None
-) -> PreTrainedConfig:
-    """The teacher's config with the student's architecture: same family, vocabulary and positions.
-
-    Args:
-        dropout: of hidden states and attention; None keeps the teacher's.
-    """
+def student_config(teacher: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
+    """The teacher's config with the student's architecture: same family, vocabulary, positions and dropout."""
     check_activation(architecture.hidden_act)
-    check_dropout(dropout)
-    config = resize(teacher, architecture)
-    if dropout is not None:
-        config.update({"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout})
-    return config
+    return resize(teacher, architecture)
+
+
+def dropouts(config: PreTrainedConfig) -> dict[str, float]:
+    """Every dropout probability that a config holds, by the name that its family has for it."""
+    return {name: value for name, value in vars(config).items() if "dropout" in name and is_number(value)}
 
 
 def take_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> None:
@@ -165,11 +161,22 @@ class Head(ABC):
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
         """A student with random weights."""
 
-    def new(self, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-        """A student whose weights the seed alone decides; the global generators are left as they were."""
+    def new(self, config: PreTrainedConfig, seed: int, dropout: float | None = None) -> PreTrainedModel:
+        """A student whose weights the seed alone decides; the global generators are left as they were.
+
+        Args:
+            dropout: what the student is distilled with, for all of its dropout layers; its config keeps its own
+                values, with which it will be exported and fine-tuned. None distils with the config's values too.
+        """
+        check_dropout(dropout)
+        own, built = dropouts(config), copy.deepcopy(config)
+        if dropout is not None:
+            built.update(dict.fromkeys(own, dropout))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.make(config)
+            model = self.make(built)
+        model.config.update(own)
+        return model
 
 
 @dataclass(frozen=True)

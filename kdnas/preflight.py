@@ -11,10 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.architecture import Architecture
 from kdnas.arguments import check_arguments, check_callbacks, user_callbacks
-from kdnas.checkpoints import check_export
 from kdnas.config import instantiate, plain
 from kdnas.devices import check_devices, make_trainer
 from kdnas.errors import ConfigError, require, require_switch, require_whole, shown
+from kdnas.exports import check_export
 from kdnas.files import check_folder
 from kdnas.models import check_dropout
 from kdnas.modules.metrics import SplitMetrics
@@ -65,7 +65,7 @@ def check(cfg: DictConfig) -> None:
         trainer = check_trainer(cfg, recipe.epochs if distils else None, logged)
         data.divide(trainer.global_rank, trainer.world_size)
     if cfg.paths.export is not None:
-        check_export(Path(cfg.paths.export))
+        check_export(Path(cfg.paths.export), several=len(cfg.architectures or ()) > 1)
 
 
 def check_trainer(cfg: DictConfig, epochs: int | None, figures: Sequence[str] = ()) -> L.Trainer:

@@ -45,7 +45,7 @@ from kdnas.devices import make_trainer, on_slurm
 from kdnas.errors import ConfigError
 from kdnas.jobs import candidates, open_study
 from kdnas.models import check_activation, load_config
-from kdnas.modules.base import ExportingModule
+from kdnas.modules.base import DivergedError, ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.modules.vocabulary import restore_tables, train_used_rows
 from kdnas.preflight import architecture, check, staged
@@ -250,14 +250,18 @@ def train(cfg: DictConfig) -> dict[str, float]:
     module.best.restore()
     for model in module.exports.values():
         restore_tables(model)
-    if export:
+    failed = len(module.diverged) == len(module.trainees)
+    if export and not failed:
         trainer.save_checkpoint(output / "best.ckpt", weights_only=True)
     trainer.validate(module, datamodule=data, verbose=False)
     if isinstance(module, StudentDistiller) and not cfg.search.trials:
         module.refuse_lost()
+    if not cfg.search.trials:
+        refuse_diverged(module, output)
     if first:
-        write_results(output / RESULTS, module.results)
-        if export:
+        if not failed:
+            write_results(output / RESULTS, module.results)
+        if export and not failed:
             log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
         else:
             (output / "last.ckpt").unlink(missing_ok=True)
@@ -289,6 +293,14 @@ def fit(trainer: L.Trainer, module: ExportingModule, data: EncodedDataModule, la
         if isinstance(error, MisconfigurationException) or said.startswith(LIGHTNINGS):
             raise ConfigError(f"trainer: {said}") from error
         raise
+
+
+def refuse_diverged(module: ExportingModule, output: Path) -> None:
+    """Refuses a training that has diverged; its folder can be used again, with other settings too."""
+    if module.diverged:
+        for name in ("last.ckpt", "best.ckpt"):
+            (output / name).unlink(missing_ok=True)
+    module.refuse_diverged()
 
 
 def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
@@ -328,4 +340,7 @@ def ensure_teacher(cfg: DictConfig) -> None:
         training_cfg = compose("train", [override(key, value) for key, value in steps.items()])
         if earlier_results(training, staged(training_cfg, "full")) is None or not folder.is_dir():
             log.info("the teacher %s is not there yet: training it", folder)
-            run(training_cfg)
+            try:
+                run(training_cfg)
+            except DivergedError as error:
+                raise ConfigError(f"teacher.path={folder}: its training (teacher.prepare) failed: {error}") from error

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoModel, BertConfig, BertModel, DataCollatorWithPadding
 
 from kdnas.architecture import Architecture
-from kdnas.checkpoints import PACK, export, load_classifier, read, unpack
+from kdnas.checkpoints import PACK, load_classifier, read, unpack
 from kdnas.distillation.recipes import hidden_states
 from kdnas.errors import ConfigError
+from kdnas.exports import export
 from kdnas.models import load_encoder
 from kdnas.modules import StudentDistiller
 

@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import BertConfig
 
-from kdnas.checkpoints import check_export, export
 from kdnas.config import folder as folder_of
 from kdnas.errors import ConfigError
+from kdnas.exports import export
 from kdnas.files import whole
 from kdnas.latency import LatencyTable, Protocol
 from kdnas.models import load_config, load_encoder, load_tokenizer
@@ -304,22 +304,6 @@ def test_every_folder_that_a_name_decides_checks_it():
             for name in names:
                 beside = f"/${{{name}}}" in line or f"${{{name}}}/" in line or f"_${{{name}}}" in line
                 assert not beside or line.startswith("name:"), f"{path}: {line}"
-
-
-def test_an_export_takes_the_place_of_exports_alone(teacher, tmp_path):
-    model, tokenizer = load_encoder(teacher), load_tokenizer(teacher)
-    check_export(tmp_path / "model")
-    export(model, tokenizer, tmp_path / "model")
-    check_export(tmp_path / "model")
-    for number in "01":
-        export(model, tokenizer, tmp_path / "gang" / number)
-    check_export(tmp_path / "gang")  # of several students
-    (tmp_path / "model/notes.txt").write_text("mine")
-    (tmp_path / "gang/1/notes.txt").write_text("mine")
-    (tmp_path / "file").write_text("mine")
-    for name in ("model", "gang", "file"):
-        with pytest.raises(ConfigError, match=f"^paths.export={tmp_path / name}: holds something that is not a model"):
-            check_export(tmp_path / name)
 
 
 def test_an_export_through_a_link_leaves_the_link(teacher, tmp_path):

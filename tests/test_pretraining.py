@@ -13,10 +13,11 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, Roberta
 
 from kdnas import runner
 from kdnas.architecture import Architecture
-from kdnas.checkpoints import export, load_classifier, load_encoder_into, read, unpack
+from kdnas.checkpoints import load_classifier, load_encoder_into, read, unpack
 from kdnas.datamodules import Masking, SyntheticNLI
 from kdnas.distillation.recipes import masked_lm
 from kdnas.errors import ConfigError
+from kdnas.exports import export
 from kdnas.families import new_encoder
 from kdnas.models import load_config, student_config
 from kdnas.modules import StudentDistiller

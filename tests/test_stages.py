@@ -17,11 +17,11 @@ from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoT
 
 from kdnas import runner
 from kdnas.architecture import Architecture
-from kdnas.checkpoints import export
 from kdnas.config import instantiate
 from kdnas.datamodules import grammar
 from kdnas.distillation.recipes import masked_lm, xtremedistil
 from kdnas.errors import ConfigError
+from kdnas.exports import export
 from kdnas.models import Classifier, Encoder, MaskedLM, load_config, student_config, unfreezing_groups
 from kdnas.modules import StudentDistiller
 from kdnas.modules.best import BestWeights

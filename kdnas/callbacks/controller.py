@@ -57,14 +57,17 @@ class ControllerUpdate(L.Callback):
         if teacher.busy:  # estimates differ from job to job, and rewards have to compare
             teacher = self.study.teacher or teacher
         told = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
-        for trial, student, metrics, cost in told:
+        for i, (trial, student, metrics, cost) in enumerate(told):
             if student.lost:
                 continue
+            if i in module.diverged:
+                self.study.fail(trial, f"diverged: {module.diverged[i]}")
+                continue
             reward = self.reward(metrics, cost, teacher)
-            if math.isfinite(reward) and math.isfinite(metrics["loss"]):
+            if math.isfinite(reward):
                 self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)
             else:
-                self.study.fail(trial, f"diverged: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
+                self.study.fail(trial, f"no reward: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
         # For want of memory, of which there is more alone. Last: a gang that is gone on with has all its members.
         pairs = zip(self.trials, module.trainees, strict=True)
         self.study.part([trial for trial, student in pairs if student.lost])

@@ -8,14 +8,14 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from kdnas.checkpoints import export
+from kdnas.exports import export
 from kdnas.modules.base import ExportingModule
 
 log = logging.getLogger(__name__)
 
 
 class ExportModels(L.Callback):
-    """Writes each of the module's `exports`, with its tokenizer, when the final validation ends.
+    """Writes each of the module's `exports`, with its tokenizer, when the final validation ends; none that diverged.
 
     Args:
         folder: for a single model; several go to numbered folders below it.
@@ -29,6 +29,9 @@ class ExportModels(L.Callback):
             return
         models = list(module.exports.values())
         for i, model in enumerate(models):
-            written = export(model, module.tokenizer, self.folder if len(models) == 1 else self.folder / str(i))
+            if i in module.diverged:
+                continue
+            folder = self.folder if len(models) == 1 else self.folder / str(i)
+            written = export(model, module.tokenizer, folder, module.about, module.results[i])
             figures = ", ".join(f"{name} {value:.4f}" for name, value in module.results[i].items())
-            log.info("wrote %s, a folder for AutoModel.from_pretrained; held out: %s", written, figures)
+            log.info("wrote %s (its README.md says how to load it); held out: %s", written, figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import abstractmethod
@@ -91,7 +92,7 @@ class EncodedDataModule(L.LightningDataModule):
         if tokenizer is not None and masking is not None:
             masking.check(tokenizer)
         self.source = source
-        self.tokenizer = tokenizer
+        self.tokenizer = copy.deepcopy(tokenizer)  # encoding sets its truncation, with which it would be exported
         self.masking = masking
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
         self.max_length, self.batch_size, self.seed = max_length, batch_size, seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -18,12 +18,19 @@ from kdnas.checkpoints import PACK, architectures, pack
 from kdnas.errors import ConfigError
 from kdnas.families import architecture_of
 from kdnas.modules.best import BestWeights
+from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import adamw, check_optimization, linear
 
 BEST = "best"
 """The key of the best weights so far in a checkpoint."""
 CLIP: Mapping[str, Any] = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}
 """How gradients are clipped, by Lightning's names."""
+DIVERGED = "diverged"
+"""The key of the trainees that have diverged in a checkpoint."""
+
+
+class DivergedError(ConfigError):
+    """A training ended in numbers that are not finite. The message names the learning rate to lower."""
 
 
 class ExportingModule(L.LightningModule):
@@ -38,6 +45,7 @@ class ExportingModule(L.LightningModule):
         tokenizer: that goes with the models.
         monitor: the held-out figure that decides which weights are the best: a loss, or else larger is better.
         results: the held-out figures of the last validation, for each trainee.
+        diverged: the reason, for each trainee that has diverged, by its number. Such a trainee has failed for good.
         phase: what is trained just now, if there is more than one part to the training.
         epochs: how many it takes; None where that is the Trainer's.
         transfer_epochs: so many of the first need no labels.
@@ -54,6 +62,7 @@ class ExportingModule(L.LightningModule):
         check_optimization(learning_rate, warmup, betas, weight_decay)
         self.learning_rate, self.warmup, self.betas, self.weight_decay = learning_rate, warmup, betas, weight_decay
         self.results: list[dict[str, float]] = []
+        self.diverged: dict[int, str] = {}
         self._best: BestWeights | None = None
 
     @property
@@ -72,6 +81,16 @@ class ExportingModule(L.LightningModule):
         """What is trained independently of each other."""
 
     @property
+    @abstractmethod
+    def held_out(self) -> Sequence[SplitMetrics]:
+        """Each trainee's metrics on held-out data."""
+
+    @property
+    @abstractmethod
+    def about(self) -> dict[str, str]:
+        """What a model card says of the models' making."""
+
+    @property
     def best(self) -> BestWeights:
         """The weights that did best on held-out data so far."""
         if self._best is None:
@@ -85,7 +104,62 @@ class ExportingModule(L.LightningModule):
         # All devices have the same figures, but in the last digit they might not: one decides for all.
         self.results = self.trainer.strategy.broadcast(self.results)
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.best.update([score(figures, self.monitor) for figures in self.results])
+            scores = [score(figures, self.monitor) for figures in self.results]
+            self.best.update([math.nan if i in self.diverged else value for i, value in enumerate(scores)])
+
+    # -- divergence
+
+    def judge(self, lost: Collection[int] = ()) -> None:
+        """Notes which trainees have diverged, from `results` and the weights; ends a training that has none left.
+
+        Args:
+            lost: numbers of trainees that are not trained any more, and have no figures.
+        """
+        if self.trainer.sanity_checking:
+            return
+        for i in set(range(len(self.trainees))).difference(lost, self.diverged):
+            if reason := self._divergence(i):
+                self.diverged[i] = f"{reason} {self._now}"
+        self.diverged = self.trainer.strategy.broadcast(self.diverged)
+        if len({*self.diverged, *lost}) == len(self.trainees):
+            self.trainer.should_stop = True
+
+    def _divergence(self, i: int) -> str | None:
+        """Which number of a trainee is not finite, if any."""
+        if not math.isfinite(loss := self.results[i].get("loss", 0.0)):
+            return f"held-out loss {loss}"
+        if not self.held_out[i].finite:
+            return "held-out predictions not finite"
+        if not math.isfinite(loss := self._train_loss):
+            return f"train loss {loss}"
+        if not finite(self.trainees[i]):
+            return "weights not finite"
+        return None
+
+    @property
+    def _train_loss(self) -> float:
+        """The last training step's; 0 where it says nothing of a single trainee's weights."""
+        # Of a step whose loss overflows in fp16, the loss scaler makes none.
+        tells = len(self.trainees) == 1 and self.trainer.precision != "16-mixed"
+        return float(self.trainer.callback_metrics.get("train/loss", 0.0)) if tells else 0.0
+
+    @property
+    def _now(self) -> str:
+        """The point of the training, for a message."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return "at the end"
+        return f"in {self.phase + ', ' if self.phase else ''}epoch {self.trainer.current_epoch + 1}"
+
+    def refuse_diverged(self) -> None:
+        """Says that a trainee has diverged, if one has.
+
+        Raises:
+            DivergedError: one has.
+        """
+        models = list(self.exports.values())
+        for i, reason in self.diverged.items():
+            of = f" of {architecture_of(models[i].config)}" if len(models) > 1 else ""
+            raise DivergedError(f"{self.peak_key}={self.peak}: must be lower; the training{of} diverged: {reason}")
 
     # -- optimization
 
@@ -94,8 +168,13 @@ class ExportingModule(L.LightningModule):
 
     @property
     def peak(self) -> float:
-        """Of the learning rate."""
+        """The peak of the learning rate."""
         return self.learning_rate
+
+    @property
+    def peak_key(self) -> str:
+        """The setting that `peak` comes from."""
+        return "module.learning_rate"
 
     def progress(self, batch_idx: int) -> float:
         """How much of the training lies behind a batch of the current epoch, from 0 to 1."""
@@ -136,6 +215,7 @@ class ExportingModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[PACK] = pack(self.exports, self.tokenizer)
         checkpoint[BEST] = self.best.state_dict()
+        checkpoint[DIVERGED] = self.diverged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         theirs = ", ".join(str(architecture) for architecture in architectures(checkpoint))
@@ -143,11 +223,17 @@ class ExportingModule(L.LightningModule):
         if theirs != ours:
             raise ConfigError(f"checkpoint: holds {theirs or 'no student'}; this run trains {ours}")
         self.best.load_state_dict(checkpoint[BEST])
+        self.diverged = dict(checkpoint.get(DIVERGED, {}))
+
+
+def finite(model: nn.Module) -> bool:
+    """Whether all of a model's weights are numbers that can be reckoned with."""
+    return not bool(sum((~value.isfinite()).any() for value in model.parameters()))  # asks the device once
 
 
 def score(figures: Mapping[str, float], monitor: str) -> float:
     """How good held-out figures are, larger is better: NaN after a divergence, lowest where a metric is undefined."""
-    if math.isnan(figures.get("loss", 0.0)):
+    if not math.isfinite(figures.get("loss", 0.0)):
         return math.nan
     if monitor == "loss":
         return -figures["loss"]

@@ -54,9 +54,10 @@ class Student(nn.Module):
         seed: int,
         initial: str | None = None,
         also: Sequence[str] = (),
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
-        self.model = recipe.head.new(config, seed)
+        self.model = recipe.head.new(config, seed, dropout)
         if initial:
             encoder: Any = self.model.base_model
             load_encoder_into(encoder, initial)
@@ -139,7 +140,7 @@ class StudentDistiller(ExportingModule):
         learning_rate: the peak, where a stage has none of its own.
         warmup: the share of a stage's steps over which the learning rate rises.
         betas, weight_decay: AdamW's.
-        dropout: the students'; None keeps the teacher's.
+        dropout: what the students are distilled with; None is the teacher's. Exports always carry the teacher's.
         seed: of the students' initial weights.
         initial: a checkpoint, folder or hub id whose encoder the students start from; None for random weights.
         also: names of the held-out splits besides the first, whose metrics decide nothing.
@@ -171,16 +172,17 @@ class StudentDistiller(ExportingModule):
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
-        self.recipe = objective
+        self.recipe, self.initial = objective, initial
         self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
         self.teacher_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
-        configs = [student_config(self.teacher_config, architecture, dropout) for architecture in architectures]
+        configs = [student_config(self.teacher_config, architecture) for architecture in architectures]
         for config in configs:
             take_padding(config, self.tokenizer)
             check_architecture(config)
         self.students = nn.ModuleList(
-            Student(config, self.teacher_config, objective, seed, initial, list(also or ())) for config in configs
+            Student(config, self.teacher_config, objective, seed, initial, list(also or ()), dropout)
+            for config in configs
         )
         for student in self.trainees if compile else ():
             student.compile_encoder()
@@ -206,6 +208,16 @@ class StudentDistiller(ExportingModule):
     def source_config(self) -> PreTrainedConfig:
         return self.teacher_config
 
+    @property
+    def held_out(self) -> Sequence[SplitMetrics]:
+        return [student.metrics for student in self.trainees]
+
+    @property
+    def about(self) -> dict[str, str]:
+        stages = ", then ".join(stage.name.replace("_", " ") for stage in self.recipe.stages)
+        initial = {"initial weights": self.initial} if self.initial else {}
+        return {"distilled from": self.teacher_path, "objective": stages, **initial}
+
     def check(self, masked: bool) -> None:
         aims = self.trainees[0].aims
         if not masked and any(aim.needs_masks for aim in aims):
@@ -228,6 +240,10 @@ class StudentDistiller(ExportingModule):
     @property
     def peak(self) -> float:
         return self.stage.learning_rate or self.learning_rate
+
+    @property
+    def peak_key(self) -> str:
+        return f"objective.{self.stage.name}.learning_rate" if self.stage.learning_rate else super().peak_key
 
     @property
     def phase(self) -> str:  # type: ignore[override]
@@ -396,6 +412,7 @@ class StudentDistiller(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.figures() for student in self.trainees]
+        self.judge(lost=[i for i, student in enumerate(self.trainees) if student.lost])
         for name in self.results[0]:
             values = [figures[name] for figures in self.results]
             if len(values) > 1:

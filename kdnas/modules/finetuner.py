@@ -45,6 +45,7 @@ class FineTuner(ExportingModule):
         super().__init__(learning_rate, warmup, betas, weight_decay)
         self.model: PreTrainedModel
         self.model, self.tokenizer = source(num_labels=num_labels)
+        self.start = getattr(source, "keywords", {}).get("source")
         self.model.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves it there
         self.monitor = next(iter(metrics))
         self.metrics = SplitMetrics(metrics, also)
@@ -60,6 +61,14 @@ class FineTuner(ExportingModule):
     @property
     def trainees(self) -> Sequence[PreTrainedModel]:
         return [self.model]
+
+    @property
+    def held_out(self) -> Sequence[SplitMetrics]:
+        return [self.metrics]
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"fine-tuned from": self.start} if self.start else {}
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         rows = torch.full((), len(batch["labels"]), device=self.device)
@@ -79,4 +88,5 @@ class FineTuner(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [self.metrics.compute()]
+        self.judge()
         self.log_dict({f"val/{name}": value for name, value in self.results[0].items()}, prog_bar=True, sync_dist=True)

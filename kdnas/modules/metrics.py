@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics import MetricCollection, PearsonCorrCoef, SpearmanCorrCoef, SumMetric
 from torchmetrics.classification import BinaryConfusionMatrix
 from torchmetrics.utilities.data import dim_zero_cat
 
@@ -31,19 +31,27 @@ class SplitMetrics(nn.Module):
         first = MetricCollection(dict(metrics), compute_groups=False)
         self.of_splits = [first.clone(), *(first.clone(postfix=f"_{name}") for name in also or ())]
         self.held = nn.ModuleList(self.of_splits)  # where the devices are
+        self.broken = SumMetric()
 
     @property
     def names(self) -> list[str]:
         return [str(name) for metrics in self.of_splits for name in metrics]
 
     def reset(self) -> None:
+        self.broken.reset()
         for metrics in self.of_splits:
             metrics.reset()
 
     def update(self, split: int, logits: Tensor, labels: Tensor) -> None:
         """Adds a classifier's logits, (rows, classes); with one class, they are a regression's values."""
         predicted = logits.float().squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
+        self.broken.update((~logits.isfinite()).sum())  # the largest of several NaN is a class like any other
         self.of_splits[split].update(predicted, labels)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all logits since the last reset were numbers that can be reckoned with."""
+        return not self.broken.update_called or not bool(self.broken.compute())
 
     def compute(self) -> dict[str, float]:
         return {name: float(value) for metrics in self.of_splits for name, value in metrics.compute().items()}

@@ -1,0 +1,119 @@
+"""Students as Hugging Face folders: written whole or not at all, and never in the place of what somebody else made."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from kdnas.cards import card
+from kdnas.errors import ConfigError
+from kdnas.files import fingerprint
+
+MARK = "kdnas.json"
+"""The file that makes a folder an export of kdnas: a digest of every file that kdnas has written there."""
+README = "README.md"
+KEPT = (README, "LICENSE", "LICENSE.md", ".gitattributes", ".gitignore")
+"""Files about a model that its user may write into an export by hand; they stay when another export takes its place."""
+
+
+def check_export(folder: Path, several: bool = False) -> None:
+    """Refuses to put an export where anything else is than an earlier one as kdnas has left it.
+
+    Args:
+        folder: the export's, or that of the numbered exports of several students.
+        several: whether there are several.
+    """
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    gang = bool(there) and all(path.is_dir() and path.name.isdecimal() for path in there)
+    reason = "is a file" if folder.exists() and not folder.is_dir() else ""
+    if gang:
+        reason = next(filter(None, (_foreign(path, KEPT if several else ()) for path in there)), "")
+    elif there:
+        reason = "holds the export of one student" if several else _foreign(folder, KEPT)
+    if reason:
+        raise ConfigError(f"paths.export={folder}: {reason}; must be empty, not there, or an export as kdnas left it")
+
+
+def _foreign(folder: Path, kept: Collection[str]) -> str:
+    """What keeps a folder from being replaced; nothing if it is an export as kdnas left it, but for the kept files."""
+    written = _written(folder)
+    if written is None:
+        return "holds something that is not an export of kdnas"
+    for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+        name = path.relative_to(folder).as_posix()
+        if name != MARK and name not in kept and written.get(name) != fingerprint(path):
+            return f"holds {name}, which kdnas did not write"
+    return ""
+
+
+def _written(folder: Path) -> dict[str, str] | None:
+    """The digests of the files that kdnas has written into a folder; None if it is no export of kdnas."""
+    try:
+        files = json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return files if isinstance(files, dict) else None
+
+
+def export(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    folder: Path,
+    about: Mapping[str, str] | None = None,
+    figures: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model card; whole or not at all.
+
+    Args:
+        about, figures: how the model was made and what it can do, for the card (see `kdnas.cards.card`).
+    """
+    check_export(folder)
+    folder = folder.resolve()  # not the link that it may be
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(4)}") for _ in range(2))
+    fresh.mkdir()
+    try:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        (fresh / README).write_text(card(model, folder.name, about or {}, figures or {}), encoding="utf-8")
+        _mark(fresh)
+        _share(fresh)
+        if folder.exists():
+            _keep(folder, fresh)
+            os.rename(folder, old)
+        os.rename(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _mark(folder: Path) -> None:
+    """Notes all files of a folder as written by kdnas."""
+    files = {path.relative_to(folder).as_posix(): fingerprint(path) for path in folder.rglob("*") if path.is_file()}
+    (folder / MARK).write_text(json.dumps({"files": files}, indent=1, sort_keys=True) + "\n")
+
+
+def _share(folder: Path) -> None:
+    """Gives all files the mode of the umask, as the card has it; safetensors writes for the user alone."""
+    mode = (folder / README).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def _keep(old: Path, fresh: Path) -> None:
+    """Takes over what a user has written about a model."""
+    written = _written(old) or {}
+    for name in KEPT:
+        if (old / name).is_file() and written.get(name) != fingerprint(old / name):
+            shutil.copy2(old / name, fresh / name)

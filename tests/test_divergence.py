@@ -1,0 +1,176 @@
+"""A training that ends in numbers that are not finite has failed: real runs with absurd learning rates."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+
+from kdnas import glue, runner
+from kdnas.architecture import Architecture
+from kdnas.callbacks import ExportModels
+from kdnas.checkpoints import load_classifier
+from kdnas.distillation.recipes import hidden_states
+from kdnas.errors import ConfigError
+from kdnas.modules import StudentDistiller
+from kdnas.modules.base import DivergedError
+from kdnas.modules.finetuner import FineTuner
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+CONF = str(Path(__file__).resolve().parent.parent / "conf")
+SMALL, WIDE = Architecture(1, 2, 8, 16, "gelu"), Architecture(1, 2, 16, 16, "gelu")
+SIZES = [f"architecture.{name}={value}" for name, value in SMALL.to_dict().items()]
+COMMANDS = {
+    "fine-tuning": (["+experiment=demo_teacher"], "module.learning_rate"),
+    "distillation": (["data=demo", *SIZES], "module.learning_rate"),
+    "stages": (
+        ["data=demo", "task=demo", "objective=xtremedistil", *SIZES, "objective.representation.epochs=0"],
+        "objective.logits.learning_rate",
+    ),
+    "pretraining": (["+experiment=pretrain", "data=demo", *SIZES], "objective.tokens.learning_rate"),
+}
+
+
+def train(folder, teacher, *overrides):
+    """Runs `train.py` with two epochs of the built-in task's rows in this process."""
+    settings = [f"paths.runs={folder}/runs", f"paths.output={folder}/run", f"paths.export={folder}/run/model"]
+    settings += [f"teacher.path={teacher}", "search.dir=null", "latency=default", "~latency", "data.rows=24"]
+    settings += ["data.held_out=9", "data.batch_size=4", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    with initialize_config_dir(CONF, version_base=None):
+        return runner.run(compose("train", [*overrides, *settings]))
+
+
+@pytest.fixture(scope="session")
+def classifier(teacher, tmp_path_factory):
+    """The random teacher with a classifier of the built-in task's three classes."""
+    folder = tmp_path_factory.mktemp("classifier")
+    AutoModelForSequenceClassification.from_pretrained(teacher, num_labels=3).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_training_that_diverges_is_refused_and_leaves_nothing_that_counts(name, classifier, tmp_path):
+    own, key = COMMANDS[name]
+    epochs = "null" if name == "stages" else "3"
+    own = [*own, f"trainer.max_epochs={epochs}", "trainer.max_steps=-1", "trainer.gradient_clip_val=null"]
+    with pytest.raises(DivergedError, match=f"^{key}=100000000.0: must be lower; the training diverged: ") as refusal:
+        train(tmp_path, classifier, *own, f"{key}=1e8")
+    assert "epoch 1" in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left <= {"settings.json", "metrics.csv"}
+    assert pd.read_csv(tmp_path / "run/metrics.csv")["epoch"].max() < 2  # it ends where it diverges, not epochs later
+    train(tmp_path, classifier, *own, f"{key}=1e-4")  # the folder is free for other settings
+    weights = load_file(tmp_path / "run/model/model.safetensors")
+    assert weights and all(value.isfinite().all() for value in weights.values())
+    assert all(math.isfinite(value) for value in json.loads((tmp_path / "run/results.json").read_text())[0].values())
+
+
+def test_a_teacher_that_diverges_is_not_kept(tmp_path):
+    path = tmp_path / "teacher"
+    steps = {
+        "data.rows": 24,
+        "data.held_out": 9,
+        "data.batch_size": 4,
+        "trainer.max_epochs": 1,
+        "module.learning_rate": 1e30,
+    }
+    for _ in range(2):  # nor reused
+        with initialize_config_dir(CONF, version_base=None):
+            cfg = compose("train", ["+experiment=demo", f"teacher.path={path}", f"paths.runs={tmp_path}/runs"])
+            cfg.teacher.prepare = {**cfg.teacher.prepare, **steps}
+            with pytest.raises(ConfigError, match=f"^teacher.path={path}: its training .* diverged"):
+                runner.ensure_teacher(cfg)
+        assert not path.exists()
+
+
+def batches(module):
+    rows = [{**module.tokenizer(text), "labels": i % 2} for i, text in enumerate(["all dogs run", "no cats sleep"] * 4)]
+    return DataLoader(rows, batch_size=2, collate_fn=DataCollatorWithPadding(module.tokenizer))
+
+
+def trainer(**settings):
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return L.Trainer(accelerator="cpu", num_sanity_val_steps=0, **quiet, **settings)
+
+
+def test_of_a_gang_the_diverged_student_alone_is_not_exported(teacher, tmp_path):
+    module = StudentDistiller(teacher, [SMALL, WIDE], hidden_states())
+    loader = batches(module)
+    for parameter in module.students[1].model.parameters():
+        parameter.data.fill_(math.inf)
+    run = trainer(max_epochs=2, callbacks=[ExportModels(str(tmp_path / "model"))])
+    run.fit(module, loader, loader)
+    assert run.current_epoch == 2  # the other one goes on
+    run.validate(module, loader, verbose=False)
+    assert module.diverged == {1: "held-out loss nan in epoch 1"}
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["0"]
+    with pytest.raises(DivergedError, match=r"the training of \[1, 2, 16, 16, gelu\] diverged: held-out loss nan"):
+        module.refuse_diverged()
+
+
+def test_a_trainee_that_has_diverged_stays_so_in_a_resumed_run(teacher, tmp_path):
+    module = StudentDistiller(teacher, [SMALL, WIDE], hidden_states())
+    module.diverged = {1: "held-out loss inf in epoch 1"}
+    run = trainer(max_epochs=1)
+    run.fit(module, batches(module))
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = StudentDistiller(teacher, [SMALL, WIDE], hidden_states())
+    resumed.on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))
+    assert resumed.diverged == module.diverged
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("part", ["loss", "logits", "weights"])
+def test_any_number_that_is_not_finite_is_a_divergence(teacher, monkeypatch, part, value):
+    if part == "loss":
+        module = StudentDistiller(teacher, [SMALL], hidden_states())
+        monkeypatch.setattr(module.students[0], "figures", lambda: {"loss": value})
+    else:
+        module = FineTuner(partial(load_classifier, teacher), 2, {"accuracy": MulticlassAccuracy(2)})
+        unused = module.tokenizer.mask_token_id  # a word that no text has
+        weights = module.model.classifier.bias if part == "logits" else module.model.bert.embeddings.word_embeddings
+        (weights if part == "logits" else weights.weight).data[unused if part == "weights" else 0] = value
+    loader = batches(module)
+    run = trainer(max_epochs=1)
+    run.validate(module, loader, verbose=False)
+    says = {
+        "loss": f"held-out loss {value}",
+        "logits": "held-out predictions not finite",
+        "weights": "weights not finite",
+    }
+    assert module.diverged == {0: f"{says[part]} at the end"}
+
+
+def test_a_training_loss_that_is_not_finite_is_a_divergence(teacher, monkeypatch):
+    def step(module, *_):
+        module.log("train/loss", torch.tensor(math.inf))
+        return sum(parameter.sum() for parameter in module.students.parameters()) * 0  # and the weights stay finite
+
+    monkeypatch.setattr(StudentDistiller, "training_step", step)
+    module = StudentDistiller(teacher, [SMALL], hidden_states())
+    trainer(max_epochs=1).fit(module, batches(module), batches(module))
+    assert module.diverged == {0: "train loss inf in epoch 1"}
+
+
+def test_the_glue_table_takes_a_diverged_run_for_one_that_has_not_finished(tmp_path):
+    for seed, value in ((1, "0.75"), (2, "NaN"), (3, "Infinity")):
+        folder = tmp_path / f"small/rte-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "settings.json").write_text("{}")
+        (folder / "results.json").write_text(f'[{{"accuracy": {value}}}]')
+    tasks = {"rte": "accuracy"}
+    runs = glue.read(tmp_path, tasks)
+    frame = glue.table(runs, tasks, {}, None)
+    assert frame["rte"].item() == 75 and frame["rte seeds"].item() == 1
+    assert glue.missing(runs, tasks) == ["small has not finished rte-2, rte-3"]
