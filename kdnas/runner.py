@@ -42,6 +42,7 @@ from kdnas.devices import check_devices, make_trainer, on_slurm
 from kdnas.errors import ConfigError, is_number, require, require_switch, require_whole
 from kdnas.files import check_folder
 from kdnas.jobs import candidates, open_study
+from kdnas.judgement import Judgement, judge
 from kdnas.models import check_activation, check_dropout, reading
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
@@ -252,7 +253,9 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     latency.cost(module.teacher_config)
     trainer = make_trainer(cfg, logger=False)
     settle(module, data, trainer)
-    write_prepared(Path(cfg.paths.output), {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}})
+    judged = judge(module, data, trainer.strategy.root_device)
+    facts = {"precision": trainer.precision, "teacher_metrics": judged.teacher, "chance": judged.chance}
+    write_prepared(Path(cfg.paths.output), facts)
     return {}
 
 
@@ -285,6 +288,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
     with profiler.profile("keep outputs"):
         settle(module, data, trainer)
+        # A search's prepare job has judged the teacher of all its candidates.
+        judged = Judgement() if cfg.search.trials else judge(module, data, trainer.strategy.root_device)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # of a search, the study knows the settings
         note(output, cfg)
@@ -300,6 +305,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         module.refuse_lost()
     if first:
         write_results(output / RESULTS, module.results)
+        judged.warn(module.results)
         if export:
             log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
         else:
@@ -312,7 +318,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
 
 def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
-    """What the rows that have been read decide: how the teacher is asked, and which word embeddings are trained."""
+    """What the rows that have been read decide: the classes, the teacher's answers, the word embeddings to train."""
+    module.name_classes(data.class_names)
     masked = data.masking is not None  # a pass changes its rows, and brings words that are in none
     if isinstance(module, StudentDistiller):
         module.open_teacher(trainer, None if masked else data.corpus)

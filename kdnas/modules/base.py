@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.checkpoints import PACK, architectures, pack
 from kdnas.errors import ConfigError
-from kdnas.models import architecture_of
+from kdnas.models import Head, architecture_of
 from kdnas.modules.best import BestWeights
+from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import adamw, check_optimization, linear
 
 BEST = "best"
@@ -34,6 +35,7 @@ class ExportingModule(L.LightningModule):
 
     Attributes:
         tokenizer: that goes with the models.
+        head: what the models are, and which classes they tell apart.
         monitor: the held-out figure that decides which weights are the best: a loss, or else larger is better.
         results: the held-out figures of the last validation, for each trainee.
         phase: what is trained just now, if there is more than one part to the training.
@@ -42,6 +44,7 @@ class ExportingModule(L.LightningModule):
     """
 
     tokenizer: Tokenizer
+    head: Head
     monitor: str
     phase = ""
     epochs: int | None = None
@@ -63,6 +66,16 @@ class ExportingModule(L.LightningModule):
     @abstractmethod
     def trainees(self) -> Sequence[nn.Module]:
         """What is trained independently of each other."""
+
+    @property
+    @abstractmethod
+    def held_out_metrics(self) -> SplitMetrics:
+        """The metrics of the task; of an objective without any, none."""
+
+    def name_classes(self, names: Sequence[str] | None) -> None:
+        """Gives the models the names of the data's classes; None where the data has none."""
+        for model in self.exports.values():
+            self.head.describe(model.config, names)
 
     @property
     def best(self) -> BestWeights:
