@@ -56,7 +56,7 @@ class GlueDataModule(EncodedDataModule):
     ) -> None:
         super().__init__(source=path, **settings)
         if num_labels is not None:
-            require_whole("data.num_labels", num_labels, 1)
+            require_whole("task.num_labels", num_labels, 1)
         require(also is None or isinstance(also, Mapping), "data.also", also, "splits by name")
         require(isinstance(extra, list | tuple), "data.extra", extra, "a list of sources")
         self.path, self.name = path, name

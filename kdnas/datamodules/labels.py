@@ -107,9 +107,9 @@ def classes_of(
     found = {name: labels_of(rows, column, source) for name, rows in splits.items()}
     try:
         known = declared(feature) if isinstance(feature, ClassLabel) else found[train]
-        classes = _classes(known, num_labels, names)
+        classes = _classes(known, num_labels, names, held_by(splits[train], column))
     except _MisfitError as misfit:
-        raise refusal(source, column, f"{held_by(splits[train], column)}, {misfit.held}", misfit.allowed) from misfit
+        raise refusal(source, column, misfit.held, misfit.allowed) from misfit
     for name in held_out:
         unknown = [label for label in found[name] if label not in classes.ids and _is_label(label)]
         if unknown:
@@ -132,32 +132,32 @@ class _MisfitError(Exception):
         self.held, self.allowed = held, allowed
 
 
-def _classes(labels: Sequence[Any], num_labels: int | None, names: Sequence[str] | None) -> Classes:
-    """The classes of the labels that are trained on, which are in order."""
+def _classes(labels: Sequence[Any], num_labels: int | None, names: Sequence[str] | None, held: str) -> Classes:
+    """The classes of the labels that are trained on, which are in order; `held` says what their column holds."""
     count = num_labels or len(names or labels)
     ids = list(range(count))
     if all(isinstance(label, int) for label in labels):
-        labels = _numbers(labels, ids, named=names is not None)
+        labels = _numbers(labels, ids, names is not None, held)
     elif names is not None:
         if not set(labels) <= set(names):
-            raise _MisfitError(f"as {_told(labels)}", f"of task.labels, {_told(names)}")
+            raise _MisfitError(f"the classes {_told(labels)}", f"those of task.labels, {_told(names)}")
         labels = list(names)
     if len(labels) != count:
-        raise _MisfitError(f"{len(labels)} classes ({_told(labels)})", _or_as_many(str(count), len(labels)))
+        raise _MisfitError(f"the classes {_told(labels)}", _or_as_many(f"{count} of them", len(labels)))
     own = None if list(labels) == ids else tuple(map(str, labels))
     return Classes({label: i for i, label in enumerate(labels)}, tuple(names) if names is not None else own)
 
 
-def _numbers(labels: Sequence[int], ids: list[int], named: bool) -> Sequence[int]:
+def _numbers(labels: Sequence[int], ids: list[int], named: bool, held: str) -> Sequence[int]:
     """The numbers that stand for classes: the class ids or, of other numbers, those that there are."""
     known = [label for label in labels if _is_label(label)]
     if len(labels) == len(ids):
         return labels  # -1 and 1 or one to five stars, or the ids themselves
     allowed = f"whole numbers from 0 to {ids[-1]}"
     if not set(known) <= set(ids):
-        raise _MisfitError(f"as {known[-1]}", _or_as_many(allowed, len(known)))
+        raise _MisfitError(f"{held}, as {known[-1]}", _or_as_many(allowed, len(known)))
     if known and known[-1] < ids[-1] and not named:  # a rare class in between may have no row
-        raise _MisfitError(f"up to {known[-1]}", _or_as_many(allowed, known[-1] + 1))
+        raise _MisfitError(f"{held}, up to {known[-1]}", _or_as_many(allowed, known[-1] + 1))
     return ids
 
 

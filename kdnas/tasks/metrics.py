@@ -100,7 +100,7 @@ class Matthews(MulticlassConfusionMatrix):
         labels, predicted, rows = counts.sum(1), counts.sum(0), counts.sum()
         covariance = counts.trace() * rows - labels @ predicted
         margins = (rows**2 - labels @ labels) * (rows**2 - predicted @ predicted)
-        return torch.where(margins > 0, covariance / margins.sqrt(), 0.0)
+        return torch.where(margins > 0, covariance / margins.sqrt(), 0.0).float()
 
 
 class Pearson(PearsonCorrCoef):
