@@ -191,6 +191,8 @@ TABLE = [
     ("search", "name='a\0b'", f"name='a\\x00b': {NAME}"),
     ("search", f"name={'x' * 101}", f"name={'x' * 101}: {NAME}"),
     ("taught", "teacher.name=../../x", f"teacher.name=../../x: {NAME}"),
+    ("taught", "task=own task.num_labels=2", "data.path=null: must be a folder that holds a dataset, or a hub id"),
+    ("taught", "task=own", "task.num_labels: required value is missing"),
     ("taught", "task.name=a/b", f"task.name=a/b: {NAME}"),
     # -- folders and models
     ("train", "teacher.path=null", "teacher.path=null: must be a folder that holds a model, or a hub id"),
@@ -263,7 +265,7 @@ TABLE = [
         "data.path={data}/named task.num_labels=2",
         "the classes a, b, c; must be 2 of them, or task.num_labels=3",
     ),
-    ("finetune", "task=own", "task.num_labels"),
+    ("finetune", "task=own", "task.num_labels: required value is missing"),
     ("finetune", "data.path={data}/unlabelled", "data.path={data}/unlabelled: leaves no training rows"),
     ("finetune", "data.path={data}/nested", "column premise holds lists or the like; must be string"),
     ("finetune", "data.path={data}/none", "data.path={data}/none: no dataset there that can be read"),

@@ -55,6 +55,8 @@ class GlueDataModule(EncodedDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(source=path, **settings)
+        fits = isinstance(path, str) and bool(path)
+        require(fits, "data.path", path, "a folder that holds a dataset, or a hub id")
         if num_labels is not None:
             require_whole("task.num_labels", num_labels, 1)
         require(also is None or isinstance(also, Mapping), "data.also", also, "splits by name")
