@@ -29,6 +29,8 @@ LONGEST = 100
 
 def instantiate(config: Any, **arguments: Any) -> Any:
     """Hydra's `instantiate`, with plain containers, and with the mistakes that it wraps as `ConfigError`."""
+    for key in sorted(OmegaConf.missing_keys(config)) if OmegaConf.is_config(config) else ():
+        raise ConfigError(f"{_name(config)}.{key}: required value is missing")  # Hydra would pass on ??? for it
     try:
         return hydra.utils.instantiate(config, _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # a value that another one was to give
@@ -67,6 +69,8 @@ def mistake(error: BaseException, name: str = "config") -> ConfigError:
         if isinstance(cause, ConfigError):
             return cause
         cause = cause.__cause__ or cause.__context__
+    if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
+        return ConfigError(f"{missing[1]}: required value is missing")
     key = getattr(error, "full_key", None) or name
     return ConfigError(f"{key}: wants a value that no chosen group gives ({str(error).splitlines()[0]})")
 

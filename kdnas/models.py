@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -29,6 +29,7 @@ from transformers.activations import ACT2FN
 from kdnas.architecture import Architecture
 from kdnas.errors import ConfigError, is_number, reason, require, require_whole, shown
 from kdnas.families import architecture_of, count_parameters, make, new_encoder, resize, without_pooler
+from kdnas.tasks.classes import name_classes, names_of, teacher_order
 from kdnas.trial import refusal
 from kdnas.weights import DATA, WEIGHTS, check_encoder, check_finite, from_folder
 
@@ -149,6 +150,20 @@ def take_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> None:
 class Head(ABC):
     """Which model a student is, and what its teacher must be."""
 
+    num_labels = 2
+    """What transformers takes for granted of a model that tells no classes apart."""
+
+    def describe(self, config: PreTrainedConfig, names: Sequence[str] | None = None) -> None:
+        """Writes into a student's config which classes it tells apart: never those of the model it was made after."""
+        name_classes(config, self.num_labels)
+        config.problem_type = None
+
+    def teacher_order(
+        self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
+    ) -> tuple[int, ...] | None:
+        """For each of the data's classes, the place of its logit in the teacher's; None where all are in place."""
+        return None
+
     def config(self, path: str) -> PreTrainedConfig:
         """The teacher's."""
         return load_config(path)
@@ -213,11 +228,21 @@ class Classifier(Head):
     def __post_init__(self) -> None:
         require_whole("task.num_labels", self.num_labels, 1)
 
+    def describe(self, config: PreTrainedConfig, names: Sequence[str] | None = None) -> None:
+        name_classes(config, self.num_labels, names)
+        config.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
+
+    def teacher_order(
+        self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
+    ) -> tuple[int, ...] | None:
+        return teacher_order(path, names_of(teacher), names)
+
     def config(self, path: str) -> PreTrainedConfig:
         config = load_config(path)
         if config.num_labels != self.num_labels:
             raise ConfigError(
-                f"teacher.path={path}: tells {config.num_labels} classes apart; the task has {self.num_labels}"
+                f"teacher.path={path}: tells {config.num_labels} classes apart; the task has {self.num_labels} "
+                f"(task.num_labels)"
             )
         return config
 

@@ -44,6 +44,7 @@ from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import make_trainer, on_slurm
 from kdnas.errors import ConfigError
 from kdnas.jobs import candidates, open_study
+from kdnas.judgement import Judgement, judge
 from kdnas.models import check_activation, load_config
 from kdnas.modules.base import DivergedError, ExportingModule
 from kdnas.modules.distiller import StudentDistiller
@@ -194,8 +195,9 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
         teacher = latency.cost(module.teacher_config)
     trainer = make_trainer(cfg, logger=False)
     settle(module, data, trainer)
-    facts: dict[str, Any] = {"precision": trainer.precision, "teacher_metrics": {}, "chance": {}, "rows": data.digest}
-    facts |= {"teacher": teacher.to_dict(), "held_out_rows": len(data.validation or ())}
+    judged = judge(module, data, trainer.strategy.root_device)
+    facts: dict[str, Any] = {"precision": trainer.precision, "rows": data.digest, "teacher": teacher.to_dict()}
+    facts |= {"teacher_metrics": judged.teacher, "chance": judged.chance, "held_out_rows": len(data.validation or ())}
     write_prepared(Path(cfg.paths.output), facts)
     return {}
 
@@ -242,6 +244,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
     with profiler.profile("keep outputs"):
         settle(module, data, trainer)
+        # A search's prepare job has judged the teacher of all its candidates.
+        judged = Judgement() if cfg.search.trials else judge(module, data, trainer.strategy.root_device)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # of a search, the study knows the settings
         note(output, cfg, data.digest)
@@ -259,6 +263,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if not cfg.search.trials:
         refuse_diverged(module, output)
     if first:
+        judged.warn(module.results)
         if not failed:
             write_results(output / RESULTS, module.results)
         if export and not failed:
@@ -304,7 +309,8 @@ def refuse_diverged(module: ExportingModule, output: Path) -> None:
 
 
 def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
-    """What the rows that have been read decide: how the teacher is asked, and which word embeddings are trained."""
+    """What the rows that have been read decide: the classes, the teacher's answers, the word embeddings to train."""
+    module.name_classes(data.class_names)
     masked = data.masking is not None  # a pass changes its rows, and brings words that are in none
     if isinstance(module, StudentDistiller):
         module.open_teacher(trainer, None if masked else data.corpus)

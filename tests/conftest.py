@@ -14,6 +14,7 @@ import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from kdnas.datamodules import grammar
+from kdnas.datamodules.synthetic import HELD_OUT_SEED
 from kdnas.host import QuietHost
 from kdnas.latency import LatencyTable
 
@@ -74,6 +75,26 @@ def teacher(tmp_path_factory) -> str:
     torch.manual_seed(1)
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=LENGTH, initializer_range=0.3, **SIZES)
     return save_teacher(BertModel(config), tokenizer, tmp_path_factory.mktemp("teacher") / "bert")
+
+
+@pytest.fixture(scope="session")
+def teach():
+    """Makes a random classifier better than chance on the grammar: fits its last layer to labelled pairs.
+
+    `teach(model, tokenizer, pairs)`: it knows these pairs, and the first nine held-out ones of the built-in task.
+    """
+
+    @torch.no_grad()
+    def fit(model, tokenizer, pairs=()) -> None:
+        pairs = [*pairs, *grammar.pairs(9, HELD_OUT_SEED)]
+        texts = ([pair[name] for pair in pairs] for name in ("premise", "hypothesis"))
+        features = model.eval().base_model(**tokenizer(*texts, padding=True, return_tensors="pt")).pooler_output
+        labels = torch.nn.functional.one_hot(torch.tensor([pair["label"] for pair in pairs]))
+        fitted = torch.linalg.lstsq(torch.nn.functional.pad(features, (0, 1), value=1.0), labels - 1 / 3).solution
+        model.classifier.weight.copy_(4 * fitted[:-1].T)
+        model.classifier.bias.copy_(4 * fitted[-1])
+
+    return fit
 
 
 @pytest.fixture(scope="session")

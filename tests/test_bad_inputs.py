@@ -45,6 +45,7 @@ def rows(count=8, **other):
 DATA = {
     "good": rows(),
     "text": rows(label="yes"),
+    "named": [row | {"label": "abc"[row["label"]]} for row in rows()],
     "seven": rows(label=7),
     "halves": rows(label=0.5),
     "lists": rows(label=[1]),
@@ -54,7 +55,8 @@ DATA = {
     "blank": rows(premise=""),
     "one": rows(1),
     "none": [],
-    "latin": b'{"premise": "\xe9t\xe9", "hypothesis": "x", "label": 0}\n',
+    "latin": b'{"premise": "\xe9t\xe9", "hypothesis": "x", "label": 0}\n'
+    + "".join(json.dumps(row) + "\n" for row in rows()).encode(),
     "torn": b'{"premise": "a", "hypothesis": "x", "label": 0}\n{"premise": "b", "hyp',
     "page": b"<html>404</html>\n",
 }
@@ -113,6 +115,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in found if "prepare" not in path.parts}
 
 
+PAIR = "data.columns=[premise,hypothesis] data.validation=validation"
 NAME = "names a folder; must be of 1 to 100 printable characters without a slash, and not . or .."
 TABLE = [
     # -- names of keys and groups
@@ -189,6 +192,8 @@ TABLE = [
     ("search", "name='a\0b'", f"name='a\\x00b': {NAME}"),
     ("search", f"name={'x' * 101}", f"name={'x' * 101}: {NAME}"),
     ("taught", "teacher.name=../../x", f"teacher.name=../../x: {NAME}"),
+    ("taught", "task=own task.num_labels=2", "data.path=null: must be a folder that holds a dataset, or a hub id"),
+    ("taught", "task=own", "task.num_labels: required value is missing"),
     ("taught", "task.name=a/b", f"task.name=a/b: {NAME}"),
     # -- folders and models
     ("train", "teacher.path=null", "teacher.path=null: must be a folder that holds a model, or a hub id"),
@@ -221,11 +226,47 @@ TABLE = [
     ),
     ("finetune", "data.path={data}/good task.num_labels=x", "num_labels=x: must be a whole number from 1"),
     ("finetune", "data.path={data}/good data.extra=[3]", "data.extra: 3: must have path and columns"),
-    ("finetune", "data.path={data}/text", "column label holds string, as yes; must be whole numbers from 0 to 2"),
+    ("finetune", "data.path={data}/text", "column label holds the classes yes; must be 3 of them"),
     ("finetune", "data.path={data}/seven", "column label holds int64, as 7; must be whole numbers from 0 to 2"),
-    ("finetune", "data.path={data}/halves", "column label holds float64, as 0.5; must be whole numbers from 0 to 2"),
-    ("finetune", "data.path={data}/lists", "column label holds lists or the like, as [1]; must be whole numbers"),
-    ("finetune", "data.path={data}/infinite task.num_labels=1", "column label holds float64, as inf; must be finite"),
+    ("finetune", "data.path={data}/halves", "column label holds float64, as 0.5; must be names or whole"),
+    ("finetune", "data.path={data}/lists", "column label holds lists or the like, as [1]; must be names"),
+    ("finetune", "data.path={data}/infinite task=stsb " + PAIR, "column label holds float64, as inf; must be finite"),
+    (
+        "finetune",
+        "data.path={data}/good task=stsb task.num_labels=3",
+        "task.num_labels=3: must be 1; task.metrics.pearson",
+    ),
+    (
+        "finetune",
+        "data.path={data}/good task.num_labels=1",
+        "task.num_labels=1: must be from 2; the task's metrics are",
+    ),
+    ("finetune", "data.path={data}/good task.num_labels=0", "task.num_labels=0: must be a whole number from 1"),
+    ("finetune", "data.path={data}/good task.num_labels=three", "task.num_labels=three: must be a whole number from 1"),
+    (
+        "finetune",
+        "data.path={data}/good task.num_labels=2",
+        "as 2; must be whole numbers from 0 to 1, or task.num_labels=3",
+    ),
+    (
+        "finetune",
+        "data.path={data}/good task.num_labels=5",
+        "up to 2; must be whole numbers from 0 to 4, or task.num_labels=3",
+    ),
+    ("finetune", "data.path={data}/good task.metric=f1", "task.metric=f1: must be one of accuracy"),
+    ("finetune", "data.path={data}/good task.labels=[a,b]", "task.labels=[a,b]: must be a list of 3 different names"),
+    ("finetune", "data.path={data}/good task.labels=abc", "task.labels=abc: must be a list of 3 different names"),
+    (
+        "finetune",
+        "data.path={data}/named task.labels=[a,b,d]",
+        "holds the classes a, b, c; must be those of task.labels, a, b, d",
+    ),
+    (
+        "finetune",
+        "data.path={data}/named task.num_labels=2",
+        "the classes a, b, c; must be 2 of them, or task.num_labels=3",
+    ),
+    ("finetune", "task=own", "task.num_labels: required value is missing"),
     ("finetune", "data.path={data}/unlabelled", "data.path={data}/unlabelled: leaves no training rows"),
     ("finetune", "data.path={data}/nested", "column premise holds lists or the like; must be string"),
     ("finetune", "data.path={data}/none", "data.path={data}/none: no dataset there that can be read"),

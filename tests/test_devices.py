@@ -45,15 +45,16 @@ NOISE = "attention.self.key.bias"
 
 
 @pytest.fixture(scope="module")
-def sources(teacher, tmp_path_factory) -> dict[str, str]:
+def sources(teacher, teach, tmp_path_factory) -> dict[str, str]:
     """The random teacher, and the same with a classifier of three classes and no dropout."""
     folder = tmp_path_factory.mktemp("teacher") / "classifier"
     torch.manual_seed(4)
     dry = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = AutoModelForSequenceClassification.from_pretrained(teacher, num_labels=3, **dry)
-    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    teach(model, tokenizer)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return {"encoder": teacher, "classifier": str(folder)}
 
 

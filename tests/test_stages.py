@@ -41,14 +41,15 @@ STAGES = ("representation", "logits", "labels")
 
 
 @pytest.fixture(scope="module")
-def classifier(teacher, tmp_path_factory) -> str:
-    """The random teacher with a random classifier of three classes."""
+def classifier(teacher, teach, tmp_path_factory) -> str:
+    """The random teacher with a classifier of three classes that has learned a little."""
     folder = tmp_path_factory.mktemp("teacher") / "classifier"
     torch.manual_seed(4)
     model = AutoModelForSequenceClassification.from_pretrained(teacher, num_labels=3)
-    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    teach(model, tokenizer, [*grammar.pairs(60, seed=6)[24:40], *grammar.pairs(41, seed=5)[24:33]])
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 
@@ -313,6 +314,7 @@ def staged(folder, classifier, *overrides):
     settings += ["data.batch_size=4", "trainer.accelerator=cpu", "trainer.max_epochs=null", "module.dropout=0.2"]
     settings += [f"objective.{stage}.learning_rate=1e-2" for stage in STAGES]
     settings += [f"objective.{stage}.epochs=2" for stage in STAGES]
+    settings += ["trainer.precision=32-true"]  # in bf16, what the random teacher has learned is lost
     settings += [f"teacher.path={classifier}", f"paths.runs={folder}", f"paths.output={folder}", "search.dir=null"]
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("train", [*settings, *overrides])

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -53,6 +53,7 @@ class EncodedDataModule(L.LightningDataModule):
         train, validation: the rows, once `setup` has read them.
         further: more held-out rows by name, if `load` has any; `val_dataloader` then gives a list of loaders, the
             first of which decides.
+        class_names: of the labels' classes in the order of their ids, once `setup` has read them; None for none.
 
     Raises:
         ConfigError: a setting out of range, or (in `setup`) data that is missing, empty or without the columns.
@@ -101,6 +102,7 @@ class EncodedDataModule(L.LightningDataModule):
         self.rank, self.world = 0, 1
         self.train: Dataset | None = None
         self.transfer: Dataset | None = None
+        self.class_names: tuple[str, ...] | None = None
         self.validation: Dataset | None = None
         self.further: dict[str, Dataset] = {}
         self._read: list[Dataset] = []
@@ -208,6 +210,12 @@ class EncodedDataModule(L.LightningDataModule):
     def fraction(self, rows: Dataset) -> Dataset:
         """The proxy's share of rows, which are in a random order."""
         return rows.select(range(max(1, round(self.proxy * len(rows)))))
+
+    def held_out_batches(self) -> Iterator[tuple[int, BatchEncoding]]:
+        """Batches of every held-out row, whatever the devices, each with the number of its split; the first decides."""
+        for split, rows in enumerate((self.validation, *self.further.values())):
+            assert rows is not None, "setup() comes first"
+            yield from ((split, batch) for batch in self.corpus.batches_of(self._flat(rows)))
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.train is not None, "setup() comes first"

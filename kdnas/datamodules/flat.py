@@ -136,6 +136,10 @@ class FlatCorpus:
 
     def batches(self) -> Iterator[BatchEncoding]:
         for one in self.sets:
-            for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):
-                with QuietHost().busy():  # until the next is asked for
-                    yield self.collate([one[row] for row in rows])
+            yield from self.batches_of(one)
+
+    def batches_of(self, one: Flat) -> Iterator[BatchEncoding]:
+        """Every row of one of the sets once."""
+        for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):
+            with QuietHost().busy():  # until the next is asked for
+                yield self.collate([one[row] for row in rows])

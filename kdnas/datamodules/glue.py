@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
-from kdnas.datamodules.base import (
-    NESTED,
-    EncodedDataModule,
-    check_columns,
-    check_source,
-    kind_of,
-    read_dataset,
-    take_split,
+from kdnas.datamodules.base import EncodedDataModule, check_columns, check_source, read_dataset, take_split
+from kdnas.datamodules.labels import (
+    Classes,
+    check_names,
+    check_numbers,
+    classes_of,
+    from_zero,
+    further_classes,
+    is_numeric,
 )
-from kdnas.errors import ConfigError, is_number, require, require_whole
+from kdnas.errors import ConfigError, require, require_whole
 
 
 class GlueDataModule(EncodedDataModule):
@@ -25,8 +26,11 @@ class GlueDataModule(EncodedDataModule):
     Args:
         path, name: of the dataset, as `datasets.load_dataset` takes them.
         columns: one text column, or two that make a pair.
-        label: the column of class ids or of numbers; rows with a class id below 0 have none and are dropped.
-        num_labels: classes, 1 for numbers; None does not check.
+        label: the column of classes (names, class ids or other whole numbers), or of numbers to learn. Rows with a
+            class id below 0 have none and are dropped.
+        num_labels: classes, 1 for numbers; None for as many as there are.
+        labels: names of the classes, in the order of their ids, where the data has numbers; where it has names, their
+            order; None for the data's own (names without an order of their own are sorted).
         split, validation: the splits to train on and to hold out.
         also: further splits to hold out, by the name that their figures get (MNLI's mismatched one).
         extra: further sources to train on, each a mapping with `path`, `columns` and, if not as usual, `name`, `split`
@@ -43,6 +47,7 @@ class GlueDataModule(EncodedDataModule):
         name: str | None = None,
         label: str = "label",
         num_labels: int | None = None,
+        labels: Sequence[str] | None = None,
         split: str = "train",
         validation: str = "validation",
         also: Mapping[str, str] | None = None,
@@ -50,12 +55,15 @@ class GlueDataModule(EncodedDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(source=path, **settings)
+        fits = isinstance(path, str) and bool(path)
+        require(fits, "data.path", path, "a folder that holds a dataset, or a hub id")
         if num_labels is not None:
-            require_whole("data.num_labels", num_labels, 1)
+            require_whole("task.num_labels", num_labels, 1)
         require(also is None or isinstance(also, Mapping), "data.also", also, "splits by name")
         require(isinstance(extra, list | tuple), "data.extra", extra, "a list of sources")
         self.path, self.name = path, name
         self.columns, self.label, self.num_labels = check_columns(columns), label, num_labels
+        self.labels = check_names(labels, num_labels)
         self.split, self.validation_split, self.also = split, validation, dict(also or {})
         self.extra = [check_source(source, ("name", "split", "label")) for source in extra]
 
@@ -65,42 +73,44 @@ class GlueDataModule(EncodedDataModule):
 
     def load(self) -> tuple[Dataset, Dataset]:
         dataset = read_dataset(self.path, self.name)
-        train, held_out, *further = (
-            take_split(dataset, self.path, split, [*self.columns, self.label])
-            for split in (self.split, self.validation_split, *self.also.values())
-        )
+        names = (self.split, self.validation_split, *self.also.values())
+        splits = {name: take_split(dataset, self.path, name, [*self.columns, self.label]) for name in names}
+        classes = self._classes(splits)
+        splits = {name: self._labelled(rows, classes) for name, rows in splits.items()}
+        train, held_out, *further = (splits[name] for name in names)
         if self.extra:
-            train = self._extend(train, [held_out, *further])
+            train = self._extend(train, [held_out, *further], classes)
         self.further = {name: self.prepare(rows, self.held_out) for name, rows in zip(self.also, further, strict=True)}
         return self.prepare(train, self.rows if not self.extra else None), self.prepare(held_out, self.held_out)
 
+    def _classes(self, splits: Mapping[str, Dataset]) -> Classes | None:
+        """The task's classes, whose names are kept; None where labels are numbers to learn."""
+        train = splits[self.split]
+        if self.num_labels == 1 or (self.num_labels is None and self.labels is None and is_numeric(train, self.label)):
+            for rows in splits.values():
+                check_numbers(rows, self.label, self.source)
+            return None
+        classes = classes_of(splits, self.label, self.num_labels, self.labels, self.source)
+        self.class_names = classes.names
+        return classes
+
+    def _labelled(self, rows: Dataset, classes: Classes | None) -> Dataset:
+        """The rows that have a label: a class id, or a number."""
+        if classes is not None:
+            return classes.encode(rows, self.label)
+        return rows if self.num_labels == 1 else from_zero(rows, self.label)
+
     def prepare(self, rows: Dataset, limit: int | None) -> Dataset:
-        rows = labelled(rows, self.label)
-        self.check_labels(rows)
         return self.encode(self.sample(rows, limit), self.columns, self.label)
 
-    def check_labels(self, rows: Dataset) -> None:
-        """Refuses labels that are no numbers or, of a task with classes, not those of the classes."""
-        kind, classes = kind_of(rows, self.label), self.num_labels or 1
-        allowed = "finite numbers" if classes == 1 else f"whole numbers from 0 to {classes - 1}"
-        for label in rows[:1][self.label] if kind == NESTED else rows.unique(self.label):
-            fits = is_number(label) if classes == 1 else isinstance(label, int) and 0 <= label < classes
-            if not fits or isinstance(label, bool):
-                raise ConfigError(
-                    f"data.path={self.source}: column {self.label} holds {kind}, as {label}; must be {allowed}"
-                )
-
-    def _extend(self, train: Dataset, held_out: Sequence[Dataset]) -> Dataset:
+    def _extend(self, train: Dataset, held_out: Sequence[Dataset], classes: Classes | None) -> Dataset:
         """The task's rows with those of the labelled sources; keeps the others as `transfer`."""
         wanted = [*self.columns, self.label]
-        rows = [self.sample(labelled(train.select_columns(wanted), self.label), self.rows)]
-        transfer = []
+        rows = [self.sample(train.select_columns(wanted), self.rows)]
+        transfer: list[Dataset] = []
         for source in self.extra:
-            found = self._source(**source)
-            if self.label in found.column_names:
-                rows.append(align(found, self.label, train.features[self.label], source["path"]))
-            else:
-                transfer.append(found)
+            found = self._source(classes, **source)
+            (rows if self.label in found.column_names else transfer).append(found)
         known = {text for part in held_out for text in texts(part, self.columns)}
         rows, transfer = ([new_rows(part, self.columns, known) for part in parts] for parts in (rows, transfer))
         if transfer:
@@ -109,6 +119,7 @@ class GlueDataModule(EncodedDataModule):
 
     def _source(
         self,
+        classes: Classes | None,
         path: str,
         columns: Sequence[str],
         name: str | None = None,
@@ -123,28 +134,9 @@ class GlueDataModule(EncodedDataModule):
         found = [*columns, *([label] if label else [])]
         rows = take_split(read_dataset(path, name), path, split, found).select_columns(found)
         if label:
-            rows = labelled(rows, label)
+            rows = self._labelled(rows, further_classes(rows, label, classes, path) if classes else None)
         rows = self.sample(rows, self.rows)
         return rows.rename_columns({a: b for a, b in zip(found, [*self.columns, self.label], strict=False) if a != b})
-
-
-def labelled(rows: Dataset, label: str) -> Dataset:
-    """The rows that have a label: not those whose class id is below 0."""
-    if "int" not in kind_of(rows, label):
-        return rows
-    return rows.filter(lambda labels: [label >= 0 for label in labels], input_columns=label, batched=True)
-
-
-def align(rows: Dataset, label: str, task: Any, path: str) -> Dataset:
-    """The rows with the task's class ids, by the classes' names where both sides name them."""
-    own = rows.features[label]
-    if isinstance(own, ClassLabel) and isinstance(task, ClassLabel):
-        if set(own.names) != set(task.names):
-            raise ConfigError(
-                f"data.extra: {path} has the classes {', '.join(own.names)}; must be {', '.join(task.names)}"
-            )
-        rows = rows.align_labels_with_mapping({name: task.str2int(name) for name in task.names}, label)
-    return rows.cast_column(label, task)
 
 
 def texts(rows: Dataset, columns: Sequence[str]) -> set[tuple[str, ...]]:

@@ -29,6 +29,8 @@ from transformers import BertTokenizer
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
 """The label ids of GLUE's MNLI."""
+CLASSES = ("entailment", "neutral", "contradiction")
+"""Their names."""
 
 PATHS: dict[str, tuple[str, ...]] = {
     "size": ("small", "big"),

@@ -29,6 +29,7 @@ class SyntheticNLI(GlueDataModule):
         super().__init__(path="(built in)", columns=columns, rows=rows, held_out=held_out, **settings)
 
     def load(self) -> tuple[Dataset, Dataset]:
+        self.class_names = grammar.CLASSES
         held_out = grammar.pairs(self.held_out_pairs, HELD_OUT_SEED)
         unseen = {(pair["premise"], pair["hypothesis"]) for pair in held_out}
         train = [

@@ -28,6 +28,7 @@ from kdnas.distillation.objectives import (
 from kdnas.distillation.teacher import Needs
 from kdnas.errors import ConfigError, is_number, require, require_whole
 from kdnas.models import Classifier, Encoder, Head, MaskedLM
+from kdnas.tasks.metrics import task_metrics
 
 ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], Objective]
 """Makes a student's objective from its config and the teacher's."""
@@ -61,7 +62,7 @@ class Recipe:
     Args:
         head: the model that a student is.
         stages: in order; either one with all the Trainer's epochs, or each with its own.
-        metrics: torchmetrics objects by name, computed on the predictions for labelled rows.
+        metrics: torchmetrics objects by name, computed on the predictions for labelled rows; the deciding one first.
     """
 
     head: Head
@@ -103,19 +104,23 @@ def xtremedistil(
     representation: Mapping[str, Any],
     logits: Mapping[str, Any],
     labels: Mapping[str, Any],
+    metric: str | None = None,
 ) -> Recipe:
     """KD-NAS v1, Eq. 1-3: representation, logits, hard labels, each in its own stage.
 
     Args:
         num_labels: classes of the task; 1 for regression.
-        metrics: of the task; the first decides which weights of the last stage are the best.
+        metrics: of the task, torchmetrics objects by name.
         representation: `loss` and `tokens` of `Representation`, `epochs`, `learning_rate`.
         logits, labels: `epochs`, `learning_rate`, and `gradual`: as the public code of XtremeDistil, begin with the
             head alone and unfreeze top-down.
+        metric: the name of the metric that decides which weights of the last stage are the best; None for the first.
     """
+    head = Classifier(num_labels)
+    metrics = task_metrics(metrics, metric, num_labels)
     chosen, settings = representation_of(representation)
     return Recipe(
-        Classifier(num_labels),
+        head,
         stages(
             representation=(chosen, settings, "loss"),
             logits=(lambda student, teacher: Logits(), logits, "loss"),

@@ -59,6 +59,7 @@ class Teacher:
         config: its config.
         precision: of its passes, as Lightning names it.
         context: makes the context of a pass, with that precision.
+        order: for each of the data's classes, the place of its logit in the model's; None where it is the same.
     """
 
     path: str
@@ -66,12 +67,14 @@ class Teacher:
     config: PreTrainedConfig
     precision: str
     context: Callable[[], AbstractContextManager[None]]
+    order: tuple[int, ...] | None = None
 
     @property
     def identity(self) -> str:
         """Names the very model, and how it is run."""
         weights = fingerprint(Path(self.path)) or f"{self.path} {getattr(self.config, '_commit_hash', None)}"
-        return f"{weights} {self.config.to_json_string()} {self.head} {self.precision}"
+        order = "" if self.order is None else f" {self.order}"
+        return f"{weights} {self.config.to_json_string()} {self.head} {self.precision}{order}"
 
     def load(self) -> PreTrainedModel:
         """The model, frozen; all candidates of a process have the same."""
@@ -149,7 +152,11 @@ class OnlineTeacher(TeacherOutputs):
             given = outputs(self.model, batch, needs.states | needs.first)
         states = {layer: self._narrow(states) for layer, states in given.states.items()}
         first = {layer: states[layer].index_select(0, Layout.of(batch).first) for layer in needs.first}
-        return Outputs({layer: states[layer] for layer in needs.states}, given.logits, first)
+        return Outputs({layer: states[layer] for layer in needs.states}, self._ordered(given.logits), first)
+
+    def _ordered(self, logits: Tensor | None) -> Tensor | None:
+        """The logits in the order of the data's classes."""
+        return logits if logits is None or self.teacher.order is None else logits[:, list(self.teacher.order)]
 
     def _narrow(self, states: Tensor) -> Tensor:
         """As they would be kept, where that is all that a pass is good for: every student has less to read."""

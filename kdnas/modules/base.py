@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from kdnas.checkpoints import PACK, architectures, pack
 from kdnas.errors import ConfigError
 from kdnas.families import architecture_of
+from kdnas.models import Head
 from kdnas.modules.best import BestWeights
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import adamw, check_optimization, linear
@@ -43,6 +44,7 @@ class ExportingModule(L.LightningModule):
 
     Attributes:
         tokenizer: that goes with the models.
+        head: what the models are, and which classes they tell apart.
         monitor: the held-out figure that decides which weights are the best: a loss, or else larger is better.
         results: the held-out figures of the last validation, for each trainee.
         diverged: the reason, for each trainee that has diverged, by its number. Such a trainee has failed for good.
@@ -52,6 +54,7 @@ class ExportingModule(L.LightningModule):
     """
 
     tokenizer: Tokenizer
+    head: Head
     monitor: str
     phase = ""
     epochs: int | None = None
@@ -83,12 +86,17 @@ class ExportingModule(L.LightningModule):
     @property
     @abstractmethod
     def held_out(self) -> Sequence[SplitMetrics]:
-        """Each trainee's metrics on held-out data."""
+        """Each trainee's metrics on held-out data; of an objective without any, none."""
 
     @property
     @abstractmethod
     def about(self) -> dict[str, str]:
         """What a model card says of the models' making."""
+
+    def name_classes(self, names: Sequence[str] | None) -> None:
+        """Gives the models the names of the data's classes; None where the data has none."""
+        for model in self.exports.values():
+            self.head.describe(model.config, names)
 
     @property
     def best(self) -> BestWeights:

@@ -172,7 +172,7 @@ class StudentDistiller(ExportingModule):
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
-        self.recipe, self.initial = objective, initial
+        self.recipe, self.head, self.initial = objective, objective.head, initial
         self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
         self.teacher_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
@@ -180,6 +180,8 @@ class StudentDistiller(ExportingModule):
         for config in configs:
             take_padding(config, self.tokenizer)
             check_architecture(config)
+            self.head.describe(config)
+        self.class_order: tuple[int, ...] | None = None
         self.students = nn.ModuleList(
             Student(config, self.teacher_config, objective, seed, initial, list(also or ()), dropout)
             for config in configs
@@ -217,6 +219,15 @@ class StudentDistiller(ExportingModule):
         stages = ", then ".join(stage.name.replace("_", " ") for stage in self.recipe.stages)
         initial = {"initial weights": self.initial} if self.initial else {}
         return {"distilled from": self.teacher_path, "objective": stages, **initial}
+
+    def name_classes(self, names: Sequence[str] | None) -> None:
+        """Gives the students the names of the data's classes, by which the teacher's logits are put into their order.
+
+        Raises:
+            ConfigError: the teacher's classes have names too, and others.
+        """
+        super().name_classes(names)
+        self.class_order = self.head.teacher_order(self.teacher_path, self.teacher_config, names)
 
     def check(self, masked: bool) -> None:
         aims = self.trainees[0].aims
@@ -273,7 +284,8 @@ class StudentDistiller(ExportingModule):
     def needs(self) -> Needs:
         """All that will be asked of the teacher."""
         own = (aim.needs for student in self.trainees for aim in student.aims)
-        return Needs.all(own) | Needs.all(self._needs_at(depth) for depth in self.depths)
+        asked = Needs.all(own) | Needs.all(self._needs_at(depth) for depth in self.depths)
+        return asked | Needs(logits=bool(asked and self.recipe.metrics))  # by which the teacher itself is judged
 
     def _needs_at(self, depth: int) -> Needs:
         if depth > self.teacher_config.num_hidden_layers:  # none will be trained
@@ -289,7 +301,8 @@ class StudentDistiller(ExportingModule):
             self._open(self.outputs, trainer.precision, context, corpus, device)
 
     def _open(self, outputs: TeacherOutputs, precision: str, context: Any, corpus: Corpus | None, device: Any) -> None:
-        teacher = Teacher(self.teacher_path, self.recipe.head, self.teacher_config, precision, context)
+        known = (self.teacher_path, self.head, self.teacher_config)
+        teacher = Teacher(*known, precision, context, self.class_order)
         self.teacher = outputs.open(teacher, corpus, self.needs, device)
 
     def ask_teacher(self, batch: BatchEncoding) -> Outputs:

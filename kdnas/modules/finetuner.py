@@ -11,9 +11,11 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.devices import balanced
 from kdnas.distillation.losses import hard_labels
+from kdnas.models import Classifier
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.packing import outputs
+from kdnas.tasks.metrics import task_metrics
 
 
 class FineTuner(ExportingModule):
@@ -22,10 +24,10 @@ class FineTuner(ExportingModule):
     Args:
         source: called with `num_labels`, gives the model and its tokenizer.
         num_labels: classes; 1 for regression.
-        metrics: torchmetrics objects by name, computed on predicted classes (or values); the first decides which
-            epoch is the best.
+        metrics: torchmetrics objects by name, computed on predicted classes (or values).
         also: names of further held-out splits, whose loaders follow the first; they decide nothing.
         learning_rate, warmup, betas, weight_decay: as in `ExportingModule`.
+        metric: the name of the metric that decides which epoch is the best; None for the first.
 
     Logs:
         `train/loss`, and `val/<metric>` over all held-out rows; of a further split, `val/<metric>_<split>`.
@@ -41,14 +43,18 @@ class FineTuner(ExportingModule):
         warmup: float = 0.06,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
+        metric: str | None = None,
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
+        self.head = Classifier(num_labels)
+        ordered = task_metrics(metrics, metric, num_labels)
         self.model: PreTrainedModel
         self.model, self.tokenizer = source(num_labels=num_labels)
         self.start = getattr(source, "keywords", {}).get("source")
         self.model.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves it there
-        self.monitor = next(iter(metrics))
-        self.metrics = SplitMetrics(metrics, also)
+        self.name_classes(None)
+        self.monitor = next(iter(ordered))
+        self.metrics = SplitMetrics(ordered, also)
 
     @property
     def source_config(self) -> PreTrainedConfig:

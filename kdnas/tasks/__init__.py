@@ -1,0 +1,1 @@
+"""What a labelled row is for: the classes of a task, and its metrics."""
