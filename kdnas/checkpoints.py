@@ -23,6 +23,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.architecture import Architecture
+from kdnas.disk import writing
 from kdnas.errors import ConfigError, require, require_switch, require_whole
 from kdnas.models import (
     DATA,
@@ -235,8 +236,9 @@ def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Path:
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         fresh.chmod(0o755)
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        with writing(fresh, size=sum(weight.nbytes for weight in model.state_dict().values())):
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(fresh, folder)

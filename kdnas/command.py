@@ -6,6 +6,7 @@ That is one line on stderr, `error: key=value: must be ...`, exit status 1, and 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kdnas.config import mistake
+from kdnas.disk import DiskError, disk_error
+from kdnas.endings import GOES_ON, asked_to_end
 from kdnas.errors import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -48,12 +51,21 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     raise mistake(error) from error  # an exit would end the other jobs too
                 withdraw()
                 sys.exit(f"error: {mistake(error)}")
+            except SystemExit as error:
+                if asked := asked_to_end(error):
+                    raise asked from None
+                raise
+            except Exception as error:
+                if met := disk_error(error, Path(HydraConfig.get().runtime.output_dir)):
+                    raise met from error
+                raise
 
         @functools.wraps(task)
         def main() -> None:
             nonlocal begun
             begun = False
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to raise its errors, not to print them
+            logging.raiseExceptions = False  # on a full disk, the log can say nothing
             try:
                 check_groups(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -61,6 +73,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 sys.exit(f"error: {mistake(error)}")
             except HydraException as error:
                 sys.exit(f"error: {said(error)}")
+            except DiskError as error:
+                sys.exit(f"error: {error}; when that is mended, {GOES_ON}")
             except OSError as error:
                 if begun:
                     raise

@@ -21,7 +21,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdnas.architecture import Architecture
 from kdnas.errors import ConfigError, is_number, require, require_whole
-from kdnas.files import check_folder, make_folder, take
+from kdnas.files import check_folder, make_folder
+from kdnas.locks import take
 from kdnas.models import new_encoder, positions
 from kdnas.search.study import Latency
 

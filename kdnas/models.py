@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
 from kdnas.architecture import Architecture
+from kdnas.disk import disk_error
 from kdnas.errors import ConfigError, is_number, require, require_whole, shown
 
 DATA: dict[str, Any] = {"trust_remote_code": False}
@@ -56,6 +57,8 @@ def reading(
     except ConfigError:
         raise
     except Exception as error:
+        if met := disk_error(error):  # a cache that cannot be written to
+            raise met from error
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         if isinstance(error, UnpicklingError):  # torch's own words say how to run the code
             reason = "damaged, or holding code"

@@ -18,7 +18,6 @@ import datasets
 import lightning as L
 import optuna
 import transformers
-from filelock import FileLock
 from hydra import compose
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -42,6 +41,7 @@ from kdnas.devices import check_devices, make_trainer, on_slurm
 from kdnas.errors import ConfigError, is_number, require, require_switch, require_whole
 from kdnas.files import check_folder
 from kdnas.jobs import candidates, open_study
+from kdnas.locks import alone
 from kdnas.models import check_activation, check_dropout, reading
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
@@ -117,6 +117,7 @@ def settle_precision(cfg: DictConfig) -> None:
 
 def quieten() -> None:
     """Leaves the terminal to what a user can use."""
+    logging.raiseExceptions = False  # on a full disk, the log can say nothing
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -375,8 +376,7 @@ def ensure_teacher(cfg: DictConfig) -> None:
     training = Path(f"{folder}.training")
     if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # brought by the user
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with alone(folder.with_suffix(".lock"), f"the teacher {folder}"):
         own = {"paths.export": str(folder), "paths.output": str(training), "paths.runs": cfg.paths.runs}
         steps = plain(cfg.teacher.prepare) | own
         training_cfg = compose("train", [override(key, value) for key, value in steps.items()])

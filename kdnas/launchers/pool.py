@@ -14,9 +14,10 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
+from kdnas.endings import ASKING, shielding
 from kdnas.errors import require_whole
 from kdnas.launchers.gpus import gpus, take_gpu
-from kdnas.launchers.returns import died, told
+from kdnas.launchers.returns import died, failed, told
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class PoolLauncher(JoblibLauncher):
     ) -> list[int]:
         """Runs jobs in one pool and notes what they return; if the pool broke, returns those that it was running."""
         from joblib import Parallel, delayed
+        from joblib.externals.loky.backend import resource_tracker
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
         assert self.config is not None
@@ -69,8 +71,11 @@ class PoolLauncher(JoblibLauncher):
                 pre_dispatch="n_jobs",
                 inner_max_num_threads=threads,
             )
+            resource_tracker.ensure_running()  # whose start would undo the shielding
             try:
-                for number, returned in pool(delayed(work)(number, overrides) for number, overrides in jobs.items()):
+                with shielding(*ASKING):  # joblib kills the workers when this process is asked to end
+                    returns = pool(delayed(work)(number, overrides) for number, overrides in jobs.items())
+                for number, returned in returns:
                     ended[number] = returned
             except BrokenProcessPool:
                 log.warning("a worker died; running its jobs again")
@@ -105,3 +110,5 @@ class Worker:
             return number, told(execute_job(number, overrides, context, config, task, state))
         except SystemExit as error:  # would end the search
             return number, died(f"its process was asked to end ({type(error).__name__})")
+        except Exception as error:  # outside of the job proper: Hydra could not write its notes
+            return number, failed(error)
