@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -88,6 +89,7 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     _ends.append(error if isinstance(error, Ended) else Ended())
+    logging.disable()  # the line is the last word
     if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes that train together, the first
         with suppress(OSError, ValueError):  # the terminal is gone
             print("\n" * sys.stderr.isatty() + str(_ends[0]), file=sys.stderr, flush=True)

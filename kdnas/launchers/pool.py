@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -103,10 +104,12 @@ class Worker:
         self, context: Any, config: Any, task: Any, state: Any, number: int, overrides: list[str]
     ) -> tuple[int, JobReturn]:
         from hydra_plugins.hydra_joblib_launcher._core import execute_job
+        from tqdm import tqdm
 
-        self.mark(number).touch()
+        tqdm.set_lock(threading.RLock())  # its own is shared by processes, and remarked upon when a worker is killed
         take_gpu(self.slots, self.gpus)
         try:
+            self.mark(number).touch()
             return number, told(execute_job(number, overrides, context, config, task, state))
         except SystemExit as error:  # would end the search
             return number, died(f"its process was asked to end ({type(error).__name__})")

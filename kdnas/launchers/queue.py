@@ -48,6 +48,8 @@ class SubmititLauncher(BaseSubmititLauncher):
     AT_ONCE: int | None = None
     """How many to start before one has ended; None leaves that to the queue."""
 
+    _started: Mapping[str, Job] = {}
+    """The latest jobs that were submitted."""
     END: str
     """The command that ends a job, before its id."""
 
@@ -92,7 +94,8 @@ class SubmititLauncher(BaseSubmititLauncher):
         try:
             ended = self._see_through(jobs, running, register)
         except KeyboardInterrupt as error:
-            if left := self.leave({job.id for job in running.values()}, error):
+            register.add(self._started)
+            if left := self.leave({job.id for job in {**running, **self._started}.values()}, error):
                 error.add_note(f"jobs that go on, and are waited for: {' '.join(sorted(left))} ({self.END} ends one)")
             raise
         return [ended[name] for name in jobs]
@@ -120,11 +123,17 @@ class SubmititLauncher(BaseSubmititLauncher):
         """Submits jobs, again if the cluster has no time for it. What was submitted all the same does no harm."""
         for pause in PAUSES:
             try:
-                return self._submit(jobs, folder)
+                return self._start(jobs, folder)
             except Exception as error:
                 log.warning("submitting failed (%s); trying again in %s s", str(error).strip().splitlines()[-1], pause)
                 time.sleep(pause)
-        return self._submit(jobs, folder)
+        return self._start(jobs, folder)
+
+    def _start(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
+        """Submits jobs, out of reach of the terminal: they outlive it, and this process knows what it has started."""
+        with shielding(signal.SIGINT, signal.SIGHUP):
+            self._started = self._submit(jobs, folder)
+        return self._started
 
     def _submit(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
         """Starts jobs, as one array. Their folder is new: SLURM's ids can come again, and with them old results."""
@@ -230,10 +239,6 @@ class LocalLauncher(SubmititLauncher):
             return super().__call__(*arguments, **named)
         except Ended as error:
             sys.exit(str(error))
-
-    def _submit(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
-        with shielding(signal.SIGINT, signal.SIGHUP):  # they outlive the terminal, and this process ends them itself
-            return super()._submit(jobs, folder)
 
     def leave(self, ids: set[str], error: KeyboardInterrupt) -> set[str]:
         """Ends the jobs if it was by Ctrl-C."""
