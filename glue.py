@@ -1,5 +1,9 @@
 """The papers' GLUE table from finished runs: python glue.py teacher.label=<label>"""
 
+from kdnas.endings import listen
+
+listen()  # Ctrl-C may come during the imports below, which take a while
+
 from omegaconf import DictConfig
 
 from kdnas.command import command

@@ -1,5 +1,9 @@
 """Distils or pre-trains one architecture in full, or fine-tunes what was distilled: python train.py +experiment=demo"""
 
+from kdnas.endings import listen
+
+listen()  # Ctrl-C may come during the imports below, which take a while
+
 from omegaconf import DictConfig
 
 from kdnas.command import command

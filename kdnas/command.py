@@ -22,6 +22,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kdnas.config import mistake
+from kdnas.disk import DiskError, disk_error
+from kdnas.endings import GOES_ON, asked_to_end
 from kdnas.errors import ConfigError
 from kdnas.runs import withdraw
 from kdnas.screen import activity, board
@@ -53,7 +55,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     raise mistake(error) from error  # an exit would end the other jobs too
                 withdraw()
                 sys.exit(f"error: {mistake(error)}")
-            except Exception:
+            except SystemExit as error:
+                if asked := asked_to_end(error):
+                    raise asked from None
+                raise
+            except Exception as error:
+                if met := disk_error(error, Path(HydraConfig.get().runtime.output_dir)):
+                    raise met from error
                 if HydraConfig.get().mode == RunMode.MULTIRUN and config_name == "train":  # a search logs its own
                     log.exception("this job failed")
                 raise
@@ -64,6 +72,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             begun = False
             board.foreground = "LOCAL_RANK" not in os.environ  # Lightning starts its other processes by the same words
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to raise its errors, not to print them
+            logging.raiseExceptions = False  # on a full disk, the log can say nothing
             try:
                 sys.argv[1:] = checked(sys.argv[1:], CONF, sweeps=config_name == "search")
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -71,6 +80,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 sys.exit(f"error: {mistake(error)}")
             except HydraException as error:
                 sys.exit(f"error: {said(error)}")
+            except DiskError as error:
+                sys.exit(f"error: {error}; when that is mended, {GOES_ON}")
             except OSError as error:
                 if begun:
                     raise

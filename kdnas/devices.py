@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kdnas.arguments import user_callbacks
 from kdnas.config import instantiate
+from kdnas.disk import writing
 from kdnas.errors import ConfigError
 from kdnas.files import whole
 from kdnas.precision import fastest_precision
@@ -64,8 +65,9 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with whole(Path(path)) as aside:
-            torch.save(checkpoint, aside)
+        # Of a file that it has opened itself, torch would not say what keeps it from writing.
+        with whole(Path(path)) as aside, writing(aside), aside.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 def count(trainer: L.Trainer) -> int:

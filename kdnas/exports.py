@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.cards import card
+from kdnas.disk import writing
 from kdnas.errors import ConfigError
 from kdnas.files import fingerprint
 
@@ -80,8 +81,9 @@ def export(
     fresh, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(4)}") for _ in range(2))
     fresh.mkdir()
     try:
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        with writing(fresh, size=sum(weight.nbytes for weight in model.state_dict().values())):
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
         (fresh / README).write_text(card(model, folder.name, about or {}, figures or {}), encoding="utf-8")
         _mark(fresh)
         _share(fresh)

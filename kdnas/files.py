@@ -1,25 +1,18 @@
-"""Files that appear whole or not at all, the folders that users give for them, and locks."""
+"""Files that appear whole or not at all, and the folders that users give for them."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import logging
 import math
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kdnas.errors import ConfigError, shown
-
-log = logging.getLogger(__name__)
-PATIENCE = 10.0
-"""Seconds to wait for a lock without a word."""
 
 
 @contextmanager
@@ -60,27 +53,6 @@ def make_folder(key: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{key}={folder}: cannot be written to ({error.strerror})") from error
-
-
-def take(file: IO[str], mode: int) -> None:
-    """Takes a lock, and says so if that is long in coming: a process that was stopped keeps the ones it has."""
-    patience = time.monotonic() + PATIENCE
-    while time.monotonic() < patience:
-        try:
-            return fcntl.flock(file, mode | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.005)
-    log.info("waiting for the other kdnas processes on this host, which hold %s", file.name)
-    fcntl.flock(file, mode)
-
-
-def free(file: IO[str]) -> bool:
-    """Whether nobody holds the lock on a file; then this process does until it closes the file."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def available_memory() -> float:

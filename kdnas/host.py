@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdnas.errors import ConfigError
-from kdnas.files import take
+from kdnas.locks import take
 
 TEMPORARY = Path("/tmp")
 """Where every process of a host looks; not $TMPDIR, which a cluster sets for each job."""

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
 from kdnas.architecture import Architecture
+from kdnas.disk import disk_error
 from kdnas.errors import ConfigError, is_number, reason, require, require_whole, shown
 from kdnas.families import architecture_of, count_parameters, make, new_encoder, resize, without_pooler
 from kdnas.tasks.classes import name_classes, names_of, teacher_order
@@ -51,6 +52,8 @@ def reading(
     except ConfigError:
         raise
     except Exception as error:
+        if met := disk_error(error):  # a cache that cannot be written to
+            raise met from error
         # Of code in weights, torch's own words say how to run it.
         said = "damaged, or holding code" if isinstance(error, UnpicklingError) else reason(error)
         raise ConfigError(f"{key}={path}: no {what} there that can be read; must be {allowed} ({said})") from error

@@ -19,7 +19,6 @@ import datasets
 import lightning as L
 import optuna
 import transformers
-from filelock import FileLock
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ProgressBar, Timer
@@ -45,6 +44,7 @@ from kdnas.devices import make_trainer, on_slurm
 from kdnas.errors import ConfigError
 from kdnas.jobs import candidates, open_study
 from kdnas.judgement import Judgement, judge
+from kdnas.locks import alone
 from kdnas.models import check_activation, load_config
 from kdnas.modules.base import DivergedError, ExportingModule
 from kdnas.modules.distiller import StudentDistiller
@@ -52,7 +52,16 @@ from kdnas.modules.vocabulary import restore_tables, train_used_rows
 from kdnas.preflight import architecture, check, staged
 from kdnas.profiler import TimeTable
 from kdnas.resuming import LastCheckpoint, resumable
-from kdnas.runs import RESULTS, alone, earlier_precision, earlier_results, note, withdraw, write_prepared, write_results
+from kdnas.runs import (
+    RESULTS,
+    at_work,
+    earlier_precision,
+    earlier_results,
+    note,
+    withdraw,
+    write_prepared,
+    write_results,
+)
 from kdnas.screen import activity, aside, board
 from kdnas.shared import shared
 
@@ -99,7 +108,7 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
         check(one)
     work = {"prepare": prepare, "latency": remeasure}.get(cfg.stage, train)
     own = work is train and not cfg.search.trials and make_trainer(cfg, logger=False).is_global_zero
-    with alone(Path(cfg.paths.output)) if own else nullcontext():  # a search has locks of its own
+    with at_work(Path(cfg.paths.output)) if own else nullcontext():  # a search has locks of its own
         ensure_teacher(cfg)
         settle_precision(cfg)
         return finished(cfg) or work(cfg)
@@ -118,6 +127,7 @@ def settle_precision(cfg: DictConfig) -> None:
 
 def quieten() -> None:
     """Leaves the terminal to what a user can use."""
+    logging.raiseExceptions = False  # on a full disk, the log can say nothing
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -339,8 +349,7 @@ def ensure_teacher(cfg: DictConfig) -> None:
     training = Path(f"{folder}.training")
     if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # brought by the user
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with alone(folder.with_suffix(".lock"), f"the teacher {folder}"):
         own = {"paths.export": str(folder), "paths.output": str(training), "paths.runs": cfg.paths.runs}
         steps = plain(cfg.teacher.prepare) | own
         training_cfg = compose("train", [override(key, value) for key, value in steps.items()])

@@ -12,8 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kdnas.errors import ConfigError, shown
-from kdnas.files import free, make_folder, whole
+from kdnas.files import make_folder, whole
 from kdnas.identity import SOURCES, differing, identity
+from kdnas.locks import free, holders
 
 SETTINGS, RESULTS, PREPARED = "settings.json", "results.json", "prepared.json"
 LOCK = ".lock"
@@ -21,7 +22,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def at_work(folder: Path) -> Iterator[None]:
     """Keeps other runs out of a run's folder meanwhile. The lock ends with the process, however that ends.
 
     Raises:
@@ -31,7 +32,9 @@ def alone(folder: Path) -> Iterator[None]:
     make_folder("paths.output", folder)
     with (folder / LOCK).open("a") as lock:
         if not free(lock):
-            raise ConfigError(f"paths.output={folder}: another run is at work there; must be another folder")
+            raise ConfigError(
+                f"paths.output={folder}: another run is at work there, {holders(lock)}; must be another folder"
+            )
         try:
             yield
         finally:

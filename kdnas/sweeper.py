@@ -13,13 +13,12 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -31,10 +30,13 @@ from omegaconf import DictConfig
 
 from kdnas import suggestions
 from kdnas.config import LONGEST, instantiate
+from kdnas.disk import DiskError, disk_error
+from kdnas.endings import GOES_ON
 from kdnas.errors import ConfigError, require_switch, shown
-from kdnas.files import check_folder, free
+from kdnas.files import check_folder
 from kdnas.identity import differing, identity
 from kdnas.launchers import DiedError, reason
+from kdnas.locks import free, holders
 from kdnas.runs import read_prepared
 from kdnas.screen import Lines, activity, board, told
 from kdnas.words import quoted
@@ -78,6 +80,10 @@ class KDNASSweeper(Sweeper):
             self._search(arguments)
         except ConfigError as error:
             sys.exit(f"error: {error}")
+        except Exception as error:
+            if met := disk_error(error, Path(self.config.search.dir)):
+                sys.exit(f"error: {met}; when that is mended, {GOES_ON}")
+            raise
 
     def _search(self, arguments: list[str]) -> None:
         search = self.config.search
@@ -175,21 +181,46 @@ class KDNASSweeper(Sweeper):
         ]
 
     def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
-        """Runs jobs to their end.
+        """Runs jobs to their end; those again that met a disk which could not be written to.
 
         Raises:
             ConfigError: the launcher cannot run them. They may be as good as any others, and stay as they are.
-            SystemExit: it was asked to end.
+            DiskError: the disk still cannot be written to. The same goes for them.
+            SystemExit: a job called `exit`.
         """
+        returned = self._run(jobs)
+        for left in reversed(range(1 + self.config.search.retries)):
+            met = {i: error for i, job in enumerate(returned) if (error := self._met_a_disk(job))}
+            if not met:
+                break
+            first = next(iter(met.values()))
+            if not left:
+                raise first
+            log.warning("%s; running %s again", first, "it" if len(jobs) == 1 else f"{len(met)} of {len(jobs)} jobs")
+            for i, again in zip(met, self._run([jobs[i] for i in met]), strict=True):
+                returned[i] = again
+        return returned
+
+    def _met_a_disk(self, returned: JobReturn) -> DiskError | None:
+        """The disk error that ended a job, if one did; of a process that died without a word it is the likeliest."""
+        if returned.status != JobStatus.FAILED:
+            return None
+        died = isinstance(returned._return_value, DiedError)
+        return disk_error(returned._return_value, *([self.folder] if died else []))
+
+    def _run(self, jobs: list[list[str]]) -> list[JobReturn]:
+        """Runs jobs to their end, once."""
         try:
             return list(self.launcher.launch([[*self.overrides, *job] for job in jobs], initial_job_idx=0))
         except ConfigError:
             raise
         except Exception as error:
+            if met := disk_error(error, self.folder):  # Hydra could not write its notes
+                return [JobReturn(status=JobStatus.FAILED, _return_value=met)] * len(jobs)
             log.exception("the launcher gave up")
             raise ConfigError(f"hydra/launcher: {type(error).__name__}: {error}; the same command goes on") from error
-        except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C
-            sys.exit("ended; the same command goes on")
+        except SystemExit:
+            sys.exit(f"ended by a job; {GOES_ON}")
 
     def _prepare(self, retries: int) -> None:
         """Runs the job that makes or refuses what the others need, again if its process dies."""
@@ -251,12 +282,12 @@ def in_folder(folder: Path) -> Iterator[None]:
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f"search.dir={folder}: another search is running in it") from error
+        lock = folder.with_name(f".{folder.name}.lock").open("a")
     except OSError as error:
         raise ConfigError(f"search.dir={folder}: cannot be written to ({error.strerror})") from error
     with lock:
+        if not free(lock):
+            raise ConfigError(f"search.dir={folder}: another search is running in it: {holders(lock)}")
         try:
             yield
         except ConfigError:
@@ -278,7 +309,8 @@ def set_aside(folder: Path) -> None:
             with path.open("a") as lock:
                 if not free(lock):
                     raise ConfigError(
-                        f"search.fresh=true: a job of the earlier search runs in {path.parent}; end it first"
+                        f"search.fresh=true: a job of the earlier search runs in {path.parent}; end it first: "
+                        f"{holders(lock)}"
                     )
         taken = {path.name for path in folder.parent.iterdir()}
         spare = next(name for i in range(1, 10**6) if (name := f"{folder.name}.old-{i}") not in taken)
@@ -350,7 +382,8 @@ def watching(study: Study, narrator: Narrator) -> Iterator[None]:
         shown.begin_at(len(narrator.told))
 
         def look() -> None:
-            narrator.narrate(study)
+            with suppress(OSError):  # the search will meet it
+                narrator.narrate(study)
             shown.done = len(narrator.told)
 
         def watch() -> None:

@@ -13,12 +13,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kdnas.devices import WholeCheckpoints
 from kdnas.errors import ConfigError
-from kdnas.files import take
 from kdnas.jobs import goes_on
 from kdnas.launchers import LocalLauncher, PoolLauncher, SlurmLauncher, queue
 from kdnas.launchers.gpus import take_gpu
 from kdnas.launchers.queue import Job, Register, same
 from kdnas.launchers.returns import told
+from kdnas.locks import take
 from kdnas.search.journal import JOURNAL
 from kdnas.sweeper import set_aside
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor
 from transformers import BatchEncoding
 
 from kdnas.distillation.teacher import KEPT, Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.errors import ConfigError, is_number, require
 from kdnas.files import available_memory, check_folder, make_folder, whole
+from kdnas.locks import alone, free
 from kdnas.packing import Outputs
 from kdnas.screen import activity
 from kdnas.shared import forget, shared
@@ -190,7 +190,7 @@ class DiskOutputs(KeptOutputs):
         if any(not self._is_whole(folder, part) for part in wanted):
             self.within(sum(part.bytes for part in wanted), math.inf, "")
             make_folder("outputs.folder", folder)
-            with _alone(folder):
+            with alone(folder / LOCK, "the teacher's outputs"):
                 missing = [part for part in wanted if not self._is_whole(folder, part)]
                 if missing:
                     self._write(folder, missing, teacher, corpus, device)
@@ -228,10 +228,11 @@ class DiskOutputs(KeptOutputs):
         for path in list(taken)[:-1]:
             if sum(taken.values()) + size <= self.limit * GB:
                 break
-            with suppress(Timeout), FileLock(path / LOCK).acquire(timeout=0):  # nobody writes there
-                log.info("removing %s: outputs.limit=%.3g", path, self.limit)
-                shutil.rmtree(path, ignore_errors=True)
-                del taken[path]
+            with suppress(OSError), (path / LOCK).open("a") as lock:
+                if free(lock):  # nobody writes there
+                    log.info("removing %s: outputs.limit=%.3g", path, self.limit)
+                    shutil.rmtree(path, ignore_errors=True)
+                    del taken[path]
         self.within(sum(taken.values()) + size, math.inf, "")
         self.within(size, shutil.disk_usage(self.folder).free, "the disk")
 
@@ -257,15 +258,6 @@ def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: t
 
 def _put(kept: Tensor, items: Any, values: Tensor) -> None:
     kept[torch.from_numpy(items).to(kept.device)] = values.to(kept.device, kept.dtype)
-
-
-def _alone(folder: Path) -> AcquireReturnProxy:
-    lock = FileLock(folder / LOCK)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for the process that writes the teacher's outputs to %s", folder)
-        return lock.acquire()
 
 
 def _bytes(folder: Path) -> int:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from kdnas.files import free
+from kdnas.locks import free
 
 
 def take_gpu(slots: Path, gpus: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +15,10 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
+from kdnas.endings import ASKING, shielding
 from kdnas.errors import require_whole
 from kdnas.launchers.gpus import gpus, take_gpu
-from kdnas.launchers.returns import died, told
+from kdnas.launchers.returns import died, failed, told
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class PoolLauncher(JoblibLauncher):
     ) -> list[int]:
         """Runs jobs in one pool and notes what they return; if the pool broke, returns those that it was running."""
         from joblib import Parallel, delayed
+        from joblib.externals.loky.backend import resource_tracker
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
         assert self.config is not None
@@ -69,8 +72,11 @@ class PoolLauncher(JoblibLauncher):
                 pre_dispatch="n_jobs",
                 inner_max_num_threads=threads,
             )
+            resource_tracker.ensure_running()  # whose start would undo the shielding
             try:
-                for number, returned in pool(delayed(work)(number, overrides) for number, overrides in jobs.items()):
+                with shielding(*ASKING):  # joblib kills the workers when this process is asked to end
+                    returns = pool(delayed(work)(number, overrides) for number, overrides in jobs.items())
+                for number, returned in returns:
                     ended[number] = returned
             except BrokenProcessPool:
                 log.warning("a worker died; running its jobs again")
@@ -98,10 +104,14 @@ class Worker:
         self, context: Any, config: Any, task: Any, state: Any, number: int, overrides: list[str]
     ) -> tuple[int, JobReturn]:
         from hydra_plugins.hydra_joblib_launcher._core import execute_job
+        from tqdm import tqdm
 
-        self.mark(number).touch()
+        tqdm.set_lock(threading.RLock())  # its own is shared by processes, and remarked upon when a worker is killed
         take_gpu(self.slots, self.gpus)
         try:
+            self.mark(number).touch()
             return number, told(execute_job(number, overrides, context, config, task, state))
         except SystemExit as error:  # would end the search
             return number, died(f"its process was asked to end ({type(error).__name__})")
+        except Exception as error:  # outside of the job proper: Hydra could not write its notes
+            return number, failed(error)

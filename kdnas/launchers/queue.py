@@ -7,29 +7,34 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import OmegaConf
 
-from kdnas.errors import ConfigError, require_whole
+from kdnas.endings import Ended, raise_ended, shielding
+from kdnas.errors import require_whole
 from kdnas.files import whole
 from kdnas.launchers.gpus import gpus, take_gpu
-from kdnas.launchers.returns import RelayedError, died, told
+from kdnas.launchers.returns import died, failed, from_json, to_json, told
 
 log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
 PAUSES = (5, 30, 120)
 """Seconds before a submission that failed is tried again."""
+PATIENCE = 10.0
+"""Seconds to wait for jobs that were asked to end."""
 
 
 class SubmititLauncher(BaseSubmititLauncher):
@@ -43,9 +48,18 @@ class SubmititLauncher(BaseSubmititLauncher):
     AT_ONCE: int | None = None
     """How many to start before one has ended; None leaves that to the queue."""
 
+    _started: Mapping[str, Job] = {}
+    """The latest jobs that were submitted."""
+    END: str
+    """The command that ends a job, before its id."""
+
     @abstractmethod
     def alive(self, ids: set[str]) -> set[str]:
         """Those of the jobs that are waiting or running."""
+
+    def leave(self, ids: set[str], error: KeyboardInterrupt) -> set[str]:
+        """Those of the jobs that go on when an error ends the search."""
+        return self.alive(ids)
 
     @abstractmethod
     def fate(self, job: str) -> str:
@@ -58,11 +72,12 @@ class SubmititLauncher(BaseSubmititLauncher):
         # SLURM wakes a job just before it tells it that its time is over. submitit logs that it was woken, and what is
         # raised within a line of the log, as by the end of the time, is lost.
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
-        returned = told(super().__call__(*arguments, **named))
-        error = returned._return_value
-        outcome = None if error is None else {"refused": isinstance(error, ConfigError), "text": str(error)}
+        try:
+            returned = told(super().__call__(*arguments, **named))
+        except Exception as error:  # outside of the job proper: Hydra could not write its notes
+            returned = failed(error)
         with whole(JobEnvironment().paths.folder / OUTCOME) as path:
-            path.write_text(json.dumps(outcome))
+            path.write_text(json.dumps(to_json(returned)))
         return returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -78,10 +93,10 @@ class SubmititLauncher(BaseSubmititLauncher):
             log.info("job %s (%s) is still there from an earlier run of this search: waiting for it", job.id, name)
         try:
             ended = self._see_through(jobs, running, register)
-        except KeyboardInterrupt:
-            time.sleep(1)  # what ends with the search has ended
-            if ids := " ".join(sorted(self.alive({job.id for job in running.values()}))):
-                log.warning("these jobs go on, and the same command waits for them; end them yourself if not: %s", ids)
+        except KeyboardInterrupt as error:
+            register.add(self._started)
+            if left := self.leave({job.id for job in {**running, **self._started}.values()}, error):
+                error.add_note(f"jobs that go on, and are waited for: {' '.join(sorted(left))} ({self.END} ends one)")
             raise
         return [ended[name] for name in jobs]
 
@@ -108,11 +123,17 @@ class SubmititLauncher(BaseSubmititLauncher):
         """Submits jobs, again if the cluster has no time for it. What was submitted all the same does no harm."""
         for pause in PAUSES:
             try:
-                return self._submit(jobs, folder)
+                return self._start(jobs, folder)
             except Exception as error:
                 log.warning("submitting failed (%s); trying again in %s s", str(error).strip().splitlines()[-1], pause)
                 time.sleep(pause)
-        return self._submit(jobs, folder)
+        return self._start(jobs, folder)
+
+    def _start(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
+        """Submits jobs, out of reach of the terminal: they outlive it, and this process knows what it has started."""
+        with shielding(signal.SIGINT, signal.SIGHUP):
+            self._started = self._submit(jobs, folder)
+        return self._started
 
     def _submit(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
         """Starts jobs, as one array. Their folder is new: SLURM's ids can come again, and with them old results."""
@@ -141,11 +162,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         paths = JobPaths(job.folder, job.id)
         if not (paths.folder / OUTCOME).is_file():
             return died(f"{self.fate(job.id)}; its log is {paths.stderr}")
-        outcome = json.loads((paths.folder / OUTCOME).read_text())
-        if outcome is None:
-            return JobReturn(status=JobStatus.COMPLETED)
-        kind = ConfigError if outcome["refused"] else RelayedError
-        return JobReturn(status=JobStatus.FAILED, _return_value=kind(outcome["text"]))
+        return from_json(json.loads((paths.folder / OUTCOME).read_text()))
 
 
 def job_of(overrides: Sequence[str]) -> str:
@@ -201,6 +218,7 @@ class LocalLauncher(SubmititLauncher):
     """
 
     _EXECUTOR = "local"
+    END = "kill"
     LOOK_EVERY = 0.5
 
     def __init__(self, n_jobs: int = 1, **params: Any) -> None:
@@ -215,8 +233,24 @@ class LocalLauncher(SubmititLauncher):
 
     def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
         assert self.config is not None
+        signal.signal(signal.SIGTERM, raise_ended)  # submitit would pass it over, and `kill` is how to end a job
         take_gpu(Path(str(self.config.hydra.sweep.dir)).absolute() / ".gpus", self.gpus)  # submitit hides them all
-        return super().__call__(*arguments, **named)
+        try:
+            return super().__call__(*arguments, **named)
+        except Ended as error:
+            sys.exit(str(error))
+
+    def leave(self, ids: set[str], error: KeyboardInterrupt) -> set[str]:
+        """Ends the jobs if it was by Ctrl-C."""
+        deadline = time.monotonic() + PATIENCE
+        while isinstance(error, Ended) and error.number == signal.SIGINT and time.monotonic() < deadline:
+            if not (ids := self.alive(ids)):
+                break
+            for job in ids:  # again and again: while it starts, it does not listen
+                with suppress(ProcessLookupError):
+                    os.kill(int(job), signal.SIGTERM)
+            time.sleep(0.2)
+        return self.alive(ids)
 
     def alive(self, ids: set[str]) -> set[str]:
         return {pid for pid in ids if b"submitit" in command_line(pid)}
@@ -237,6 +271,7 @@ class SlurmLauncher(SubmititLauncher):
     """Jobs of a SLURM cluster."""
 
     _EXECUTOR = "slurm"
+    END = "scancel"
     LOOK_EVERY = 5.0
 
     def __init__(self, **params: Any) -> None:
