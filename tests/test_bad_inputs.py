@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from kdnas.search.study import Study, open_storage
+from kdnas.search.journal import open_storage
+from kdnas.search.study import Study
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["data.rows=64", "data.held_out=16", "latency.repeats=1", "latency.runs=1", "latency.accelerators=[cpu]"]
