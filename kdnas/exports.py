@@ -46,7 +46,7 @@ def _foreign(folder: Path, kept: Collection[str]) -> str:
     """What keeps a folder from being replaced; nothing if it is an export as kdnas left it, but for the kept files."""
     written = _written(folder)
     if written is None:
-        return "holds something that is not an export of kdnas"
+        return "holds something that is not a model from kdnas"
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
         name = path.relative_to(folder).as_posix()
         if name != MARK and name not in kept and written.get(name) != fingerprint(path):

@@ -4,6 +4,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pandas as pd
@@ -17,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from kdnas import glue, runner
 from kdnas.architecture import Architecture
-from kdnas.callbacks import ExportModels
+from kdnas.callbacks import ControllerUpdate, ExportModels
 from kdnas.checkpoints import load_classifier
 from kdnas.distillation.recipes import hidden_states
 from kdnas.errors import ConfigError
@@ -174,3 +175,19 @@ def test_the_glue_table_takes_a_diverged_run_for_one_that_has_not_finished(tmp_p
     frame = glue.table(runs, tasks, {}, None)
     assert frame["rte"].item() == 75 and frame["rte seeds"].item() == 1
     assert glue.missing(runs, tasks) == ["small has not finished rte-2, rte-3"]
+
+
+def test_the_study_hears_of_a_diverged_student_of_a_gang_and_of_the_others_rewards(teacher):
+    told, failed = {}, {}
+    study = SimpleNamespace(
+        tell=lambda trial, reward, metrics, *_, **__: told.update({trial: reward}),
+        fail=lambda trial, reason: failed.update({trial: reason}),
+        part=lambda trials: None,
+    )
+    latency = SimpleNamespace(teacher=None, students=[None, None])
+    module = StudentDistiller(teacher, [SMALL, WIDE], hidden_states())
+    module.students[0].model.embeddings.word_embeddings.weight.data[module.tokenizer.mask_token_id] = math.inf  # unused
+    update = ControllerUpdate(study, [7, 8], lambda metrics, *_: -metrics["loss"], latency)
+    trainer(callbacks=[update]).validate(module, batches(module), verbose=False)
+    assert failed == {7: "diverged: weights not finite at the end"}
+    assert told == {8: -module.results[1]["loss"]} and math.isfinite(told[8])
