@@ -2,7 +2,8 @@
 
     python benchmarks/latency.py +experiment=minilm teacher.path=<folder or hub id>
 
-Run it while the host does nothing else. A search that follows reads the table (`latency.table`) and measures nothing.
+Run it while the host does nothing else: what a busy host gives is not kept. A search that follows reads the table
+(`latency.table`), and `python -m kdnas.latency <table>` lists it.
 """
 
 import sys
