@@ -2,7 +2,8 @@
 
     python benchmarks/latency.py +experiment=minilm teacher.path=<folder or hub id>
 
-Run it while the host does nothing else. A search that follows reads the table (`latency.table`) and measures nothing.
+Run it while the host does nothing else: what a busy host gives is not kept. A search that follows reads the table
+(`latency.table`), and `python -m kdnas.latency <table>` lists it.
 """
 
 import sys
@@ -28,8 +29,10 @@ def main(cfg: DictConfig) -> None:
     configs = {member: student_config(teacher, member) for member in members}
     for name in latency.accelerators:
         print(f"teacher on {name}: {latency.table.latency(teacher, name, latency.protocol)}")
-        for config in tqdm(configs.values(), desc=name, disable=not sys.stderr.isatty()):
-            latency.table.latency(config, name, latency.protocol)
+        shown = tqdm(configs.values(), desc=name, disable=not sys.stderr.isatty())
+        busy = sum(latency.table.latency(config, name, latency.protocol).busy for config in shown)
+        if busy:
+            print(f"{busy} of {len(configs)} could not be measured, the host is busy; the same command goes on")
         print(f"| architecture | first, ms on {name} | second | difference / (spread + spread) |\n|---|---|---|---|")
         for member in Random(0).sample(members, min(TWICE, len(members))):
             first = latency.table.latency(configs[member], name, latency.protocol)

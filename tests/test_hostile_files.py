@@ -24,12 +24,8 @@ from kdnas.search.predictor import Settings, learn, recall
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["data.rows=64", "data.held_out=16", "trainer.max_epochs=1", "latency.repeats=1", "latency.runs=1"]
-SMALL += [
-    "latency.patience=0",
-    "latency.accelerators=[cpu]",
-    "trainer.accelerator=cpu",
-    "architecture.num_hidden_layers=2",
-]
+SMALL += ["latency.accelerators=[cpu]", "trainer.accelerator=cpu", "architecture.num_hidden_layers=2"]
+SMALL += ["latency.patience=0"]
 SMALL += ["architecture.num_attention_heads=2", "architecture.hidden_size=16", "architecture.intermediate_size=32"]
 
 

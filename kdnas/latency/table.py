@@ -95,11 +95,8 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue  # a line cut short by a crash: it is measured again, like all that is no latency
-        if (
-            isinstance(row, dict)
-            and isinstance(row.get("key"), dict)
-            and _is_latency(row.get("median"), row.get("spread"))
-        ):
+        known = isinstance(row, dict) and isinstance(row.get("key"), dict)
+        if known and _is_latency(row.get("median"), row.get("spread")):
             yield row
 
 
