@@ -185,6 +185,8 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     check_fit(module.source_config, module.tokenizer, source, data.texts_per_row, data.max_length)
     if latency and isinstance(module, StudentDistiller):
         latency.protocol.check(module.teacher_config)
+    if isinstance(module, StudentDistiller) and not cfg.search.trials:  # of a search, the prepare job has checked it
+        module.check_teacher()
     data.transfer_epochs = module.transfer_epochs
     return module, data, latency
 

@@ -43,6 +43,9 @@ SUPPORTED = {
     "xlm-roberta-xl": {},
 }
 """Those of docs/models.md, each with what its usual checkpoints set."""
+LIKE_OTHERS = {"big_bird", "camembert", "data2vec-text", "ernie", "eurobert", "megatron-bert", "nomic_bert", "rembert"}
+LIKE_OTHERS |= {"roberta-prelayernorm", "xlm-roberta-xl"}
+FAMILIES = [pytest.param(name, marks=[pytest.mark.long] * (name in LIKE_OTHERS)) for name in SUPPORTED]
 UNLIMITED = ("deberta-v2", "eurobert", "nomic_bert")
 """Those with positions relative to each other."""
 
@@ -64,7 +67,7 @@ def batch_of(*lengths):
     return PadCollator(1)([{"input_ids": torch.randint(4, 70, (length,))} for length in lengths])
 
 
-@pytest.mark.parametrize("family", SUPPORTED)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_goes_all_the_way(family, tmp_path):
     teacher = check_config(config_of(family, **SUPPORTED[family]), "teacher.path", family)
     config = student_config(teacher, STUDENT)

@@ -229,6 +229,11 @@ class StudentDistiller(ExportingModule):
         super().name_classes(names)
         self.class_order = self.head.teacher_order(self.teacher_path, self.teacher_config, names)
 
+    def check_teacher(self) -> None:
+        """Refuses a teacher whose weights cannot be read, do not fit its config or are not finite, if it is needed."""
+        if self.needs:
+            self.recipe.head.load(self.teacher_path)
+
     def check(self, masked: bool) -> None:
         aims = self.trainees[0].aims
         if not masked and any(aim.needs_masks for aim in aims):
