@@ -8,7 +8,7 @@ from kdnas.endings import listen
 
 listen()
 
-from kdnas.command import command
+from kdnas.command import command  # noqa: E402
 
 
 @command("train")
