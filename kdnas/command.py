@@ -56,9 +56,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     raise asked from None
                 raise
             except Exception as error:
-                if met := disk_error(error, Path(HydraConfig.get().runtime.output_dir)):
+                met = disk_error(error, Path(HydraConfig.get().runtime.output_dir))
+                if met is None:
+                    raise
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise met from error
-                raise
+                sys.exit(f"error: {met}; when that is mended, {GOES_ON}")
 
         @functools.wraps(task)
         def main() -> None:

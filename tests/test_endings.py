@@ -151,6 +151,9 @@ def test_a_search_that_ctrl_c_ends_goes_on(launcher, teacher, tmp_path):
     from kdnas.search.journal import open_storage
     from kdnas.search.study import Study
 
+    def states():
+        return [trial.state for trial in Study(open_storage(tmp_path / "search/demo")).trials()]
+
     own = [] if launcher == "basic" else ["hydra.launcher.n_jobs=2"]
     words = [sys.executable, "search.py", *TINY, f"paths.runs={tmp_path}", f"teacher.path={teacher}"]
     words += ["++teacher.prepare=null", "search.episodes=1", "search.candidates=2", "search.finalists=0"]
@@ -159,10 +162,7 @@ def test_a_search_that_ctrl_c_ends_goes_on(launcher, teacher, tmp_path):
     said, status, left = press(words, (word, 1), tmp_path / "log")
     assert said.splitlines()[-1] == "ended by Ctrl-C; the same command goes on"
     assert "Traceback" not in said and status == -signal.SIGINT and not left
-    study = Study(open_storage(tmp_path / "search/demo"))
-    assert [trial.state for trial in study.trials()] == [TrialState.RUNNING] * 2
+    assert states() == [TrialState.RUNNING] * 2
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [trial.state for trial in Study(open_storage(tmp_path / "search/demo")).trials()] == [
-        TrialState.COMPLETE
-    ] * 2
+    assert states() == [TrialState.COMPLETE] * 2

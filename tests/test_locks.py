@@ -144,6 +144,6 @@ def test_many_share_a_lock_and_leave_no_note(tmp_path):
 
 def test_a_second_search_in_a_folder_is_told_of_the_first(tmp_path, hold):
     holder = hold(tmp_path / ".demo.lock")
-    with pytest.raises(ConfigError, match=rf"another search is running in it: process {holder.pid} \(.*, since "):
-        with in_folder(tmp_path / "demo"):
-            pass
+    said = rf"another search is running in it: process {holder.pid} \(.*, since "
+    with pytest.raises(ConfigError, match=said), in_folder(tmp_path / "demo"):
+        pass
