@@ -60,10 +60,14 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     raise asked from None
                 raise
             except Exception as error:
-                if met := disk_error(error, Path(HydraConfig.get().runtime.output_dir)):
-                    raise met from error
-                if HydraConfig.get().mode == RunMode.MULTIRUN and config_name == "train":  # a search logs its own
+                met = disk_error(error, Path(HydraConfig.get().runtime.output_dir))
+                several = HydraConfig.get().mode == RunMode.MULTIRUN
+                if met and not several:
+                    sys.exit(f"error: {met}; when that is mended, {GOES_ON}")
+                if several and config_name == "train":  # a search logs its own
                     log.exception("this job failed")
+                if met:
+                    raise met from error
                 raise
 
         @functools.wraps(task)

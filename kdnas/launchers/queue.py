@@ -23,6 +23,7 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import OmegaConf
 
+from kdnas.disk import disk_error
 from kdnas.endings import Ended, raise_ended, shielding
 from kdnas.errors import require_whole
 from kdnas.files import whole
@@ -125,6 +126,8 @@ class SubmititLauncher(BaseSubmititLauncher):
             try:
                 return self._start(jobs, folder)
             except Exception as error:
+                if disk_error(error):
+                    raise
                 log.warning("submitting failed (%s); trying again in %s s", str(error).strip().splitlines()[-1], pause)
                 time.sleep(pause)
         return self._start(jobs, folder)

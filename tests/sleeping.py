@@ -1,0 +1,21 @@
+"""A command as `train.py`, whose job says its process and sleeps: `python tests/sleeping.py -m seed=0,1`."""
+
+import os
+import sys
+import time
+
+from kdnas.endings import listen
+
+listen()
+
+from kdnas.command import command  # noqa: E402
+
+
+@command("train")
+def main(cfg):
+    print(f"process {os.getpid()} sleeps", file=sys.stderr, flush=True)
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    main()
