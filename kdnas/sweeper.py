@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +27,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from kdnas.config import LONGEST, instantiate
+from kdnas.config import LONGEST, flatten, instantiate, plain
 from kdnas.errors import ConfigError, require_switch, shown
 from kdnas.files import check_folder, free
 from kdnas.identity import differing, identity
@@ -122,7 +122,7 @@ class KDNASSweeper(Sweeper):
                 Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
                 written = report.write(self.folder, mini, full, search.finalists, self.config.name)
                 report.print_table(report.table(mini, full, search.finalists))
-                again = ["python", "train.py", *distillation_overrides(arguments)]
+                again = ["python", "train.py", *distillation_overrides(arguments, flatten(plain(search.stages.full)))]
                 log.info("%s", report.summary(mini, full, self.folder, again, self.config.finetune, written))
 
     def _job(self, stage: str, gang: Gang, settings: SearchSettings) -> list[str]:
@@ -253,15 +253,18 @@ def set_aside(folder: Path) -> None:
         log.info("moved the earlier search to %s", folder.with_name(spare))
 
 
-def distillation_overrides(overrides: list[str]) -> list[str]:
-    """Those of a search's overrides that a distillation by hand needs too; what only finalists get, for all of it."""
+def distillation_overrides(overrides: list[str], full: Mapping[str, Any]) -> list[str]:
+    """Those of a search's overrides that a distillation by hand needs too; what only finalists get, for all of it.
+
+    Args:
+        full: what the stage of a full distillation changes in the settings; what it sets counts for nothing elsewhere.
+    """
     chosen: list[str] = []
     for word in overrides:
-        override = OverridesParser.create().parse_override(word)
-        part = re.split(r"[./@]", str(override.key_or_group))[0]
+        key = str(OverridesParser.create().parse_override(word).key_or_group)
         if word.startswith(f"+{FINALISTS}."):
             chosen.append(f"++{word.removeprefix(f'+{FINALISTS}.')}")
-        elif part not in SEARCHING or str(override.key_or_group).startswith(FINALISTS):
+        elif key.startswith(FINALISTS) or (re.split(r"[./@]", key)[0] not in SEARCHING and key not in full):
             chosen.append(word)
     return chosen
 

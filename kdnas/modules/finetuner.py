@@ -11,6 +11,7 @@ from transformers import BatchEncoding, PreTrainedModel
 
 from kdnas.devices import balanced
 from kdnas.distillation.losses import hard_labels
+from kdnas.errors import ConfigError
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.metrics import SplitMetrics
 from kdnas.packing import outputs
@@ -48,6 +49,10 @@ class FineTuner(ExportingModule):
         self.model.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves it there
         self.monitor = next(iter(metrics))
         self.metrics = SplitMetrics(metrics, also)
+
+    def check(self, masked: bool) -> None:
+        if masked:
+            raise ConfigError("data.masking: hides the labels of a task; must be left out of fine-tuning")
 
     @property
     def exports(self) -> dict[str, PreTrainedModel]:
