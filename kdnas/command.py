@@ -67,6 +67,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 sys.exit(f"error: {mistake(error)}")
             except HydraException as error:
                 sys.exit(f"error: {said(error)}")
+            except ValueError as error:
+                if begun:
+                    raise
+                sys.exit(f"error: {' '.join(str(error).split())}")  # Hydra's, of flags that do not go together
             except OSError as error:
                 if begun:
                     raise

@@ -66,7 +66,7 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, 
         - {SOURCES}
         - ({ROWS} if None in (theirs.get(ROWS), ours.get(ROWS)) else set())
     )
-    for key in sorted(keys):
+    for key in sorted(keys, key=lambda key: (key.count("."), key)):  # the seed before what takes it from there
         if theirs.get(key) != ours.get(key):
             return key, theirs.get(key), ours.get(key)
     return None

@@ -63,7 +63,7 @@ from kdnas.runs import (
     write_results,
 )
 from kdnas.shared import shared
-from kdnas.unused import refuse_unused
+from kdnas.unused import leave_out, refuse_unused
 
 log = logging.getLogger(__name__)
 LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
@@ -81,6 +81,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
     keep_lasting()
+    leave_out(cfg)
     try:
         if cfg.search.trials:
             with candidates(cfg) as left:

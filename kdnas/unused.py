@@ -32,6 +32,20 @@ def refuse_unused(cfg: DictConfig) -> None:
             raise ConfigError(f"{word}: {why}")
 
 
+def leave_out(cfg: DictConfig) -> None:
+    """Leaves out the groups that the command line does (`~latency`), whatever an experiment had set in them."""
+    for word in HydraConfig.get().overrides.task if HydraConfig.initialized() else ():
+        group = word.removeprefix("~")
+        settings = any(key.startswith(f"{group}.") for _, key in typed())
+        if (
+            word.startswith("~")
+            and isinstance(cfg.get(group), DictConfig)
+            and "_target_" not in cfg[group]
+            and not settings
+        ):
+            cfg[group] = None
+
+
 def typed() -> list[tuple[str, str]]:
     """The settings on the command line, each with its key."""
     words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
