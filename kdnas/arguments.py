@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kdnas.config import instantiate, plain
 from kdnas.errors import ConfigError, is_number, require, require_switch, require_whole, shown
@@ -74,12 +74,12 @@ def user_callbacks(given: DictConfig) -> list[Callback]:
     Raises:
         ConfigError: something else than a list of callbacks.
     """
-    made = instantiate(given.get("callbacks")) or []
+    wanted = given.get("callbacks")
+    made = (instantiate(wanted) if OmegaConf.is_config(wanted) else wanted) or []
     made = [made] if isinstance(made, Callback) else made
     if not isinstance(made, list) or not all(isinstance(one, Callback) for one in made):
-        raise ConfigError(
-            f"trainer.callbacks={shown(plain(given.callbacks))}: must be a list of callbacks, each by its _target_"
-        )
+        value = shown(plain(wanted))
+        raise ConfigError(f"trainer.callbacks={value}: must be a list of callbacks, each by its _target_")
     return made
 
 

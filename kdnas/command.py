@@ -86,6 +86,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 sys.exit(f"error: {said(error)}")
             except DiskError as error:
                 sys.exit(f"error: {error}; when that is mended, {GOES_ON}")
+            except ValueError as error:
+                if begun:
+                    raise
+                sys.exit(f"error: {' '.join(str(error).split())}")  # Hydra's, of flags that do not go together
             except OSError as error:
                 if begun:
                     raise

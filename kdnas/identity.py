@@ -60,8 +60,13 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, 
 
     Where either does not know its rows, these do not count; how the data's files look never does.
     """
-    keys = (theirs.keys() | ours.keys()) - {SOURCES} - ({ROWS} if None in (theirs.get(ROWS), ours.get(ROWS)) else set())
-    for key in sorted(keys):
+    keys = (
+        (theirs.keys() | ours.keys())
+        - EXCEPT
+        - {SOURCES}
+        - ({ROWS} if None in (theirs.get(ROWS), ours.get(ROWS)) else set())
+    )
+    for key in sorted(keys, key=lambda key: (key.count("."), key)):  # the seed before what takes it from there
         if theirs.get(key) != ours.get(key):
             return key, theirs.get(key), ours.get(key)
     return None
@@ -77,12 +82,11 @@ def weights(model: str) -> str | None:
             cached = try_to_load_from_cache(model, "config.json")
             folder = Path(cached).parent if isinstance(cached, str) else folder
     digest = fingerprint(folder)
-    if digest is None or not (folder / "config.json").is_file():
-        return digest
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):  # a checkpoint has its config within
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        told = {key: value for key, value in values.items() if key[0] != "_" and key not in ("transformers_version",)}
-        return f"{digest} {hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]}"
+        told = {key: value for key, value in values.items() if key[0] != "_" and key != "transformers_version"}
+        both = f"{digest} {json.dumps(told, sort_keys=True)}"
+        return hashlib.sha256(both.encode()).hexdigest()[:16] if digest else None
     return digest
 
 

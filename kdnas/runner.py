@@ -6,6 +6,7 @@ callbacks and its stage's settings.
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import logging
@@ -24,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdnas.again import measure_again
 from kdnas.arguments import user_callbacks
@@ -54,6 +55,7 @@ from kdnas.profiler import TimeTable
 from kdnas.resuming import LastCheckpoint, resumable
 from kdnas.runs import (
     RESULTS,
+    OtherRunError,
     at_work,
     earlier_precision,
     earlier_results,
@@ -64,6 +66,7 @@ from kdnas.runs import (
 )
 from kdnas.screen import activity, aside, board
 from kdnas.shared import shared
+from kdnas.unused import leave_out, refuse_unused
 
 log = logging.getLogger(__name__)
 LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
@@ -81,14 +84,19 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
     keep_lasting()
+    leave_out(cfg)
     # The search says itself what becomes of its candidates, and of what other processes prepare for it.
     apart = bool(cfg.search.trials) or (cfg.stage == "prepare" and not board.narrated)
     try:
         with aside(apart), activity(cfg.title):
-            if not cfg.search.trials:
-                return attempt(cfg)
-            with candidates(cfg) as left:
-                return attempt(cfg) if left else {}
+            if cfg.search.trials:
+                with candidates(cfg) as left:
+                    return attempt(cfg)[0] if left else {}
+            refuse_unused(cfg)
+            results, fresh = attempt(cfg)
+            if not fresh and HydraConfig.initialized():
+                withdraw()
+            return results
     finally:
         gc.collect()  # the next candidate of this process needs the memory
 
@@ -100,8 +108,12 @@ def keep_lasting() -> None:
     gc.freeze()
 
 
-def attempt(cfg: DictConfig) -> dict[str, float]:
-    """Checks a config, prepares what it needs, and does what its stage is there for."""
+def attempt(cfg: DictConfig) -> tuple[dict[str, float], bool]:
+    """Checks a config, prepares what it needs, and does what its stage is there for.
+
+    Returns:
+        The held-out metrics, and whether they are new.
+    """
     checked = [staged(cfg, name) for name in (("mini", "full") if cfg.stage == "prepare" else ())]
     cfg = staged(cfg, cfg.stage)
     for one in (cfg, *checked):
@@ -109,9 +121,12 @@ def attempt(cfg: DictConfig) -> dict[str, float]:
     work = {"prepare": prepare, "latency": remeasure}.get(cfg.stage, train)
     own = work is train and not cfg.search.trials and make_trainer(cfg, logger=False).is_global_zero
     with at_work(Path(cfg.paths.output)) if own else nullcontext():  # a search has locks of its own
-        ensure_teacher(cfg)
+        if not cfg.search.trials:  # of a search, the prepare job has seen to it
+            ensure_teacher(cfg)
         settle_precision(cfg)
-        return finished(cfg) or work(cfg)
+        if results := finished(cfg):
+            return results, False
+        return work(cfg)
 
 
 def settle_precision(cfg: DictConfig) -> None:
@@ -160,8 +175,6 @@ def finished(cfg: DictConfig, rows: str | None = None) -> dict[str, float] | Non
         return None
     figures = ", ".join(f"{name} {value:.4f}" for name, value in results[0].items())
     log.info("%s: already finished in %s: %s", cfg.title, cfg.paths.output, figures)
-    if HydraConfig.initialized():
-        withdraw()
     return results[0]
 
 
@@ -191,7 +204,7 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     return module, data, latency
 
 
-def prepare(cfg: DictConfig) -> dict[str, float]:
+def prepare(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     """Everything that a search's jobs need, made or refused before the first of them."""
     space = instantiate(cfg.space)
     for activation in space.dimensions["hidden_act"]:
@@ -211,19 +224,19 @@ def prepare(cfg: DictConfig) -> dict[str, float]:
     facts: dict[str, Any] = {"precision": trainer.precision, "rows": data.digest, "teacher": teacher.to_dict()}
     facts |= {"teacher_metrics": judged.teacher, "chance": judged.chance, "held_out_rows": len(data.validation or ())}
     write_prepared(Path(cfg.paths.output), facts)
-    return {}
+    return {}, True
 
 
-def remeasure(cfg: DictConfig) -> dict[str, float]:
+def remeasure(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     """Measures again what a search measured on a busy host."""
     latency = instantiate(cfg.latency)
     for stage in ("mini", "full"):
         study = open_study(OmegaConf.merge(cfg, {"stage": stage}))  # type: ignore[arg-type]
         measure_again(study, load_config(cfg.teacher.path), latency.cost)
-    return {}
+    return {}, True
 
 
-def train(cfg: DictConfig) -> dict[str, float]:
+def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     """Fits, from `last.ckpt` if the folder holds one; validates the best weights, exports them and tells.
 
     On several devices each process comes here; the first writes what is left behind.
@@ -235,7 +248,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         with activity("reading the data"):
             data.setup("fit")
     if results := finished(cfg, data.digest):
-        return results
+        return results, False
     callbacks: list[L.Callback] = [*bar(cfg), QuietSteps(), SeedSteps(cfg.seed), LastCheckpoint(output)]
     if on_slurm():
         callbacks.append(LeaveSigterm())
@@ -286,7 +299,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             path = output / "profile.csv"
             log.info("where the time went (%s):\n%s", path, profiler.write(path))
     data.trainer = None  # the next run may have the same data, and needs the memory of all this
-    return dict(module.results[0])
+    return dict(module.results[0]), True
 
 
 def bar(cfg: DictConfig) -> list[L.Callback]:
@@ -345,19 +358,35 @@ def ensure_teacher(cfg: DictConfig) -> None:
     """Trains the teacher if its config says how and it is not there yet; then it is kept and reused.
 
     Raises:
-        ConfigError: the one that is there was made with other settings.
+        ConfigError: the one that is there was made with other settings, or of other data.
     """
     folder = Path(cfg.teacher.path)
     training = Path(f"{folder}.training")
     if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # brought by the user
         return
     with alone(folder.with_suffix(".lock"), f"the teacher {folder}"):
-        own = {"paths.export": str(folder), "paths.output": str(training), "paths.runs": cfg.paths.runs}
-        steps = plain(cfg.teacher.prepare) | own
-        training_cfg = compose("train", [override(key, value) for key, value in steps.items()])
-        if earlier_results(training, staged(training_cfg, "full")) is None or not folder.is_dir():
-            log.info("the teacher %s is not there yet: training it", folder)
-            try:
-                run(training_cfg)
-            except DivergedError as error:
-                raise ConfigError(f"teacher.path={folder}: its training (teacher.prepare) failed: {error}") from error
+        training_cfg = staged(teachers_config(cfg, folder, training), "full")
+        settle_precision(training_cfg)
+        try:
+            if earlier_results(training, training_cfg) is None or not folder.is_dir():
+                log.info("the teacher %s: training it, if it is not there", folder)
+                attempt(training_cfg)
+        except OtherRunError as error:
+            raise ConfigError(
+                f"teacher.path={folder}: a teacher made otherwise ({error.difference}); must be another folder, where "
+                "one is made anew"
+            ) from error
+        except DivergedError as error:
+            raise ConfigError(f"teacher.path={folder}: its training (teacher.prepare) failed: {error}") from error
+
+
+def teachers_config(cfg: DictConfig, folder: Path, training: Path) -> DictConfig:
+    """The config that trains the teacher: that of its `prepare`, with the parts of this one that it inherits whole."""
+    own = {"paths.export": str(folder), "paths.output": str(training), "paths.runs": cfg.paths.runs}
+    steps = plain(cfg.teacher.prepare) | own
+    made = compose("train", [override(key, value) for key, value in steps.items()])
+    with open_dict(made):
+        for part in cfg.teacher.get("inherits") or ():
+            made[part] = copy.deepcopy(cfg[part])
+            made[part]._set_parent(made)  # what it takes from elsewhere, as its seed, is the teacher's own
+    return made

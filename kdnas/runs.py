@@ -21,6 +21,23 @@ LOCK = ".lock"
 """Of a run's folder, held by the process that works in it."""
 
 
+class OtherRunError(ConfigError):
+    """A folder holds another run than the one that is to go on there.
+
+    Args:
+        folder: the run's.
+        key: in which they differ.
+        here, there: its value in the run that is asked for, and in the one that the folder holds.
+    """
+
+    def __init__(self, folder: Path, key: str, here: Any, there: Any) -> None:
+        self.difference = f"with {key}={shown(there)}, not {shown(here)}"
+        super().__init__(
+            f"{key}={shown(here)}: {folder} holds a run with {shown(there)}; must be the same to go on there, or "
+            "paths.output another folder"
+        )
+
+
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
     """Keeps other runs out of a run's folder meanwhile. The lock ends with the process, however that ends.
@@ -63,10 +80,7 @@ def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -
     ours = identity(config, rows)
     if difference := differing(theirs, ours):
         key, there, here = difference
-        raise ConfigError(
-            f"{key}={shown(here)}: {folder} holds a run with {shown(there)}; must be the same to go on there, or "
-            "paths.output another folder"
-        )
+        raise OtherRunError(folder, key, here, there)
     if not results.is_file() or (rows is None and theirs.get(SOURCES) != ours[SOURCES]):
         return None
     return read_results(results)

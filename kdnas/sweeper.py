@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import partial
@@ -29,7 +29,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kdnas import suggestions
-from kdnas.config import LONGEST, instantiate
+from kdnas.config import LONGEST, flatten, instantiate, plain
 from kdnas.disk import DiskError, disk_error
 from kdnas.endings import GOES_ON
 from kdnas.errors import ConfigError, require_switch, shown
@@ -145,7 +145,10 @@ class KDNASSweeper(Sweeper):
         results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists)
         written = reports.write(self.folder, results)
         hydra = self.config.hydra
-        distil = [*suggestions.command(hydra), *distillation_overrides(self.overrides)]
+        distil = [
+            *suggestions.command(hydra),
+            *distillation_overrides(self.overrides, flatten(plain(self.config.search.stages.full))),
+        ]
         finetune = suggestions.fine_tuning(self.config, hydra)
         for part in (
             reports.answer(results),
@@ -319,15 +322,18 @@ def set_aside(folder: Path) -> None:
         log.info("moved the earlier search to %s", folder.with_name(spare))
 
 
-def distillation_overrides(overrides: list[str]) -> list[str]:
-    """Those of a search's overrides that a distillation by hand needs too; what only finalists get, for all of it."""
+def distillation_overrides(overrides: list[str], full: Mapping[str, Any]) -> list[str]:
+    """Those of a search's overrides that a distillation by hand needs too; what only finalists get, for all of it.
+
+    Args:
+        full: what the stage of a full distillation changes in the settings; what it sets counts for nothing elsewhere.
+    """
     chosen: list[str] = []
     for word in overrides:
-        override = OverridesParser.create().parse_override(word)
-        part = re.split(r"[./@]", str(override.key_or_group))[0]
+        key = str(OverridesParser.create().parse_override(word).key_or_group)
         if word.startswith(f"+{FINALISTS}."):
             chosen.append(f"++{word.removeprefix(f'+{FINALISTS}.')}")
-        elif part not in SEARCHING or str(override.key_or_group).startswith(FINALISTS):
+        elif key.startswith(FINALISTS) or (re.split(r"[./@]", key)[0] not in SEARCHING and key not in full):
             chosen.append(word)
     return chosen
 

@@ -138,6 +138,18 @@ TABLE = [
     ("train", "~reward", "reward: wants a value that no chosen group gives"),
     ("train", "data=glue", "data: wants a value that no chosen group gives (Interpolation key 'task.name' not found)"),
     ("search", "controller=feedback,random", "controller=feedback,random: search.py takes one value a key"),
+    ("train", "~latency +trainer.limit_val_batches=0", "trainer.limit_val_batches=0: must be a number of batches"),
+    ("train", "checkpoint={teacher}", "checkpoint={teacher}: is for +experiment=finetune; a distillation starts from"),
+    ("train", "task=mnli", "task=mnli: not a setting of what is chosen; data=glue reads a task's rows"),
+    ("search", "architecture=small", "architecture=small: a search chooses the architectures itself"),
+    ("search", "paths.output=/x", "paths.output=/x: all jobs would write there; must be left out"),
+    ("finetune", "architecture.hidden_size=24", "architecture.hidden_size=24: is for a distillation, and this is none"),
+    (
+        "train",
+        "task=demo objective=xtremedistil ~objective.normalize trainer.max_epochs=null module.learning_rate=1e-3",
+        "module.learning_rate=1e-3: each stage has a learning rate of its own, as objective.labels.learning_rate",
+    ),
+    ("train", "data.path=a=b", "data.path=a=b: not in Hydra's grammar (mismatched input '=' expecting <EOF>); must be"),
     # -- numbers
     ("train", "seed=-1", "seed=-1: must be a whole number from 0"),
     ("train", "seed=abc", "seed=abc: must be a whole number from 0"),
@@ -286,9 +298,11 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("kind", "words", "says"), TABLE, ids=lambda text: ascii(text)[1:60])
-def test_bad_input(kind, words, says, refused, data, tmp_path):
+def test_bad_input(kind, words, says, refused, data, tmp_path, teacher):
     told = refused(kind, *(words.split() if "'" not in words else [words]), data=data)
-    assert says.replace("{tmp}", str(tmp_path)).replace("{data}", str(data)) in told
+    for name, value in {"tmp": tmp_path, "data": data, "teacher": teacher}.items():
+        says = says.replace(f"{{{name}}}", str(value))
+    assert says in told
 
 
 def test_a_teacher_is_not_trained_before_the_rest_is_checked(refused):

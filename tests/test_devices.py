@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import devices, runner, runs
+from kdnas import devices, identity, runner, runs
 from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.datamodules import SyntheticNLI, grammar
 from kdnas.datamodules.bucketing import BucketSampler
@@ -202,8 +202,10 @@ def test_pretraining_on_two_devices_masks_other_tokens_and_learns_alike(sources,
 
 
 def test_a_finished_run_is_known_whatever_it_ran_on(tmp_path):
-    config = OmegaConf.create({name: {} for name in runs.DECIDE} | {"trainer": {"devices": 2, "precision": "32-true"}})
-    runs.note(tmp_path, config)
+    config = OmegaConf.create(
+        {name: {} for name in identity.DECIDE} | {"trainer": {"devices": 2, "precision": "32-true"}}
+    )
+    runs.note(tmp_path, config, "rows")
     (tmp_path / runs.RESULTS).write_text("[{}]")
     noted = json.loads((tmp_path / runs.SETTINGS).read_text())
     assert "trainer.devices" not in noted

@@ -22,8 +22,9 @@ from kdnas.config import label
 from kdnas.datamodules import grammar
 from kdnas.errors import ConfigError
 from kdnas.families import count_parameters
+from kdnas.identity import DECIDE
 from kdnas.runner import run
-from kdnas.runs import DECIDE, earlier_results, note
+from kdnas.runs import earlier_results, note
 
 ROOT = Path(__file__).parent.parent
 TASKS = {"mnli": "accuracy", "cola": "matthews", "mrpc": "f1"}
@@ -131,7 +132,7 @@ def test_a_model_that_changed_behind_its_name_is_another(teacher, tmp_path):
     shutil.copytree(teacher, source)
     config = OmegaConf.create({name: None for name in DECIDE} | {"module": {"source": {"source": str(source)}}})
     assert earlier_results(tmp_path / "run", config) is None and not (tmp_path / "run").exists()
-    note(tmp_path / "run", config)
+    note(tmp_path / "run", config, "rows")
     (tmp_path / "run/results.json").write_text("[{}]")
     assert earlier_results(tmp_path / "run", config) == [{}]
     model = AutoModel.from_pretrained(source)

@@ -11,6 +11,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.devices import balanced
 from kdnas.distillation.losses import hard_labels
+from kdnas.errors import ConfigError
 from kdnas.models import Classifier
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.metrics import SplitMetrics
@@ -59,6 +60,10 @@ class FineTuner(ExportingModule):
     @property
     def source_config(self) -> PreTrainedConfig:
         return self.model.config
+
+    def check(self, masked: bool) -> None:
+        if masked:
+            raise ConfigError("data.masking: hides the labels of a task; must be left out of fine-tuning")
 
     @property
     def exports(self) -> dict[str, PreTrainedModel]:

@@ -286,7 +286,7 @@ class Study:
             trial = rehearsal.ask(distributions)
             proposed = _architecture(trial.params)
             if proposed in space and proposed not in seen:
-                if "origin" not in trial.user_attrs:
+                if "origin" not in rehearsal.get_trials(deepcopy=False)[trial.number].user_attrs:  # it does not say
                     trial.set_user_attr("origin", draws.origin(before, len(distributions)))
                 return rehearsal.get_trials(deepcopy=False)[trial.number]
             # Left running: samplers forget failed trials, and would propose the same point again.

@@ -1,0 +1,88 @@
+"""Settings that a user gives and a run would not use: each is refused with what would be used in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from kdnas.config import flatten, instantiate, plain
+from kdnas.errors import ConfigError
+
+DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher", "latency")
+"""Parts of a config that only a distillation has a use for."""
+TASKS = ("data", "module", "objective", "teacher", "reward")
+"""Parts of a config in which a task's settings can be referred to."""
+
+
+def refuse_unused(cfg: DictConfig) -> None:
+    """Refuses words of the command line that change nothing.
+
+    Args:
+        cfg: before a stage's settings.
+
+    Raises:
+        ConfigError: names the first such word.
+    """
+    for word, key in typed():
+        for why in reasons(cfg, key):
+            raise ConfigError(f"{word}: {why}")
+
+
+def leave_out(cfg: DictConfig) -> None:
+    """Leaves out the groups that the command line does (`~latency`), whatever an experiment had set in them."""
+    for word in HydraConfig.get().overrides.task if HydraConfig.initialized() else ():
+        group = word.removeprefix("~")
+        settings = any(key.startswith(f"{group}.") for _, key in typed())
+        if (
+            word.startswith("~")
+            and isinstance(cfg.get(group), DictConfig)
+            and "_target_" not in cfg[group]
+            and not settings
+        ):
+            cfg[group] = None
+
+
+def typed() -> list[tuple[str, str]]:
+    """The settings on the command line, each with its key."""
+    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    overrides = [override for override in OverridesParser.create().parse_overrides(words) if not override.is_delete()]
+    return [(str(override.input_line), str(override.key_or_group)) for override in overrides]
+
+
+def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
+    """Why a setting would not be used; nothing if it would."""
+    part, name = key.partition(".")[0], key.partition(".")[2]
+    stages = ("mini", "full") if cfg.stage == "prepare" else (cfg.stage,)
+    if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
+        yield "is for +experiment=finetune; a distillation starts from module.initial"
+    if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task."):
+        yield "not a setting of what is chosen; data=glue reads a task's rows, objective=xtremedistil learns its labels"
+    if cfg.architectures is None and part in DISTILLING and cfg.get(part) is not None:
+        yield "is for a distillation, and this is none; must be left out"
+    if cfg.stage == "prepare" and part in ("architecture", "architectures"):
+        yield "a search chooses the architectures itself; the values of a dimension are space.<dimension>=[...]"
+    # data.proxy is for candidates alone, and may be among the words that a search and a distillation have in common.
+    if key != "data.proxy" and all(key in flatten(plain(cfg.search.stages.get(stage) or {})) for stage in stages):
+        yield f"is another value in that stage; must be search.stages.{stages[-1]}.{key}"
+    if key == "module.learning_rate" and cfg.architectures is not None:
+        rates = [stage.learning_rate for stage in instantiate(cfg.objective).stages]
+        if None not in rates:
+            yield "each stage has a learning rate of its own, as objective.labels.learning_rate"
+    if part == "teacher" and name not in ("", "path", "prepare") and is_brought(cfg):
+        yield f"the teacher in teacher.path={cfg.teacher.path} is not made here, but there; must be left out"
+
+
+def refers(cfg: DictConfig, parts: Sequence[str], name: str) -> bool:
+    """Whether parts of a config take a value from elsewhere in it."""
+    raw = [OmegaConf.to_container(cfg[part], resolve=False) for part in parts if isinstance(cfg.get(part), DictConfig)]
+    return f"${{{name}" in str(raw) or f":{name}" in str(raw)
+
+
+def is_brought(cfg: DictConfig) -> bool:
+    """Whether the teacher is one of the user's, in a place where one would be made."""
+    folder = Path(str(cfg.teacher.path))
+    return bool(cfg.teacher.get("prepare")) and folder.is_dir() and not Path(f"{folder}.training").is_dir()
