@@ -13,8 +13,8 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib.figure import Figure
 from optuna.storages import InMemoryStorage
 from rich.console import Console
 
