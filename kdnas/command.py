@@ -48,7 +48,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             nonlocal begun
             begun = True
             try:
-                with first_words(str(cfg.get("title") or cfg.get("output"))):
+                with first_words(cfg.get("title")):
                     return task(cfg)
             except (ConfigError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -101,14 +101,19 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
 
 @contextmanager
-def first_words(title: str) -> Iterator[None]:
-    """Says what begins, before anything is imported that takes seconds. Of its jobs a search says it itself."""
+def first_words(title: str | None) -> Iterator[None]:
+    """Says what begins, before anything is imported that takes seconds. Of its jobs a search says it itself.
+
+    Args:
+        title: of the run; None for a command whose output is a table alone.
+    """
     if board.narrated or not board.foreground:
         yield
-    else:
+        return
+    if title is not None:
         log.info("%s: loading PyTorch and what builds on it", title)
-        with activity(title):
-            yield
+    with activity(title or "starting"):
+        yield
 
 
 def said(error: HydraException) -> str:

@@ -87,7 +87,13 @@ class KDNASSweeper(Sweeper):
 
     def _search(self, arguments: list[str]) -> None:
         search = self.config.search
-        log.info("%s: searching in %s", self.config.name, search.dir)
+        log.info(
+            "%s: a search of %s x %s candidates, in %s",
+            self.config.name,
+            search.episodes,
+            search.candidates,
+            search.dir,
+        )
         with activity("starting"):
             import optuna
 

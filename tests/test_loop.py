@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 
 from kdnas.architecture import Architecture, SearchSpace
 from kdnas.errors import ConfigError
-from kdnas.search.loop import Narrator, Search, SearchSettings
+from kdnas.search.loop import Search, SearchSettings
+from kdnas.search.narrator import FinalistNarrator, Narrator
 from kdnas.search.study import Cost, Latency, Study, balanced
 
 COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
@@ -136,14 +137,30 @@ def test_the_story_names_the_best_so_far_the_first_of_equals():
     for number, reward in [(2, 0.5), (3, 0.25), (1, 0.5), (0, 0.75)]:
         study.tell(number, reward, {"loss": 0.5}, COST)
         narrator.narrate(study)
-    best = [study.architecture(number) for number in (2, 2, 1, 0)]
-    assert [
-        f"best so far {r:.4f} {a}" in line for r, a, line in zip((0.5, 0.5, 0.5, 0.75), best, said, strict=True)
-    ] == ([True] * 4)
+    standing = ["0.5000 (best so far)", "0.2500 (best 0.5000)", "0.5000 (best so far)", "0.7500 (best so far)"]
+    assert [f"reward {words}" in line for words, line in zip(standing, said, strict=True)] == [True] * 4
+    assert all(f"({count} of 4)" in line for count, line in enumerate(said, start=1))
     later = Narrator(whole.settings, said.append)
     later.skip(study)
     later.narrate(study)
     assert said[4:] == ["going on with 4 candidates that have ended before"]
+
+
+def test_a_finalist_is_told_with_what_mini_kd_had_found_and_a_failure_with_its_reason():
+    whole, _, study = search({}, finalists=2)
+    whole.run()
+    said = []
+    full = whole.full
+    FinalistNarrator(whole.settings, study, said.append).narrate(full)
+    assert len(said) == 2
+    assert said[1] == (
+        f"finalist 2 of 2, trial 1 {full.architecture(1)}: loss 0.5000, 1.00 ms on cpu, "
+        f"reward {full.trial(1).value:.4f} (after mini-KD {study.trial(1).value:.4f})"
+    )
+    study.add(full.architecture(0), {"episode": 0, "origin": "random"})
+    study.fail(study.trials()[-1].number, "out of memory")
+    Narrator(whole.settings, said.append).narrate(study)
+    assert said[-1].endswith(": failed: out of memory")
 
 
 def test_gangs_are_of_about_the_same_size():

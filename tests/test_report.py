@@ -14,15 +14,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib.figure import Figure
 from optuna.storages import InMemoryStorage
 from rich.console import Console
 
-from kdnas import plots, report
+from kdnas import reports
 from kdnas.architecture import Architecture
+from kdnas.reports import Results, plots
+from kdnas.reports.notes import NO_CANDIDATE
+from kdnas.reports.plots.controller import spearman
+from kdnas.reports.plots.front import pareto
+from kdnas.reports.table import table
+from kdnas.reports.text import as_text
 from kdnas.search.journal import open_storage
+from kdnas.search.ranking import Ranked
 from kdnas.search.study import Cost, Latency, Observation, Study
 
 DISTIL = ["python", "train.py", "+experiment=demo"]
+TUNE = ["python", "train.py", "+experiment=finetune", "task=rte"]
 
 TEACHER = Cost(100_000_000, 10**9, {"cpu": Latency(40.0, 1.0), "cuda": Latency(6.0, 0.1)})
 
@@ -62,9 +71,10 @@ def study(tmp_path: Path) -> Study:
 @pytest.fixture
 def finalists(tmp_path: Path) -> Study:
     full = Study(open_storage(tmp_path), "full")
+    measured = {3: cost(20_000_000, cpu=5.0, cuda=1.0), 0: cost(10_000_000, cpu=8.0, cuda=2.0)}
     for candidate, loss in ((3, 0.11), (0, 0.22)):
         trial = add(full, candidate, candidate=candidate, export=f"runs/{candidate}/export")
-        full.tell(trial, 1.0, {"loss": loss}, cost(1, cpu=1.0))
+        full.tell(trial, 1.0, {"loss": loss}, measured[candidate])
     add(full, 1, candidate=1)  # still running
     return full
 
@@ -82,17 +92,23 @@ def search(size: int, devices: tuple[str, ...] = ("cpu",), predicts: bool = True
     return study
 
 
+def results(seen: list[Observation], top: int = 0, **more: Any) -> Results:
+    """The results of a search that found these observations and has distilled none in full."""
+    ranked = sorted(seen, key=lambda one: -one.reward)
+    return Results("demo", [Ranked(rank, rank, one) for rank, one in enumerate(ranked, start=1)], top, **more)
+
+
 # -- the Pareto front
 
 
 def test_pareto_front_by_hand() -> None:
     points = [(1.0, 5.0), (2.0, 5.0), (2.0, 3.0), (3.0, 4.0), (4.0, 1.0), (5.0, 1.0), (0.5, 9.0)]
-    assert plots.pareto(points) == [6, 0, 2, 4]
+    assert pareto(points) == [6, 0, 2, 4]
 
 
 def test_pareto_keeps_equal_points_and_leaves_nan_out() -> None:
-    assert plots.pareto([(1.0, 1.0), (math.nan, 0.0), (1.0, 1.0), (0.0, math.nan), (1.0, 2.0)]) == [0, 2]
-    assert plots.pareto([]) == []
+    assert pareto([(1.0, 1.0), (math.nan, 0.0), (1.0, 1.0), (0.0, math.nan), (1.0, 2.0)]) == [0, 2]
+    assert pareto([]) == []
 
 
 def test_pareto_agrees_with_the_definition() -> None:
@@ -101,14 +117,14 @@ def test_pareto_agrees_with_the_definition() -> None:
         any(a[0] <= b[0] and a[1] <= b[1] and a != b for a in points)  # no worse in both, and not the same
         for b in points
     ]
-    assert sorted(plots.pareto(points)) == [index for index, lost in enumerate(beaten) if not lost]
+    assert sorted(pareto(points)) == [index for index, lost in enumerate(beaten) if not lost]
 
 
 # -- the table
 
 
 def test_top_rows_and_speed_ups(study: Study) -> None:
-    frame = report.table(study, None, top=2)
+    frame = table(Results.of("demo", study, None, 2))
     rows = frame[frame["model"] == "candidate"]
     assert list(rows["trial"]) == [3, 1]
     assert list(rows["rank"]) == [1, 2]
@@ -125,7 +141,7 @@ def test_top_rows_and_speed_ups(study: Study) -> None:
 
 
 def test_teacher_and_random_rows(study: Study) -> None:
-    frame = report.table(study, None, top=1).set_index("model")
+    frame = table(Results.of("demo", study, None, 1)).set_index("model")
     assert list(frame.index) == ["candidate", "teacher", "random, mean of 2", "random, best of 2"]
     teacher, mean, best = frame.iloc[1], frame.iloc[2], frame.iloc[3]
     assert (teacher["parameters (M)"], teacher["speed-up cpu"], teacher["speed-up cuda"]) == (100, 1, 1)
@@ -138,16 +154,17 @@ def test_teacher_and_random_rows(study: Study) -> None:
 
 
 def test_finalists_are_shown_with_their_results(study: Study, finalists: Study) -> None:
-    frame = report.table(study, finalists, top=2)
+    frame = table(Results.of("demo", study, finalists, 2))
     rows = frame[frame["model"] == "candidate"]
-    assert list(rows["trial"]) == [3, 1, 0]  # trial 0 is the last of the ranking, and distilled
-    assert list(rows["full held-out loss"].fillna(-1)) == [0.11, -1, 0.22]
-    assert list(rows["export"].fillna("")) == ["runs/3/export", "", "runs/0/export"]
+    assert list(rows["trial"]) == [3, 0]  # what was distilled in full comes first: trial 0 was the last by mini-KD
+    assert list(rows["mini rank"]) == [1, 4]
+    assert list(rows["full held-out loss"]) == [0.11, 0.22]
+    assert list(rows["export"]) == ["runs/3/export", "runs/0/export"]
 
 
 def test_numbers_stay_numbers(study: Study) -> None:
-    frame = report.table(study, None, top=3)
-    texts = {"model", "architecture", "chosen by", "export"}
+    frame = table(Results.of("demo", study, None, 3))
+    texts = {"model", "architecture", "chosen by", "export", "busy cpu", "busy cuda"}
     assert {name for name in frame if not pd.api.types.is_float_dtype(frame[name])} == texts
 
 
@@ -155,7 +172,7 @@ def test_unknown_is_nan() -> None:
     study = Study(InMemoryStorage())  # no teacher, and a device that only one candidate was measured on
     study.tell(add(study, 0), 1.0, {"loss": 0.5}, cost(10**6, cpu=2.0))
     study.tell(add(study, 1), 0.5, {"loss": 0.5}, cost(10**6, cpu=2.0, mps=1.0))
-    frame = report.table(study, None, top=5)
+    frame = table(Results.of("demo", study, None, 5))
     assert list(frame["model"]) == ["candidate", "candidate"]
     assert math.isnan(frame["latency mps (ms)"][0]) and frame["latency mps (ms)"][1] == 1.0
     assert frame["speed-up cpu"].isna().all()
@@ -164,23 +181,31 @@ def test_unknown_is_nan() -> None:
 # -- for the eye
 
 
-def printed(frame: pd.DataFrame, **options: Any) -> str:
-    file = io.StringIO()
-    report.print_table(frame, Console(file=file, **options))
-    return file.getvalue()
+def printed(results: Results, **options: Any) -> str:
+    return reports.drawn(results, Console(file=io.StringIO(), **options))
 
 
-@pytest.mark.parametrize("options", [{}, {"width": 40}, {"width": 100, "force_terminal": True, "no_color": True}])
-def test_printed_rows_stay_whole_within_100_columns(study: Study, finalists: Study, options: dict) -> None:
-    text = printed(report.table(study, finalists, top=4), **options)
-    assert "[6,4,192,384,gelu]" in text
-    assert " 5.00 ± 0.25" in text and "8.0x" in text and "random, best of 2" in text
-    if "force_terminal" not in options:
-        assert max(map(len, text.splitlines())) <= 100
+def summary(results: Results, folder: Path, written: list[Path] | None = None) -> str:
+    commands = reports.commands(results, folder, DISTIL, TUNE)
+    return "\n".join([reports.answer(results), commands, reports.files(results, written or [])])
+
+
+@pytest.mark.parametrize("width", [None, 120, 100, 80, 60])
+def test_printed_cells_stay_whole_however_narrow_the_terminal(
+    study: Study, finalists: Study, width: int | None
+) -> None:
+    options = {} if width is None else {"width": width, "force_terminal": True, "no_color": True}
+    text = printed(Results.of("demo", study, finalists, 4), **options)
+    assert "[6,4,192,384,gelu]" in text and "random, best of 2" in text
+    assert " 5.00 ± 0.25" in text and "0.110" in text
+    assert "…" not in text
+    *rows, explained = text.splitlines()
+    assert max(map(len, rows)) <= (width or 120)
+    assert "layers" in explained
 
 
 def test_text_leaves_unknown_empty(study: Study) -> None:
-    text = report.as_text(report.table(study, None, top=1))
+    text = as_text(Results.of("demo", study, None, 1))
     assert list(text["reward"]) == ["1.0000", "", "0.7000", "0.9000"]
     assert list(text["latency cuda (ms)"]) == ["1.00 ± 0.25", "6.00 ± 0.10", "2.50", "3.00 ± 0.25"]
     assert "nan" not in text.to_string().lower()
@@ -196,39 +221,40 @@ def check_png(path: Path) -> None:
 
 
 def test_writes_every_file(study: Study, finalists: Study, tmp_path: Path) -> None:
-    written = report.write(tmp_path, study, finalists, 2, "demo")
-    assert [path.name for path in written] == ["table.csv", "table.md", "reward.png", "pareto.png", "controller.png"]
+    written = reports.write(tmp_path, Results.of("demo", study, finalists, 2))
+    tables, pictures = ["table.csv", "table.md", "candidates.csv"], ["reward.png", "pareto.png", "controller.png"]
+    assert [path.name for path in written] == [*tables, *pictures]
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(path.name for path in written)
-    for path in written[2:]:
+    for path in written[3:]:
         check_png(path)
     again = pd.read_csv(written[0])
-    pd.testing.assert_frame_equal(again, report.table(study, finalists, 2), check_dtype=False)
+    pd.testing.assert_frame_equal(again, table(Results.of("demo", study, finalists, 2)), check_dtype=False)
     assert "[6, 4, 192, 384, gelu]" in written[1].read_text(encoding="utf-8")
-    assert written[0].read_text().splitlines()[1].startswith("candidate,1,3,")  # whole numbers stay whole
+    assert written[0].read_text().splitlines()[1].startswith("candidate,1,1,3,")  # whole numbers stay whole
 
 
 def test_failing_half_way_keeps_the_earlier_report(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = report.write(tmp_path, study, None, 2, "demo")
+    written = reports.write(tmp_path, Results.of("demo", study, None, 2))
     before = {path: path.read_bytes() for path in written}
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(plots.Figure, "savefig", fail)
+    monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.write(tmp_path, study, None, 3, "other")
+        reports.write(tmp_path, Results.of("other", study, None, 3))
     assert {path: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
 
 
 @pytest.mark.parametrize("size", [12, 450])
 def test_small_and_large_searches(size: int, tmp_path: Path) -> None:
-    observations = search(size).observations
+    found = results(search(size).observations, top=2, teacher=TEACHER)
     figures = (
-        plots.reward_plot(observations, {3: 1, 8: 2}, "demo"),
-        plots.pareto_plot(observations, {3: 1, 8: 2}, TEACHER, "demo"),
-        plots.controller_plot(observations, "demo"),
+        plots.reward_plot(found),
+        plots.pareto_plot(found),
+        plots.controller_plot(found),
     )
     for number, figure in enumerate(figures):
         assert figure is not None
@@ -237,7 +263,7 @@ def test_small_and_large_searches(size: int, tmp_path: Path) -> None:
 
 
 def test_labels_stay_inside_and_apart() -> None:
-    figure = plots.pareto_plot(search(30).observations, {trial: trial + 1 for trial in range(5)}, None, "demo")
+    figure = plots.pareto_plot(results(search(30).observations, top=5))
     assert figure is not None
     axes = figure.axes[0]
     figure.draw_without_rendering()
@@ -251,7 +277,7 @@ def test_labels_stay_inside_and_apart() -> None:
 
 def test_one_panel_for_each_device(tmp_path: Path) -> None:
     study = search(12, ("cpu", "cuda", "mps"))
-    figure = plots.pareto_plot(study.observations, {}, TEACHER, "demo")
+    figure = plots.pareto_plot(results(study.observations, teacher=TEACHER))
     assert figure is not None
     assert [axes.get_xlabel() for axes in figure.axes] == [f"latency on {d} (ms)" for d in ("cpu", "cuda", "mps")]
     shown = [[text.get_text() for text in axes.texts] for axes in figure.axes]
@@ -260,7 +286,7 @@ def test_one_panel_for_each_device(tmp_path: Path) -> None:
 
 def test_students_with_an_accuracy_are_compared_by_it() -> None:
     seen = [replace(one, metrics=one.metrics | {"accuracy": 0.5 + one.trial / 100}) for one in search(12).observations]
-    figure = plots.pareto_plot(seen, {}, None, "demo")
+    figure = plots.pareto_plot(results(seen))
     assert figure is not None
     axes = figure.axes[0]
     assert axes.get_ylabel() == "1 − held-out accuracy"
@@ -270,10 +296,10 @@ def test_students_with_an_accuracy_are_compared_by_it() -> None:
 
 def test_spearman_by_hand(study: Study) -> None:
     first, second = pd.Series([1.0, 2.0, 3.0, 4.0]), pd.Series([10.0, 30.0, 20.0, 40.0])
-    assert plots.spearman(first, second) == pytest.approx(1 - 6 * 2 / (4 * 15))
-    assert plots.spearman(first, first**3) == pytest.approx(1)
-    assert math.isnan(plots.spearman(first, pd.Series([1.0] * 4)))
-    figure = plots.controller_plot(study.observations, "demo")
+    assert spearman(first, second) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert spearman(first, first**3) == pytest.approx(1)
+    assert math.isnan(spearman(first, pd.Series([1.0] * 4)))
+    figure = plots.controller_plot(results(study.observations))
     assert figure is not None and "ρ = 1.00" in figure.axes[0].get_title(loc="left")
 
 
@@ -281,19 +307,19 @@ def test_without_predictions_no_controller_plot(tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "controller.png").touch()
     study = search(12, predicts=False)
-    written = report.write(tmp_path, study, None, 3, "demo")
+    written = reports.write(tmp_path, Results.of("demo", study, None, 3))
     assert "controller.png" not in [path.name for path in written]
     assert not (tmp_path / "report" / "controller.png").exists()  # an earlier one does not belong to this report
-    assert "no controller.png" in report.summary(study, None, tmp_path, DISTIL, "task=rte", written)
+    assert "no controller.png" in summary(Results.of("demo", study, None, 2), tmp_path, written)
 
 
 def test_one_candidate(tmp_path: Path) -> None:
     study = search(1)
-    written = report.write(tmp_path, study, None, 3, "demo")
-    for path in written[2:]:
+    written = reports.write(tmp_path, Results.of("demo", study, None, 3))
+    for path in written[3:]:
         check_png(path)
-    assert "[3,4,192,384,gelu]" in printed(report.table(study, None, 3))
-    assert "Best of 1" in report.summary(study, None, tmp_path, DISTIL, "task=rte", written)
+    assert "[3,4,192,384,gelu]" in printed(Results.of("demo", study, None, 3))
+    assert "Best of 1" in summary(Results.of("demo", study, None, 2), tmp_path, written)
 
 
 @pytest.mark.parametrize("teacher", [None, TEACHER])
@@ -303,12 +329,12 @@ def test_nothing_finished(teacher: Cost | None, tmp_path: Path) -> None:
         study.teacher = teacher
     add(study, 0)
     study.fail(add(study, 1), "out of memory")
-    written = report.write(tmp_path, study, Study(InMemoryStorage(), "full"), 3, "demo")
-    assert [path.name for path in written] == ["table.csv", "table.md"]
-    assert report.NO_CANDIDATE in written[1].read_text(encoding="utf-8")
-    assert report.NO_CANDIDATE in printed(report.table(study, None, 3))
-    message = report.summary(study, None, tmp_path, DISTIL, "task=rte", written)
-    assert report.NO_CANDIDATE in message and "1 failed; the last reason: out of memory" in message
+    written = reports.write(tmp_path, Results.of("demo", study, Study(InMemoryStorage(), "full"), 3))
+    assert [path.name for path in written] == ["table.csv", "table.md", "candidates.csv"]
+    assert NO_CANDIDATE in written[1].read_text(encoding="utf-8")
+    assert ("teacher" in printed(Results.of("demo", study, None, 3))) == (teacher is not None)
+    message = summary(Results.of("demo", study, None, 2), tmp_path, written)
+    assert NO_CANDIDATE in message and "1 failed; the last reason: out of memory" in message
     assert "train.py" not in message
 
 
@@ -317,7 +343,7 @@ def test_what_diverged_does_not_flatten_the_rest() -> None:
     fastest = cost(10**6, cpu=0.5)  # on the Pareto front, too
     seen += [Observation(40, 4, architecture(40), "random", None, -500.0, {"loss": 1000.0}, fastest)]
     seen += [Observation(41, 4, architecture(41), "random", None, -math.inf, {"loss": math.nan}, seen[0].cost)]
-    rewards, losses = plots.reward_plot(seen, {}, "demo"), plots.pareto_plot(seen, {}, None, "demo")
+    rewards, losses = plots.reward_plot(results(seen)), plots.pareto_plot(results(seen))
     assert rewards is not None and rewards.axes[0].get_ylim()[0] > -10
     assert losses is not None and losses.axes[0].get_ylim()[1] < 20
 
@@ -327,23 +353,23 @@ def test_what_diverged_does_not_flatten_the_rest() -> None:
 
 def test_summary(study: Study, finalists: Study, tmp_path: Path) -> None:
     written = [tmp_path / "report" / "table.csv"]
-    lines = report.summary(study, finalists, tmp_path, DISTIL, "task=rte", written).splitlines()
+    lines = summary(Results.of("demo", study, finalists, 2), tmp_path, written).splitlines()
     text = "\n".join(lines)
     assert lines[0] == "Best of 4: [6, 4, 192, 384, gelu] (trial 3, chosen by the controller)"
     assert "5.00 ± 0.25 ms on cpu, 8.0x as fast as the teacher" in text
     assert "2 chosen at random: reward 0.7000 on average, 0.9000 at best" in text
-    assert "#1 [6, 4, 192, 384, gelu], loss 0.110, in runs/3/export" in text
+    assert "loss           0.110 (after mini-KD 0.250)" in text and "student        runs/3/export" in text
     assert (
         f"  python train.py +experiment=demo architecture=from_search search.dir={tmp_path} architecture.rank=1"
         in lines
     )
-    assert "  python train.py +experiment=finetune checkpoint=runs/3/export task=rte seed=1" in lines
+    assert "  python train.py +experiment=finetune task=rte checkpoint=runs/3/export seed=1" in lines
     assert '  model = AutoModel.from_pretrained("runs/3/export")' in lines
     assert f"  {written[0]}" in lines
 
 
 def test_summary_before_the_finalists(study: Study, tmp_path: Path) -> None:
-    text = report.summary(study, None, tmp_path, DISTIL, "task=rte")
+    text = summary(Results.of("demo", study, None, 2), tmp_path)
     assert "architecture.rank=1" in text and "finetune" not in text and "AutoModel" not in text
 
 
@@ -351,7 +377,7 @@ def test_summary_before_the_finalists(study: Study, tmp_path: Path) -> None:
     "folder", ["out/a search", "out/lr=0.1,seed=2", "it's", "out/é", "out/{x}[1](y)", "plain/a-b.c"]
 )
 def test_commands_survive_the_shell_and_hydra(study: Study, folder: str) -> None:
-    text = report.summary(study, None, Path(folder), DISTIL, "task=rte")
+    text = summary(Results.of("demo", study, None, 2), Path(folder))
     command = next(line for line in text.splitlines() if "search.dir" in line)
     overrides = OverridesParser.create().parse_overrides(shlex.split(command)[2:])
     assert {override.key_or_group: override.value() for override in overrides}["search.dir"] == folder

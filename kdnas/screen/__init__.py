@@ -4,7 +4,7 @@ Whoever does something that takes a while says so by an `activity`. Everything e
 """
 
 from kdnas.screen.activities import Activity, activity
-from kdnas.screen.board import aside, board
+from kdnas.screen.display import aside, board
 from kdnas.screen.lines import Console, Lines, told
 from kdnas.screen.words import duration
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from kdnas.screen.board import board
+from kdnas.screen.display import board
 from kdnas.screen.words import duration
 
 

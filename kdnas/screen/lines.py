@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from kdnas.screen.board import board
+from kdnas.screen.display import board
 
 LAUNCHERS = ("hydra.", "hydra_plugins.")
 """The beginnings of the loggers that tell each job's whole command line."""

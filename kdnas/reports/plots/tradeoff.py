@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from kdnas.reports.plots.drawing import (
     CHANCE,
@@ -143,6 +143,9 @@ def _draw_candidates(axes: Axes, points: pd.DataFrame, *reach: float) -> None:
     axes.margins(0.12)
     if 0 < FAR * points["latency"].min() < max(points["latency"].max(), *reach):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.autoscale_view()
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the spreads are not to widen the axes
     axes.errorbar(

@@ -97,8 +97,8 @@ class Board:
         shown = list(self.activities)
         if not shown:
             return ""
-        names = [one.what for one in shown]
-        return f"{': '.join(names)}: {shown[-1].state}"
+        names = list(dict.fromkeys(one.what for one in shown))[-2:]
+        return f"{': '.join(names)}, {shown[-1].state}"
 
     def _render(self) -> RenderableType:
         """Draws a line for each activity that has steps, and for the innermost."""
