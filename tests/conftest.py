@@ -66,7 +66,8 @@ def teacher(tmp_path_factory) -> str:
 def teach():
     """Makes a random classifier better than chance on the grammar: fits its last layer to labelled pairs.
 
-    By ridge regression. `teach(model, tokenizer, pairs)`: it knows these pairs, and the first nine held-out ones of the built-in task.
+    `teach(model, tokenizer, pairs)`, by ridge regression: it knows these pairs, and the first nine held-out ones of the
+    built-in task.
     """
 
     @torch.no_grad()
