@@ -39,11 +39,8 @@ def settings(teacher, tmp_path_factory):
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: mnli\n  data_files:\n{files}---\n")
     small = [f"data.path={folder}", "data.max_length=64", "latency.accelerators=[cpu]", "latency.length=16"]
     small += ["latency.patience=0", "latency.repeats=3"]
-    small += [
-        f"teacher.source={teacher}",
-        "teacher.name=tiny",
-        "teacher.epochs=1",
-    ]
+    small += [f"teacher.source={teacher}", "teacher.name=tiny", "teacher.epochs=4"]
+    small += ["teacher.learning_rate=5e-3"]  # enough for it to be better than chance
     for stage in STAGES:
         small += [f"{prefix}objective.{stage}.epochs=2" for prefix in ("", "search.stages.mini.")]
         small += [f"objective.{stage}.learning_rate=1e-3"]

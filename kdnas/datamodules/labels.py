@@ -118,9 +118,7 @@ def classes_of(
                 f"must be one of {_told(list(classes.ids))}"
             )
     if classes.names:
-        log.info(
-            "the classes of the data by their ids: %s", ", ".join(f"{i} {name}" for i, name in enumerate(classes.names))
-        )
+        log.info("the classes of the data: %s", ", ".join(f"{i}={name}" for i, name in enumerate(classes.names)))
     return classes
 
 

@@ -26,8 +26,8 @@ from torchmetrics.utilities.data import dim_zero_cat
 from kdnas.errors import ConfigError, require, require_whole
 
 log = logging.getLogger(__name__)
-REGRESSION = "torchmetrics.regression"
-"""Where the metrics of numbers come from."""
+REGRESSION, CLASSIFICATION = "torchmetrics.regression", "torchmetrics.classification"
+"""Where the metrics of numbers and those of classes come from."""
 
 
 def task_metrics(metrics: Mapping[str, Any], deciding: str | None, num_labels: int) -> dict[str, Metric]:
@@ -50,9 +50,11 @@ def task_metrics(metrics: Mapping[str, Any], deciding: str | None, num_labels: i
 
 def _check(name: str, metric: Metric, num_labels: int) -> None:
     """Refuses a metric of numbers for classes, or one of classes for numbers or for another number of classes."""
-    of_numbers = any(base.__module__.startswith(REGRESSION) for base in type(metric).__mro__)
-    if of_numbers and num_labels > 1:
+    origins = [base.__module__ for base in type(metric).__mro__]
+    if num_labels > 1 and any(origin.startswith(REGRESSION) for origin in origins):
         raise ConfigError(f"task.num_labels={num_labels}: must be 1; task.metrics.{name} is of numbers, not of classes")
+    if num_labels == 1 and any(origin.startswith(CLASSIFICATION) for origin in origins):
+        raise ConfigError(f"task.num_labels=1: must be from 2; task.metrics.{name} is of classes, not of numbers")
     every = torch.arange(num_labels) if num_labels > 1 else torch.tensor([0.5, 1.5])
     try:
         metric.clone().update(every, every)
