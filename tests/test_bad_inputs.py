@@ -219,7 +219,7 @@ TABLE = [
         "column label holds int64, as 2; must be whole numbers from",
     ),
     ("finetune", "data.path={data}/good task.num_labels=x", "num_labels=x: must be a whole number from 1"),
-    ("finetune", "data.path={data}/good data.extra=[3]", "data.extra: 3: must have path and columns"),
+    ("finetune", "data.path={data}/good data.extra=[3]", "data.extra.0: 3: must have columns and path"),
     ("finetune", "data.path={data}/text", "column label holds string, as yes; must be whole numbers from 0 to 2"),
     ("finetune", "data.path={data}/seven", "column label holds int64, as 7; must be whole numbers from 0 to 2"),
     ("finetune", "data.path={data}/halves", "column label holds float64, as 0.5; must be whole numbers from 0 to 2"),
