@@ -231,13 +231,13 @@ TABLE = [
     ("finetune", "data.path={data}/latin", "data.path={data}/latin: holds text that is not UTF-8"),
     ("finetune", "data.path={data}/torn", "(JSON parse error: Missing a closing quotation mark in string. in row 1)"),
     ("finetune", "data.path={data}/page", "(JSON parse error: Invalid value. in row 0)"),
-    ("text", "data.path={data}/blank data.columns=[premise]", "leaves no training rows (without text, or without"),
+    ("text", "data.path={data}/blank data.columns=[premise]", "leaves no training rows (8 rows read (train of "),
     (
         "text",
         "data.path={data}/nested data.columns=[premise]",
         "column premise holds lists or the like; must be string",
     ),
-    ("text", "data.path={data}/one data.columns=[premise]", "train holds one row; must be two to hold one out"),
+    ("text", "data.path={data}/one data.columns=[premise]", "leaves one row; must be two to hold one out"),
     ("text", "data.path={data}/good data.columns=[premise,hypothesis]", "data.sentences=true: only of one column"),
 ]
 

@@ -155,8 +155,10 @@ class EncodedDataModule(L.LightningDataModule):
     @rank_zero_only
     def _say(self, accounts: Mapping[str, Account], drawn: Mapping[str, Dataset]) -> None:
         for name, account in accounts.items():
-            against = [self._flat(drawn[name]), self._flat(drawn[TRAINING])]
-            account.say(0 if name in (TRAINING, TRANSFER) else repeated(*against))
+            scored = name not in (TRAINING, TRANSFER)
+            again = repeated(self._flat(drawn[name]), self._flat(drawn[TRAINING])) if scored else 0
+            origins = [{part.origin for part in accounts[one].parts} for one in (name, TRAINING)]
+            account.say(again, scored and not origins[0].isdisjoint(origins[1]))
 
     @property
     def sets(self) -> list[Dataset]:

@@ -26,7 +26,7 @@ class Part:
 
     Args:
         rows: as they were read.
-        origin: where, as the account names it.
+        origin: where they come from.
         notes: what else there is to say of them.
 
     Attributes:
@@ -35,7 +35,7 @@ class Part:
 
     def __init__(self, rows: Dataset, origin: str, notes: Sequence[str] = ()) -> None:
         self.rows, self.origin, self.notes = rows, origin, list(notes)
-        self._steps: list[tuple[str, dict[str, int]]] = [(f"{len(rows)} rows of {origin}", {})]
+        self._steps: list[tuple[str, dict[str, int]]] = [(f"{len(rows)} rows read ({origin})", {})]
 
     def keep(self, rows: Dataset, why: str) -> None:
         """Goes on with some of the rows; `why` says what the others are, as "without label"."""
@@ -60,14 +60,18 @@ class Part:
 
     def become(self, rows: Dataset, what: str) -> None:
         """Goes on with what the rows were cut up into."""
-        self._steps.append((f"in {len(rows)} {what}", {}))
+        self._steps.append((f"{len(rows)} {what}", {}))
         self.rows = rows
 
     def __str__(self) -> str:
-        return ", ".join(said + _bracketed(left_out) for said, left_out in self._steps)
+        return "; ".join(f"{said}, {_sum(left_out)} left out{_reasons(left_out)}" for said, left_out in self._steps)
 
 
-def _bracketed(counts: dict[str, int]) -> str:
+def _sum(counts: dict[str, int]) -> int:
+    return sum(counts.values())
+
+
+def _reasons(counts: dict[str, int]) -> str:
     return f" ({', '.join(f'{count} {why}' for why, count in counts.items())})" if counts else ""
 
 
@@ -135,13 +139,14 @@ class Account:
                 f"{source}: all {self.used} {self.name} rows are of class {there[0]}; must be of two or more ({origin})"
             )
 
-    def say(self, repeated: int) -> None:
+    def say(self, repeated: int, same: bool) -> None:
         """Logs the account in one line, and warns of what may be wrong.
 
         Args:
-            repeated: how many of the rows are trained on as well.
+            repeated: how many of the rows are among the training rows.
+            same: whether they come from the same place as those.
         """
-        said = [*map(str, self.parts), f"{self.used} used{self.share}", f"{self.cut} cut at {self.tokens} tokens"]
+        said = [*map(str, self.parts), f"{self.used} used{self.share}, {self.cut} cut at {self.tokens} tokens"]
         if self.classes:
             said.append("classes " + ", ".join(f"{name}: {count}" for name, count in self.classes.items()))
         if repeated:
@@ -150,8 +155,8 @@ class Account:
         for part in self.parts:
             for note in part.notes:
                 log.warning("%s: %s", self.name, note)
-        if repeated == self.used:
-            log.warning("%s: all rows are trained on as well; the figures say nothing of other texts", self.name)
+        if same or repeated == self.used:
+            log.warning("%s: these rows are trained on as well; their figures say nothing of other texts", self.name)
         missing = [name for name, count in self.classes.items() if not count]
         if missing and self.name == TRAINING:
             log.warning("%s: no row is of class %s", self.name, ", ".join(missing))

@@ -12,6 +12,7 @@ def shortened(text: str, tokenizer: Tokenizer, tokens: int) -> str:
     """Cuts a text, between words, to a part that has more than so many tokens; a shorter text stays whole.
 
     What is left out has no part in a row of so many tokens, except behind a million characters of next to nothing.
+    (Of a pair of such texts, a row's odd token may go to the other one.)
     """
     size = FEW * tokens
     while size < min(len(text), MOST):

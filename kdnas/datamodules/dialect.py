@@ -42,7 +42,7 @@ def options_of(files: Sequence[str], declared: BuilderConfig | None, given: dict
         declared: what a dataset's own card says.
         given: by the user.
     """
-    tabs = TABS if all(".tsv" in file.lower().rpartition("/")[2] for file in files) else {}
+    tabs = TABS if files and all(".tsv" in file.lower().rpartition("/")[2] for file in files) else {}
     return USUAL | tabs | _differing(declared) | given
 
 
@@ -62,7 +62,8 @@ def header(file: str, options: Mapping[str, Any], key: str) -> list[str]:
         ConfigError: options that `pandas.read_csv` does not take.
     """
     try:
-        return [str(name) for name in pd.read_csv(file, nrows=0, **options).columns]
+        plain = {name: value for name, value in options.items() if name != "chunksize"}
+        return [str(name) for name in pd.read_csv(file, nrows=0, **plain).columns]
     except (TypeError, ValueError) as error:
         if isinstance(error, UnicodeError | pd.errors.ParserError | pd.errors.EmptyDataError):
             raise

@@ -29,6 +29,8 @@ READERS = {
 }
 """What reads a file, by its ending."""
 COMPRESSED = (".gz", ".bz2", ".xz")
+SAVED = ("state.json", "dataset_dict.json")
+"""The files by which a folder of `save_to_disk` is known."""
 NESTED = "lists or the like"
 """What a column holds that has several values a row."""
 
@@ -123,6 +125,8 @@ class Source:
     @cached_property
     def _dataset(self) -> DatasetBuilder:
         """What reads all splits, and knows the files of each."""
+        if any(Path(str(self.path), name).exists() for name in SAVED):
+            raise ValueError("it is as save_to_disk writes it, which is for load_from_disk; to_parquet writes files")
         return load_dataset_builder(str(self.path), self.name)  # which runs no code that comes with a dataset
 
     def _csv(self, split: str, files: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
@@ -168,6 +172,8 @@ class Source:
         with reading(key, place, "dataset", allowed):
             try:
                 yield
+            except UnicodeError as error:
+                raise not_utf8(self, error) from error
             except DatasetGenerationError as error:
                 cause = error.__cause__ or error  # which says what is wrong
                 if isinstance(cause, UnicodeError):

@@ -35,8 +35,8 @@ class SyntheticNLI(GlueDataModule):
         made = grammar.pairs(self.pairs, self.seed)
         others = [pair for pair in made if (pair["premise"], pair["hypothesis"]) not in unseen]
         parts = {
-            TRAINING: Part(Dataset.from_list(made), "the grammar"),
-            HELD_OUT: Part(Dataset.from_list(held_out), "the grammar"),
+            TRAINING: Part(Dataset.from_list(made), "made for training"),
+            HELD_OUT: Part(Dataset.from_list(held_out), "made for scoring"),
         }
         parts[TRAINING].keep(Dataset.from_list(others), "held out")
         self.parts = {name: [part] for name, part in parts.items()}

@@ -94,7 +94,7 @@ class TextDataModule(EncodedDataModule):
         size = max(1, round(0.05 * len(train.rows)))
         parts = train.rows.train_test_split(test_size=size, seed=HELD_OUT_SEED)
         train.keep(parts["train"], "held out")
-        held_out = Part(parts["test"], f"{train.origin}, held out")
+        held_out = Part(parts["test"], f"5 % of {train.origin}")
         self.parts.setdefault(HELD_OUT, []).append(held_out)
         return held_out
 
