@@ -159,7 +159,7 @@ class Source:
     def _check_columns(self, split: str, known: Sequence[str], wanted: Iterable[str]) -> None:
         for column in wanted:
             if column not in known:
-                hint = f" (the separator is {self.key}.csv.sep)" if len(known) == 1 else ""
+                hint = f""" ("{self.key}.csv.sep=';'" sets the separator of CSV)""" if len(known) == 1 else ""
                 raise ConfigError(f"{self}: {split} has no column {column}; it has {', '.join(known)}{hint}")
 
     @contextmanager
