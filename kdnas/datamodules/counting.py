@@ -17,7 +17,7 @@ from kdnas.errors import ConfigError
 log = logging.getLogger(__name__)
 TRAINING, HELD_OUT, TRANSFER = "training", "held-out", "transfer"
 """The names of sets of rows."""
-SEEN = r"[^\s\pZ\pC]"
+SEEN = r"[^\s\pZ\p{Cc}\p{Cf}]"
 """A character that can be seen."""
 
 
