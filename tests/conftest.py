@@ -14,7 +14,7 @@ import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from kdnas.datamodules import grammar
-from kdnas.datamodules.synthetic import HELD_OUT_SEED
+from kdnas.datamodules.synthetic import UNLIKE_OTHERS
 from kdnas.host import QuietHost
 from kdnas.latency import LatencyTable
 
@@ -87,7 +87,7 @@ def teach():
 
     @torch.no_grad()
     def fit(model, tokenizer, pairs=()) -> None:
-        pairs = [*pairs, *grammar.pairs(9, HELD_OUT_SEED)]
+        pairs = [*pairs, *grammar.pairs(9, UNLIKE_OTHERS)]
         texts = ([pair[name] for pair in pairs] for name in ("premise", "hypothesis"))
         features = model.eval().base_model(**tokenizer(*texts, padding=True, return_tensors="pt")).pooler_output
         labels = torch.nn.functional.one_hot(torch.tensor([pair["label"] for pair in pairs]))

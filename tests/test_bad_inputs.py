@@ -238,7 +238,7 @@ TABLE = [
         "column label holds int64, as 2; must be whole numbers from",
     ),
     ("finetune", "data.path={data}/good task.num_labels=x", "num_labels=x: must be a whole number from 1"),
-    ("finetune", "data.path={data}/good data.extra=[3]", "data.extra: 3: must have path and columns"),
+    ("finetune", "data.path={data}/good data.extra=[3]", "data.extra.0: 3: must have columns and path"),
     ("finetune", "data.path={data}/text", "column label holds the classes yes; must be 3 of them"),
     ("finetune", "data.path={data}/seven", "column label holds int64, as 7; must be whole numbers from 0 to 2"),
     ("finetune", "data.path={data}/halves", "column label holds float64, as 0.5; must be names or whole"),
@@ -286,13 +286,13 @@ TABLE = [
     ("finetune", "data.path={data}/latin", "data.path={data}/latin: holds text that is not UTF-8"),
     ("finetune", "data.path={data}/torn", "(JSON parse error: Missing a closing quotation mark in string. in row 1)"),
     ("finetune", "data.path={data}/page", "(JSON parse error: Invalid value. in row 0)"),
-    ("text", "data.path={data}/blank data.columns=[premise]", "leaves no training rows (without text, or without"),
+    ("text", "data.path={data}/blank data.columns=[premise]", "leaves no training rows (8 rows read (train of "),
     (
         "text",
         "data.path={data}/nested data.columns=[premise]",
         "column premise holds lists or the like; must be string",
     ),
-    ("text", "data.path={data}/one data.columns=[premise]", "train holds one row; must be two to hold one out"),
+    ("text", "data.path={data}/one data.columns=[premise]", "leaves one row; must be two to hold one out"),
     ("text", "data.path={data}/good data.columns=[premise,hypothesis]", "data.sentences=true: only of one column"),
 ]
 

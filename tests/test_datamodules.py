@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from kdnas.datamodules import GlueDataModule, SyntheticNLI, TextDataModule
 from kdnas.datamodules.bucketing import BucketSampler
-from kdnas.datamodules.text import split_sentences
+from kdnas.datamodules.text import is_sentence, pieces
 from kdnas.errors import ConfigError
 
 COLUMNS = ["premise", "hypothesis"]
@@ -128,12 +128,12 @@ def test_texts_are_cut_into_sentences():
 Anarchism is a political philosophy. Is it sceptical of authority? It is!
 Too short. See also
 It calls for 2.5 abolitions of  the  state."""
-    assert split_sentences(text) == [
+    assert [piece for piece in pieces(text) if is_sentence(piece)] == [
         "Anarchism is a political philosophy.",
         "Is it sceptical of authority?",
         "It calls for 2.5 abolitions of  the  state.",
     ]
-    assert split_sentences("") == split_sentences(" \n\n ") == []
+    assert not any(map(is_sentence, pieces("") + pieces(" \n\n ")))
 
 
 def test_two_columns_make_pairs(text_dataset, tokenizer):
@@ -200,13 +200,13 @@ def test_held_out_rows_are_none_of_the_training_rows(text_dataset, tokenizer):
     assert sorted(train + held_out) == sorted(expected)
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_one_others(text_dataset, tokenizer):
+def test_another_seed_gives_other_training_rows_and_the_same_held_out_ones(text_dataset, tokenizer):
     def made(seed):
         data = module(text_dataset, COLUMNS, tokenizer, proxy=0.5, seed=seed)
         return data.train["input_ids"][:], data.validation["input_ids"][:]
 
     assert made(1) == made(1)
-    assert made(1)[0] != made(2)[0] and made(1)[1] != made(2)[1]
+    assert made(1)[0] != made(2)[0] and made(1)[1] == made(2)[1]
 
 
 def test_rows_are_cut_to_the_length(text_dataset, tokenizer):
@@ -361,7 +361,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(text_dataset, 
 
 def test_a_wrong_extra_source_is_refused_with_its_path(text_dataset, tmp_path, tokenizer):
     extra = [{"path": str(tmp_path / "gone"), "columns": ["text"]}]
-    with pytest.raises(ConfigError, match=f"data.path={tmp_path / 'gone'}"):
+    with pytest.raises(ConfigError, match=f"data.extra.0.path={tmp_path / 'gone'}"):
         module(text_dataset, COLUMNS, tokenizer, extra=extra)
 
 

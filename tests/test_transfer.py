@@ -128,15 +128,15 @@ def test_wrong_sources_are_refused(tmp_path, task, tokenizer):
     words = write(tmp_path / "words", classes=["yes", "no"], train=[(*pair(1, "cats"), 0)])
     for source, says in (
         ({"path": words, "columns": COLUMNS}, "has the classes yes, no; must be entailment, neutral, contradiction"),
-        ({"path": words, "columns": ["premise"], "label": None}, r"columns=\['premise'\] of .* must be 2"),
+        ({"path": words, "columns": ["premise"], "label": None}, r"data.extra.0.columns=\['premise'\]: must be 2"),
         ({"path": words, "columns": ["premise", "claim"]}, "has no column claim"),
-        ({"path": "/no/such", "columns": COLUMNS}, "data.path=/no/such: no dataset there that can be read"),
+        ({"path": "/no/such", "columns": COLUMNS}, "data.extra.0.path=/no/such: no dataset there that can be read"),
         (
             {"path": words, "columns": COLUMNS, "lable": None},
-            "must have path and columns, and may have name, split, label",
+            "must have columns and path or files, and may have path, name, files, csv, split, label",
         ),
-        ({"path": words}, "must have path and columns"),
-        ("words", "data.extra: words: must have path and columns"),
+        ({"path": words}, "must have columns and path"),
+        ("words", "data.extra.0: words: must have columns and path"),
     ):
         with pytest.raises(ConfigError, match=says):
             module(task, tokenizer, source)

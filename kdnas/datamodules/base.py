@@ -11,23 +11,27 @@ from typing import Any
 
 import lightning as L
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import ConcatDataset, DataLoader
 from transformers import BatchEncoding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules.bucketing import BucketSampler
+from kdnas.datamodules.counting import HELD_OUT, TRAINING, TRANSFER, Account, Part, class_counts, repeated, values
+from kdnas.datamodules.cutting import shortened
 from kdnas.datamodules.flat import Flat, FlatCorpus, PadCollator
 from kdnas.datamodules.masking import Masking, MaskingCollator
-from kdnas.errors import ConfigError, is_number, require, require_whole, shown
-from kdnas.models import reading
+from kdnas.datamodules.reading import Source, not_utf8
+from kdnas.errors import ConfigError, is_number, require, require_whole
 from kdnas.screen import activity
 
 LEAST_TOKENS = 8
 """Tokens that a row must have room for: the special ones, and something between them."""
-NESTED = "lists or the like"
-"""What a column holds that has several values a row."""
+HELD_OUT_SEED = 0
+"""Draws the held-out rows: they are the same whatever a run's seed, so that figures of several seeds compare."""
+CUT = "cut"
+"""The column that says whether a row was longer than it may be."""
 
 
 class EncodedDataModule(L.LightningDataModule):
@@ -35,10 +39,10 @@ class EncodedDataModule(L.LightningDataModule):
 
     Args:
         tokenizer: the teacher's.
-        source: the dataset, as messages name it.
+        source: the dataset, which messages name.
         proxy: the fraction of the training rows to train on, drawn once from the seed.
         rows: at most so many training rows before that; None for all.
-        held_out: at most so many held-out rows; None for all.
+        held_out: at most so many held-out rows, the same ones whatever the seed; None for all.
         max_length: tokens of a row; what is longer is cut.
         batch_size: rows a batch, over all devices: a run's course does not depend on how many there are.
         batch_tokens: tokens a batch, about, in place of rows: batches of short rows then have more of them.
@@ -51,6 +55,7 @@ class EncodedDataModule(L.LightningDataModule):
         first_epoch: the one that a resumed run goes on with.
         rank, world: this process's share of every batch, and of how many (see `divide`).
         train, validation: the rows, once `setup` has read them.
+        parts: where the rows of each set come from, and what was left out of them, by the set's name.
         further: more held-out rows by name, if `load` has any; `val_dataloader` then gives a list of loaders, the
             first of which decides.
         class_names: of the labels' classes in the order of their ids, once `setup` has read them; None for none.
@@ -62,7 +67,7 @@ class EncodedDataModule(L.LightningDataModule):
     def __init__(
         self,
         tokenizer: Tokenizer,
-        source: str,
+        source: Source,
         proxy: float = 1.0,
         rows: int | None = None,
         held_out: int | None = None,
@@ -105,6 +110,7 @@ class EncodedDataModule(L.LightningDataModule):
         self.class_names: tuple[str, ...] | None = None
         self.validation: Dataset | None = None
         self.further: dict[str, Dataset] = {}
+        self.parts: dict[str, list[Part]] = {}
         self._read: list[Dataset] = []
         self.collate = PadCollator(tokenizer.pad_token_id if tokenizer is not None else 0, max_length)
         self.corpus: FlatCorpus
@@ -117,16 +123,47 @@ class EncodedDataModule(L.LightningDataModule):
         if self.train is not None:
             return
         try:
-            train, validation = self.load()
+            train, self.validation = self.load()
         except UnicodeError as error:
-            raise ConfigError(f"data.path={self.source}: holds text that is not UTF-8 ({error})") from error
-        for name, rows in (("training", train), ("held-out", validation), *self.further.items()):
-            if not len(rows):
-                raise ConfigError(f"data.path={self.source}: leaves no {name} rows (without text, or without a label)")
-        self._read = [rows for rows in (train, self.transfer, validation, *self.further.values()) if rows]
-        self.train, self.validation = self.fraction(train), validation
-        self.transfer = self.fraction(self.transfer) if self.transfer is not None else None
+            raise not_utf8(self.source, error) from error
+        drawn = {TRAINING: self.fraction(train), HELD_OUT: self.validation, **self.further}
+        if self.transfer is not None:
+            drawn[TRANSFER] = self.fraction(self.transfer)
+        accounts = {name: self._account(name, rows) for name, rows in drawn.items()}
+        for account in accounts.values():
+            account.check(self.source)
+        self._read = [rows for rows in (train, self.transfer, self.validation, *self.further.values()) if rows]
+        drawn = {name: rows.remove_columns(CUT) for name, rows in drawn.items()}
+        self.train, self.validation, self.transfer = (drawn.get(name) for name in (TRAINING, HELD_OUT, TRANSFER))
+        self.further = {name: drawn[name] for name in self.further}
         self.corpus = FlatCorpus(self.sets, self.collate)
+        self._say(accounts, drawn)
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the labels are of: None where nobody says, 1 for numbers."""
+        return None
+
+    def read(self, name: str, source: Source, split: str, texts: Sequence[str], label: str | None = None) -> Part:
+        """Reads rows for the set of that name."""
+        part = source.read(split, texts, label)
+        self.parts.setdefault(name, []).append(part)
+        return part
+
+    def _account(self, name: str, rows: Dataset) -> Account:
+        share = f" (data.proxy={self.proxy})" if self.proxy < 1 and name in (TRAINING, TRANSFER) else ""
+        classed = "labels" in rows.column_names and "int" in rows.features["labels"].dtype and self.classes != 1
+        counts = class_counts(rows, self.classes, self.class_names) if classed else {}
+        cut = int(values(rows, CUT).to_numpy().sum()) if len(rows) else 0
+        return Account(name, self.parts.get(name, []), len(rows), share, cut, self.max_length, counts)
+
+    @rank_zero_only
+    def _say(self, accounts: Mapping[str, Account], drawn: Mapping[str, Dataset]) -> None:
+        for name, account in accounts.items():
+            scored = name not in (TRAINING, TRANSFER)
+            again = repeated(self._flat(drawn[name]), self._flat(drawn[TRAINING])) if scored else 0
+            origins = [{part.origin for part in accounts[one].parts} for one in (name, TRAINING)]
+            account.say(again, scored and not origins[0].isdisjoint(origins[1]))
 
     @property
     def digest(self) -> str:
@@ -164,11 +201,12 @@ class EncodedDataModule(L.LightningDataModule):
 
     def encode(self, dataset: Dataset, columns: Sequence[str], label: str | None = None) -> Dataset:
         """Tokenizes one text column, or two as a pair; keeps the label as `labels`."""
-        self.check_texts(dataset, columns)
 
         def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
             texts = [list(rows[column]) for column in columns]
-            encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
+            short = [[shortened(text, self.tokenizer, self.max_length) for text in column] for column in texts]
+            encoded = self.tokenizer(*short, truncation=True, max_length=self.max_length)
+            encoded[CUT] = self._cut(encoded, texts, short)
             if self.masking is not None:
                 self.masking.annotate(encoded)
             if label:
@@ -184,28 +222,32 @@ class EncodedDataModule(L.LightningDataModule):
                 new_fingerprint=self._fingerprint(dataset, columns, label),
             )
 
+    def _cut(self, encoded: BatchEncoding, texts: list[list[str]], short: list[list[str]]) -> list[bool]:
+        """Whether each row is longer than what is left of it."""
+        if encoded.encodings is None:  # a slow tokenizer's
+            whole = self.tokenizer(*short, verbose=False)["input_ids"]
+            over = [len(row) > self.max_length for row in whole]
+        else:
+            over = [bool(row.overflowing) for row in encoded.encodings]
+        shorter = [one != other for one, other in zip(zip(*texts, strict=True), zip(*short, strict=True), strict=True)]
+        return [a or b for a, b in zip(over, shorter, strict=True)]
+
     def _fingerprint(self, dataset: Dataset, columns: Sequence[str], label: str | None) -> str:
         """Names tokenized rows, so that `datasets` finds them again; its own names hold all of this object's state."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         rules = json.loads(backend.to_str()) if backend is not None else {"vocabulary": self.tokenizer.get_vocab()}
         rules |= {"truncation": None, "padding": None}  # which the last call has left behind
         settings = [self.tokenizer.truncation_side, list(self.tokenizer.model_input_names), self.max_length]
-        said = [dataset._fingerprint, type(self.tokenizer).__name__, rules, settings, list(columns), label]
+        said = [dataset._fingerprint, type(self.tokenizer).__name__, rules, settings, list(columns), label, CUT]
         # A slow tokenizer's rules are in what it was made from.
         more = f"{self.masking} {'' if backend is not None else self.tokenizer.init_kwargs}"
         return hashlib.sha256(f"{json.dumps(said, sort_keys=True)} {more}".encode()).hexdigest()[:16]
 
-    def check_texts(self, dataset: Dataset, columns: Sequence[str]) -> None:
-        """Refuses columns that do not hold text."""
-        for column in columns:
-            kind = kind_of(dataset, column)
-            if "string" not in kind:
-                raise ConfigError(f"data.path={self.source}: column {column} holds {kind}; must be string")
-
-    def sample(self, dataset: Dataset, rows: int | None) -> Dataset:
-        """The rows in a random order of the seed's, cut to at most `rows`."""
-        shuffled = dataset.shuffle(seed=self.seed)
-        return shuffled.select(range(min(rows, len(shuffled)))) if rows else shuffled
+    def sample(self, part: Part, rows: int | None, seed: int, key: str) -> None:
+        """Shuffles rows, and goes on with at most so many, by the setting that says how many."""
+        part.rows = part.rows.shuffle(seed=seed)
+        if rows and rows < len(part.rows):
+            part.keep(part.rows.select(range(rows)), f"over {key}={rows}")
 
     def fraction(self, rows: Dataset) -> Dataset:
         """The proxy's share of rows, which are in a random order."""
@@ -252,67 +294,3 @@ class EncodedDataModule(L.LightningDataModule):
     def _epoch(self) -> int:
         # Lightning draws a resumed run's first batch before it restores the epoch.
         return max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)
-
-
-def kind_of(dataset: Dataset, column: str) -> str:
-    """What a column holds, as `string` or `int64`; `NESTED` where that is not one value a row."""
-    feature = dataset.features[column]
-    return feature.dtype if isinstance(feature, Value | ClassLabel) else NESTED
-
-
-def read_dataset(path: str, name: str | None = None) -> DatasetDict:
-    """A dataset on the hub or in a local folder laid out like one.
-
-    Raises:
-        ConfigError: nothing readable there.
-    """
-    if not isinstance(path, str) or not path:
-        raise ConfigError(f"data.path={shown(path)}: must be a folder that holds a dataset, or a hub id")
-    with reading("data.path", f"{path}, name {name}" if name else path, "dataset"):
-        try:
-            return load_dataset(path, name)  # which runs no code that comes with a dataset
-        except DatasetGenerationError as error:
-            raise error.__cause__ or error from None  # which says what is wrong
-
-
-def check_columns(columns: Any) -> list[str]:
-    """The text columns as they are given, if they can be some."""
-    fits = isinstance(columns, Sequence) and not isinstance(columns, str) and 1 <= len(columns) <= 2
-    if not fits or not all(isinstance(column, str) for column in columns):
-        raise ConfigError(
-            f"data.columns={shown(columns)}: must be a list of one text column, or of two that make a pair"
-        )
-    return list(columns)
-
-
-def check_source(source: Any, optional: Sequence[str]) -> Mapping[str, Any]:
-    """A further source as it is given, if it can be one."""
-    keys = set(source) if isinstance(source, Mapping) else set()
-    if not {"path", "columns"} <= keys <= {"path", "columns", *optional}:
-        raise ConfigError(f"data.extra: {source}: must have path and columns, and may have {', '.join(optional)}")
-    check_columns(source["columns"])
-    return source
-
-
-def take_split(dataset: DatasetDict, path: str, split: str, columns: Sequence[str]) -> Dataset:
-    """One split, checked to hold rows and the columns; without the rows that have nothing in one of them."""
-    if split not in dataset:
-        raise ConfigError(f"data.path={path}: has no split {split}; it has {', '.join(dataset)}")
-    rows = dataset[split]
-    for column in columns:
-        if column not in rows.column_names:
-            raise ConfigError(
-                f"data.path={path}: {split} has no column {column}; it has {', '.join(rows.column_names)}"
-            )
-    if not len(rows):
-        raise ConfigError(f"data.path={path}: {split} holds no rows")
-    for column in columns:
-        if getattr(rows.features[column], "dtype", None) == "large_string":  # as some writers have it; no other type
-            rows = rows.cast_column(column, Value("string"))
-    if any(rows.data.column(column).null_count for column in columns):
-        rows = rows.filter(
-            lambda *values: [None not in row for row in zip(*values, strict=True)],
-            input_columns=list(columns),
-            batched=True,
-        )
-    return rows

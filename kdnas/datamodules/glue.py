@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+import numpy as np
+from datasets import Dataset, Value, concatenate_datasets
 
-from kdnas.datamodules.base import EncodedDataModule, check_columns, check_source, read_dataset, take_split
+from kdnas.datamodules.base import HELD_OUT_SEED, EncodedDataModule
+from kdnas.datamodules.counting import HELD_OUT, TRAINING, TRANSFER, Part, values
 from kdnas.datamodules.labels import (
     Classes,
     check_names,
@@ -17,6 +19,7 @@ from kdnas.datamodules.labels import (
     further_classes,
     is_numeric,
 )
+from kdnas.datamodules.reading import Source, check_columns, further_source, kind_of
 from kdnas.errors import ConfigError, require, require_whole
 
 
@@ -24,27 +27,29 @@ class GlueDataModule(EncodedDataModule):
     """A classification or regression task. Distillation uses the same rows and needs their labels only at its end.
 
     Args:
-        path, name: of the dataset, as `datasets.load_dataset` takes them.
+        path, name, files, csv: the dataset (see `Source`).
         columns: one text column, or two that make a pair.
-        label: the column of classes (names, class ids or other whole numbers), or of numbers to learn. Rows with a
-            class id below 0 have none and are dropped.
+        label: the column of classes (names, class ids or other whole numbers), or of numbers to learn. Rows without
+            one, or with a class id below 0, are left out.
         num_labels: classes, 1 for numbers; None for as many as there are.
         labels: names of the classes, in the order of their ids, where the data has numbers; where it has names, their
             order; None for the data's own (names without an order of their own are sorted).
         split, validation: the splits to train on and to hold out.
         also: further splits to hold out, by the name that their figures get (MNLI's mismatched one).
-        extra: further sources to train on, each a mapping with `path`, `columns` and, if not as usual, `name`, `split`
-            and `label`. With a label (whose class names must be the task's) they are training rows like the task's
-            own; with `label: null` they are a transfer set for the stages that need no labels. A text or pair that the
-            rows before it hold, or the held-out ones, is dropped.
+        extra: further sources to train on, each a mapping with `path` (or `files`), `columns` and, if not as usual,
+            `name`, `csv`, `split` and `label`. With a label (whose class names must be the task's) they are training
+            rows like the task's own; with `label: null` they are a transfer set for the stages that need no labels. A
+            text or pair that the rows before it hold, or the held-out ones, is left out.
         settings: of `EncodedDataModule`; `rows` counts for each source.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | None,
         columns: Sequence[str],
         name: str | None = None,
+        files: Mapping[str, Any] | None = None,
+        csv: Mapping[str, Any] | None = None,
         label: str = "label",
         num_labels: int | None = None,
         labels: Sequence[str] | None = None,
@@ -54,89 +59,116 @@ class GlueDataModule(EncodedDataModule):
         extra: Sequence[Mapping[str, Any]] = (),
         **settings: Any,
     ) -> None:
-        super().__init__(source=path, **settings)
-        fits = isinstance(path, str) and bool(path)
-        require(fits, "data.path", path, "a folder that holds a dataset, or a hub id")
+        super().__init__(source=Source(path, name, files, csv), **settings)
         if num_labels is not None:
             require_whole("task.num_labels", num_labels, 1)
         require(also is None or isinstance(also, Mapping), "data.also", also, "splits by name")
         require(isinstance(extra, list | tuple), "data.extra", extra, "a list of sources")
-        self.path, self.name = path, name
         self.columns, self.label, self.num_labels = check_columns(columns), label, num_labels
         self.labels = check_names(labels, num_labels)
         self.split, self.validation_split, self.also = split, validation, dict(also or {})
-        self.extra = [check_source(source, ("name", "split", "label")) for source in extra]
+        self.extra = [further_source(one, ("split", "label"), f"data.extra.{i}") for i, one in enumerate(extra)]
+
+    @property
+    def classes(self) -> int | None:
+        return self.num_labels
 
     @property
     def texts_per_row(self) -> int:
         return len(self.columns)
 
     def load(self) -> tuple[Dataset, Dataset]:
-        dataset = read_dataset(self.path, self.name)
-        names = (self.split, self.validation_split, *self.also.values())
-        splits = {name: take_split(dataset, self.path, name, [*self.columns, self.label]) for name in names}
-        classes = self._classes(splits)
-        splits = {name: self._labelled(rows, classes) for name, rows in splits.items()}
-        train, held_out, *further = (splits[name] for name in names)
-        if self.extra:
-            train = self._extend(train, [held_out, *further], classes)
-        self.further = {name: self.prepare(rows, self.held_out) for name, rows in zip(self.also, further, strict=True)}
-        return self.prepare(train, self.rows if not self.extra else None), self.prepare(held_out, self.held_out)
+        splits = {TRAINING: self.split, HELD_OUT: self.validation_split, **self.also}
+        parts = {name: self.read(name, self.source, split, self.columns, self.label) for name, split in splits.items()}
+        return self.encode_all(parts)
 
-    def _classes(self, splits: Mapping[str, Dataset]) -> Classes | None:
-        """The task's classes, whose names are kept; None where labels are numbers to learn."""
-        train = splits[self.split]
+    def encode_all(self, parts: dict[str, Part]) -> tuple[Dataset, Dataset]:
+        """Tokenizes the rows of each set that can be learned from; keeps further held-out ones as `further`."""
+        for part in parts.values():
+            self._readable(part, self.label)
+        classes = self._classes(parts)
+        for part in parts.values():
+            self._label(part, classes)
+        train, *held_out = parts.values()
+        self.sample(train, self.rows, self.seed, "data.rows")
+        rows = self._extend(train, held_out, classes) if self.extra else train.rows
+        for part in held_out:
+            self.sample(part, self.held_out, HELD_OUT_SEED, "data.held_out")
+        self.further = {name: self.encode(parts[name].rows, self.columns, self.label) for name in self.also}
+        return self.encode(rows, self.columns, self.label), self.encode(parts[HELD_OUT].rows, self.columns, self.label)
+
+    def _readable(self, part: Part, label: str | None) -> None:
+        """Goes on with the rows that have texts and, if one is asked for, a label, as a whole number if it is one."""
+        part.keep_texts([name for name in part.rows.column_names if name in self.columns])
+        if label and self.num_labels != 1:
+            as_ids(part, label)
+
+    def _classes(self, parts: Mapping[str, Part]) -> Classes | None:
+        """Finds the task's classes and keeps their names; None where labels are numbers to learn."""
+        train = parts[TRAINING].rows
         if self.num_labels == 1 or (self.num_labels is None and self.labels is None and is_numeric(train, self.label)):
-            for rows in splits.values():
-                check_numbers(rows, self.label, self.source)
+            for part in parts.values():
+                check_numbers(part.rows, self.label, self.source)
             return None
-        classes = classes_of(splits, self.label, self.num_labels, self.labels, self.source)
+        rows = {name: part.rows for name, part in parts.items()}
+        classes = classes_of(rows, self.label, self.num_labels, self.labels, self.source)
         self.class_names = classes.names
         return classes
 
-    def _labelled(self, rows: Dataset, classes: Classes | None) -> Dataset:
-        """The rows that have a label: a class id, or a number."""
+    def _label(self, part: Part, classes: Classes | None) -> None:
+        """Goes on with the rows that have a class id, or a number, for a label."""
         if classes is not None:
-            return classes.encode(rows, self.label)
-        return rows if self.num_labels == 1 else from_zero(rows, self.label)
+            part.keep(classes.encode(part.rows, self.label), "without label")
+        elif self.num_labels != 1:
+            part.keep(from_zero(part.rows, self.label), "without label")
 
-    def prepare(self, rows: Dataset, limit: int | None) -> Dataset:
-        return self.encode(self.sample(rows, limit), self.columns, self.label)
+    def _extend(self, train: Part, held_out: Sequence[Part], classes: Classes | None) -> Dataset:
+        """Joins the task's rows with those of the labelled sources; keeps the others as `transfer`."""
+        train.rows = train.rows.select_columns([*self.columns, self.label])
+        for source, settings in self.extra:
+            self._further(classes, source, **settings)
+        known = {text for part in held_out for text in texts(part.rows, self.columns)}
+        labelled_parts = [train, *self.parts[TRAINING][1:]]
+        unlabelled_parts = self.parts.get(TRANSFER, [])
+        for part in (*labelled_parts, *unlabelled_parts):
+            part.keep(new_rows(part.rows, self.columns, known), "known already or held out")
+        if unlabelled_parts:
+            together = concatenate_datasets([part.rows for part in unlabelled_parts]).shuffle(seed=self.seed)
+            self.transfer = self.encode(together, self.columns)
+        return concatenate_datasets([part.rows for part in labelled_parts]).shuffle(seed=self.seed)
 
-    def _extend(self, train: Dataset, held_out: Sequence[Dataset], classes: Classes | None) -> Dataset:
-        """The task's rows with those of the labelled sources; keeps the others as `transfer`."""
-        wanted = [*self.columns, self.label]
-        rows = [self.sample(train.select_columns(wanted), self.rows)]
-        transfer: list[Dataset] = []
-        for source in self.extra:
-            found = self._source(classes, **source)
-            (rows if self.label in found.column_names else transfer).append(found)
-        known = {text for part in held_out for text in texts(part, self.columns)}
-        rows, transfer = ([new_rows(part, self.columns, known) for part in parts] for parts in (rows, transfer))
-        if transfer:
-            self.transfer = self.sample(self.encode(concatenate_datasets(transfer), self.columns), None)
-        return concatenate_datasets(rows)
-
-    def _source(
+    def _further(
         self,
         classes: Classes | None,
-        path: str,
+        source: Source,
         columns: Sequence[str],
-        name: str | None = None,
         split: str = "train",
         label: str | None = "label",
-    ) -> Dataset:
-        """A further source's rows under the task's column names."""
+    ) -> None:
+        """Reads a further source's rows under the task's column names."""
         if len(columns) != len(self.columns):
-            raise ConfigError(
-                f"data.extra: columns={list(columns)} of {path}: must be {len(self.columns)}, as the task's"
-            )
-        found = [*columns, *([label] if label else [])]
-        rows = take_split(read_dataset(path, name), path, split, found).select_columns(found)
+            raise ConfigError(f"{source.key}.columns={columns}: must be {len(self.columns)}, as the task's")
+        part = self.read(TRAINING if label else TRANSFER, source, split, columns, label)
+        found = dict(zip([*columns, *([label] if label else [])], [*self.columns, self.label], strict=False))
+        part.rows = part.rows.select_columns(list(found)).rename_columns({a: b for a, b in found.items() if a != b})
+        self._readable(part, self.label if label else None)
         if label:
-            rows = self._labelled(rows, further_classes(rows, label, classes, path) if classes else None)
-        rows = self.sample(rows, self.rows)
-        return rows.rename_columns({a: b for a, b in zip(found, [*self.columns, self.label], strict=False) if a != b})
+            self._label(part, further_classes(part.rows, self.label, classes, source) if classes else None)
+        self.sample(part, self.rows, self.seed, "data.rows")
+
+
+def as_ids(part: Part, label: str) -> None:
+    """Turns labels into whole numbers if they are some.
+
+    Where one is missing, pandas stores the others as 0.0 and 1.0.
+    """
+    if "float" not in kind_of(part.rows, label):
+        return
+    labels = values(part.rows, label).to_numpy()
+    there = ~np.isnan(labels)
+    if (abs(labels[there]) < 2**53).all() and (labels[there] % 1 == 0).all():
+        part.keep_where(there, "without label")
+        part.rows = part.rows.cast_column(label, Value("int64"))
 
 
 def texts(rows: Dataset, columns: Sequence[str]) -> set[tuple[str, ...]]:

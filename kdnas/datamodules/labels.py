@@ -65,7 +65,7 @@ def label_of(value: Any, feature: Any) -> Label | None:
     return int(value) if isinstance(value, bool | int) or (isinstance(value, float) and value.is_integer()) else value
 
 
-def labels_of(rows: Dataset, column: str, source: str) -> list[Label]:
+def labels_of(rows: Dataset, column: str, source: object) -> list[Label]:
     """The different labels of the rows, in order.
 
     Raises:
@@ -89,7 +89,7 @@ def declared(feature: ClassLabel) -> list[Label]:
 
 
 def classes_of(
-    splits: Mapping[str, Dataset], column: str, num_labels: int | None, names: Sequence[str] | None, source: str
+    splits: Mapping[str, Dataset], column: str, num_labels: int | None, names: Sequence[str] | None, source: object
 ) -> Classes:
     """The classes that the labels of a task's splits stand for.
 
@@ -114,7 +114,7 @@ def classes_of(
         unknown = [label for label in found[name] if label not in classes.ids and _is_label(label)]
         if unknown:
             raise ConfigError(
-                f"data.path={source}: {name} holds the label {unknown[0]}, which {train} does not; "
+                f"{source}: the {name} rows hold the label {unknown[0]}, which the {train} rows do not; "
                 f"must be one of {_told(list(classes.ids))}"
             )
     if classes.names:
@@ -163,7 +163,7 @@ def _or_as_many(allowed: str, count: int) -> str:
     return f"{allowed}, or task.num_labels={count}" if count > 1 else allowed
 
 
-def check_numbers(rows: Dataset, column: str, source: str) -> None:
+def check_numbers(rows: Dataset, column: str, source: object) -> None:
     """Refuses the rows of a regression whose labels are no numbers."""
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
@@ -203,14 +203,14 @@ def check_names(names: Any, num_labels: int | None) -> tuple[str, ...] | None:
     return told
 
 
-def further_classes(rows: Dataset, column: str, classes: Classes, path: str) -> Classes:
+def further_classes(rows: Dataset, column: str, classes: Classes, source: object) -> Classes:
     """The task's classes as a further source writes them, by their names where it has names.
 
     Raises:
         ConfigError: it has other classes, or names while the task's classes have none.
     """
     feature = rows.features[column]
-    labels = declared(feature) if isinstance(feature, ClassLabel) else labels_of(rows, column, path)
+    labels = declared(feature) if isinstance(feature, ClassLabel) else labels_of(rows, column, source)
     by_name = {name: i for i, name in enumerate(classes.names or ())}
     ids: dict[Label, int] = {}
     for label in labels:
@@ -218,13 +218,13 @@ def further_classes(rows: Dataset, column: str, classes: Classes, path: str) -> 
         if label in classes.ids or same:
             ids[label] = classes.ids.get(label, same[0] if same else 0)
     if len(ids) < len(labels) and all(isinstance(label, int) for label in labels):
-        log.info("data.extra: %s has numbers for labels, which are taken as the ids of the task's classes", path)
+        log.info("%s: its labels are numbers, which are taken as the ids of the task's classes", source)
         ids = {i: i for i in range(len(classes.ids))}
     unknown = [label for label in labels if label not in ids and _is_label(label)]
     if unknown:
         allowed = ", ".join(classes.names or map(str, classes.ids))
         hint = "" if classes.names else " (task.labels gives the task's classes names)"
-        raise ConfigError(f"data.extra: {path} has the classes {_told(labels)}; must be {allowed}{hint}")
+        raise ConfigError(f"{source}: holds the classes {_told(labels)}; must be {allowed}{hint}")
     return Classes(ids)
 
 
@@ -234,8 +234,8 @@ def held_by(rows: Dataset, column: str) -> str:
     return feature.dtype if isinstance(feature, Value | ClassLabel) else "lists or the like"
 
 
-def refusal(source: str, column: str, held: str, allowed: str) -> ConfigError:
-    return ConfigError(f"data.path={source}: column {column} holds {held}; must be {allowed}")
+def refusal(source: object, column: str, held: str, allowed: str) -> ConfigError:
+    return ConfigError(f"{source}: column {column} holds {held}; must be {allowed}")
 
 
 def _are_ids(feature: ClassLabel | Value, ids: Mapping[Label, int]) -> bool:

@@ -9,9 +9,10 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules import grammar
+from kdnas.datamodules.counting import HELD_OUT, TRAINING, Part
 from kdnas.datamodules.glue import GlueDataModule
 
-HELD_OUT_SEED = 1_000_003
+UNLIKE_OTHERS = 1_000_003
 """Far from any seed that a user would train with."""
 
 
@@ -24,18 +25,22 @@ class SyntheticNLI(GlueDataModule):
     """
 
     def __init__(self, rows: int = 12_000, held_out: int = 1_000, **settings: Any) -> None:
-        columns = ["premise", "hypothesis"]
         self.pairs, self.held_out_pairs = rows, held_out
-        super().__init__(path="(built in)", columns=columns, rows=rows, held_out=held_out, **settings)
+        own = {"path": "(built in)", "columns": ["premise", "hypothesis"], "labels": grammar.CLASSES}
+        super().__init__(**own, rows=rows, held_out=held_out, **settings)
 
     def load(self) -> tuple[Dataset, Dataset]:
-        self.class_names = grammar.CLASSES
-        held_out = grammar.pairs(self.held_out_pairs, HELD_OUT_SEED)
+        held_out = grammar.pairs(self.held_out_pairs, UNLIKE_OTHERS)
         unseen = {(pair["premise"], pair["hypothesis"]) for pair in held_out}
-        train = [
-            pair for pair in grammar.pairs(self.pairs, self.seed) if (pair["premise"], pair["hypothesis"]) not in unseen
-        ]
-        return self.prepare(Dataset.from_list(train), None), self.prepare(Dataset.from_list(held_out), None)
+        made = grammar.pairs(self.pairs, self.seed)
+        others = [pair for pair in made if (pair["premise"], pair["hypothesis"]) not in unseen]
+        parts = {
+            TRAINING: Part(Dataset.from_list(made), "made for training"),
+            HELD_OUT: Part(Dataset.from_list(held_out), "made for scoring"),
+        }
+        parts[TRAINING].keep(Dataset.from_list(others), "held out")
+        self.parts = {name: [part] for name, part in parts.items()}
+        return self.encode_all(parts)
 
 
 def untrained(num_labels: int, **architecture: Any) -> tuple[BertForSequenceClassification, Tokenizer]:

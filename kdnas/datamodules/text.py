@@ -8,7 +8,9 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from kdnas.datamodules.base import EncodedDataModule, check_columns, check_source, read_dataset, take_split
+from kdnas.datamodules.base import HELD_OUT_SEED, EncodedDataModule
+from kdnas.datamodules.counting import HELD_OUT, TRAINING, Part, values
+from kdnas.datamodules.reading import Source, check_columns, further_source
 from kdnas.errors import ConfigError, require, require_switch
 from kdnas.screen import activity
 
@@ -17,56 +19,62 @@ SHORTEST = 4
 """Words below which a piece of text is a heading or a list mark rather than a sentence."""
 
 
-def split_sentences(text: str) -> list[str]:
-    """A text's sentences: cut at line ends and after . ! ?, without pieces of fewer than four words."""
-    pieces = (piece for line in text.splitlines() for piece in SENTENCE_END.split(line.strip()))
-    return [piece for piece in pieces if len(piece.split()) >= SHORTEST]
+def pieces(text: str) -> list[str]:
+    """A text's sentences, headings and list marks: cut at line ends and after . ! ?; at least one."""
+    found = [piece for line in text.splitlines() for piece in SENTENCE_END.split(line.strip()) if piece]
+    return found or [""]
+
+
+def is_sentence(piece: str) -> bool:
+    return len(piece.split(maxsplit=SHORTEST)) >= SHORTEST
 
 
 class TextDataModule(EncodedDataModule):
     """Text from a dataset and, if given, further ones mixed in.
 
     Args:
-        path, name: of the dataset, as `datasets.load_dataset` takes them.
+        path, name, files, csv: the dataset (see `Source`).
         columns: one column of texts, or two that make pairs.
         split, validation: splits to train on and to hold out; without `validation`, 5 % of the rows of `split`
-            are held out.
+            are held out, the same ones whatever the seed.
         sentences: cut the texts of a single column into sentences.
-        extra: further sources, each a mapping with the six keys above; `rows` and `held_out` count for each source.
+        extra: further sources, each a mapping with the keys above; `rows` and `held_out` count for each source.
         settings: of `EncodedDataModule`.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | None,
         columns: Sequence[str],
         name: str | None = None,
+        files: Mapping[str, Any] | None = None,
+        csv: Mapping[str, Any] | None = None,
         split: str = "train",
         validation: str | None = None,
         sentences: bool = False,
         extra: Sequence[Mapping[str, Any]] = (),
         **settings: Any,
     ) -> None:
-        super().__init__(source=path, **settings)
+        source = Source(path, name, files, csv)
+        super().__init__(source=source, **settings)
         require(isinstance(extra, list | tuple), "data.extra", extra, "a list of sources")
-        more = {"name": name, "split": split, "validation": validation, "sentences": sentences}
-        first = {"path": path, "columns": check_columns(columns), **more}
-        self.sources = [first, *(check_source(source, tuple(more)) for source in extra)]
+        more = {"split": split, "validation": validation, "sentences": sentences}
+        self.sources: list[tuple[Source, dict[str, Any]]] = [(source, {"columns": check_columns(columns), **more})]
+        self.sources += [further_source(one, tuple(more), f"data.extra.{i}") for i, one in enumerate(extra)]
 
     @property
     def texts_per_row(self) -> int:
-        return max(len(source["columns"]) for source in self.sources)
+        return max(len(settings["columns"]) for _, settings in self.sources)
 
     def load(self) -> tuple[Dataset, Dataset]:
-        pairs = [self._load_source(**source) for source in self.sources]
+        pairs = [self._load_source(source, **settings) for source, settings in self.sources]
         train = concatenate_datasets([train for train, _ in pairs]).shuffle(seed=self.seed)
         return train, concatenate_datasets([held_out for _, held_out in pairs])
 
     def _load_source(
         self,
-        path: str,
+        source: Source,
         columns: Sequence[str],
-        name: str | None = None,
         split: str = "train",
         validation: str | None = None,
         sentences: bool = False,
@@ -74,28 +82,46 @@ class TextDataModule(EncodedDataModule):
         require_switch("data.sentences", sentences)
         if sentences and len(columns) > 1:
             raise ConfigError(f"data.sentences=true: only of one column; data.columns={list(columns)}")
-        dataset = read_dataset(path, name)
-        train = take_split(dataset, path, split, columns)
+        parts = [self.read(TRAINING, source, split, columns)]
         if validation:
-            held_out = take_split(dataset, path, validation, columns)
-        else:
-            if len(train) < 2:
-                raise ConfigError(f"data.path={path}: {split} holds one row; must be two to hold one out")
-            parts = train.train_test_split(test_size=max(1, round(0.05 * len(train))), seed=self.seed)
-            train, held_out = parts["train"], parts["test"]
-        return self._prepare(train, columns, sentences, self.rows), self._prepare(
-            held_out, columns, sentences, self.held_out
+            parts.append(self.read(HELD_OUT, source, validation, columns))
+        for part in () if sentences else parts:
+            part.keep_texts(columns)
+        train, held_out = parts if validation else (parts[0], self._hold_out(parts[0], source))
+        return self._prepare(train, columns, sentences, self.rows, self.seed, "data.rows"), self._prepare(
+            held_out, columns, sentences, self.held_out, HELD_OUT_SEED, "data.held_out"
         )
 
-    def _prepare(self, rows: Dataset, columns: Sequence[str], sentences: bool, limit: int | None) -> Dataset:
-        rows = self.sample(rows.select_columns(list(columns)), limit)
+    def _hold_out(self, train: Part, source: Source) -> Part:
+        """Takes one row of twenty away from the training rows."""
+        if len(train.rows) < 2:
+            raise ConfigError(f"{source}: leaves one row; must be two to hold one out ({train})")
+        size = max(1, round(0.05 * len(train.rows)))
+        parts = train.rows.train_test_split(test_size=size, seed=HELD_OUT_SEED)
+        train.keep(parts["train"], "held out")
+        held_out = Part(parts["test"], f"5 % of {train.origin}")
+        self.parts.setdefault(HELD_OUT, []).append(held_out)
+        return held_out
+
+    def _prepare(
+        self, part: Part, columns: Sequence[str], sentences: bool, limit: int | None, seed: int, key: str
+    ) -> Dataset:
+        part.rows = part.rows.select_columns(list(columns))
+        self.sample(part, limit, seed, key)
         if sentences:
-            self.check_texts(rows, columns)
-            column = columns[0]
             with activity("splitting sentences"):
-                rows = rows.map(
-                    lambda batch: {column: [piece for text in batch[column] for piece in split_sentences(text)]},
-                    batched=True,
-                )
-            rows = self.sample(rows, limit)
-        return self.encode(rows, columns)
+                cut_up(part, columns[0])
+            self.sample(part, limit, seed, key)
+        return self.encode(part.rows, columns)
+
+
+def cut_up(part: Part, column: str) -> None:
+    """Goes on with the sentences of a column of texts."""
+
+    def cut(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        found = [piece for text in batch[column] for piece in pieces(text)]
+        return {column: found, "whole": [is_sentence(piece) for piece in found]}
+
+    part.become(part.rows.map(cut, batched=True), "pieces")
+    part.keep_where(values(part.rows, "whole").to_numpy(), f"of fewer than {SHORTEST} words")
+    part.rows = part.rows.select_columns([column])

@@ -1,0 +1,98 @@
+"""How CSV and TSV files are read: every cell as text, so that "NA" is a text and 007 keeps its zeros."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import BuilderConfig, Dataset, Value
+
+from kdnas.errors import ConfigError, require, shown
+
+USUAL: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "skip_blank_lines": False}
+"""Options of pandas that lose no row without a word: an empty cell is missing, and "NA", "None" or "null" is a text."""
+TABS: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE}
+"""Options for .tsv files: a quote is a letter, as in GLUE's. A stray one would swallow the rows up to the next."""
+QUOTE = '"'
+
+
+def check_options(options: Any, key: str) -> dict[str, Any]:
+    """Returns the options of `pandas.read_csv` that are given, without those that are null."""
+    require(
+        options is None or isinstance(options, Mapping), f"{key}.csv", options, "options of pandas.read_csv by name"
+    )
+    given = {str(name): value for name, value in (options or {}).items() if value is not None}
+    if given.get("sep") == r"\t":  # as it is typed
+        given["sep"] = "\t"
+    if "na_values" in given:
+        markers = given["na_values"] if isinstance(given["na_values"], list | tuple) else [given["na_values"]]
+        given["na_values"] = ["", *map(str, markers)]
+    return given
+
+
+def options_of(files: Sequence[str], declared: BuilderConfig | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Puts together how files are read.
+
+    Args:
+        files: paths or addresses.
+        declared: what a dataset's own card says.
+        given: by the user.
+    """
+    tabs = TABS if files and all(".tsv" in file.lower().rpartition("/")[2] for file in files) else {}
+    return USUAL | tabs | _differing(declared) | given
+
+
+def _differing(config: BuilderConfig | None) -> dict[str, Any]:
+    """The options of a config that are not the reader's usual ones."""
+    if config is None:
+        return {}
+    usual = vars(type(config)())
+    general = {*vars(BuilderConfig()), "features", "column_names", "delimiter"}  # the last two are copied into others
+    return {name: value for name, value in vars(config).items() if name not in general and value != usual[name]}
+
+
+def header(file: str, options: Mapping[str, Any], key: str) -> list[str]:
+    """Reads the names of a file's columns.
+
+    Raises:
+        ConfigError: options that `pandas.read_csv` does not take.
+    """
+    try:
+        plain = {name: value for name, value in options.items() if name != "chunksize"}
+        return [str(name) for name in pd.read_csv(file, nrows=0, **plain).columns]
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UnicodeError | pd.errors.ParserError | pd.errors.EmptyDataError):
+            raise
+        raise ConfigError(f"{key}.csv: {' '.join(str(error).split())} (options of pandas.read_csv)") from error
+
+
+def as_numbers(rows: Dataset, column: str) -> Dataset:
+    """Turns a column of text into whole numbers or, if they are none, into numbers; leaves it if they are neither."""
+    values = pa.array(filter(None, rows.unique(column)), pa.string())
+    for kind in ("int64", "float64"):
+        try:
+            pc.cast(values, kind)
+        except pa.ArrowInvalid:
+            continue
+        return rows.cast_column(column, Value(kind))
+    return rows
+
+
+def quote_notes(rows: Dataset, columns: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Says what the reading of quotes may have spoilt in texts, and how to read them otherwise."""
+    plain = options.get("quoting") == csv.QUOTE_NONE
+    quote = options.get("quotechar") or QUOTE
+    odd = 0
+    for column in columns:
+        text = rows.data.column(column)
+        found = pc.starts_with(text, quote) if plain else pc.match_substring(text, "\n")
+        odd += pc.sum(found).as_py() or 0
+    if not odd:
+        return []
+    if plain:
+        return [f"{odd} texts begin with a quote, which is kept (data.csv.quoting=0 takes quotes off)"]
+    return [f"{odd} texts hold line ends: if a stray {shown(quote)} swallowed rows, data.csv.quoting=3 keeps them"]

@@ -1,0 +1,261 @@
+"""Where rows come from: a dataset on the hub, a local folder laid out like one, or files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from glob import escape, glob
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetBuilder, Features, Value, load_dataset_builder
+from datasets.exceptions import DatasetGenerationError
+
+from kdnas.datamodules.counting import Part
+from kdnas.datamodules.dialect import as_numbers, check_options, header, options_of, quote_notes
+from kdnas.errors import ConfigError, require, shown
+from kdnas.models import reading
+
+READERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".txt": "text",
+}
+"""What reads a file, by its ending."""
+COMPRESSED = (".gz", ".bz2", ".xz")
+SAVED = ("state.json", "dataset_dict.json")
+"""The files by which a folder of `save_to_disk` is known."""
+NESTED = "lists or the like"
+"""What a column holds that has several values a row."""
+
+
+class Source:
+    """A dataset whose splits are read one by one: what is wrong with one that nobody asks for does not matter.
+
+    Args:
+        path: a hub id, a folder, or a file (its rows are the split `train`).
+        name: of the dataset's config.
+        files: in place of both, files by split: for each a path, a pattern, or a list of these, as seen from `path` if
+            that is a folder.
+        csv: options of `pandas.read_csv`; null ones are as `kdnas.datamodules.dialect` has them.
+        key: the setting that holds these arguments.
+
+    Raises:
+        ConfigError: arguments that name no dataset; files that are not there.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        name: str | None = None,
+        files: Mapping[str, Any] | None = None,
+        csv: Mapping[str, Any] | None = None,
+        key: str = "data",
+    ) -> None:
+        self.key, self.path, self.name = key, path, name
+        self.csv = check_options(csv, key)
+        if files is None and isinstance(path, str) and Path(path).is_file() and _reader(path):
+            files = {"train": str(Path(path).absolute())}
+        if files is None and (not isinstance(path, str) or not path):
+            raise ConfigError(f"{key}.path={shown(path)}: must be a folder that holds a dataset, or a hub id")
+        folder = Path(path) if isinstance(path, str) and Path(path).is_dir() else Path.cwd()
+        self.files = None if files is None else find_files(files, folder.absolute(), f"{key}.files")
+
+    def __str__(self) -> str:
+        if self.files is None:
+            return f"{self.key}.path={self.path}"
+        return f"{self.key}.files={{{', '.join(f'{split}: {self._named(split)}' for split in self.files)}}}"
+
+    def read(self, split: str, texts: Sequence[str], label: str | None = None) -> Part:
+        """Reads the rows of a split that have all of the texts and, if one is asked for, the label.
+
+        Raises:
+            ConfigError: nothing readable there; no such split or column; no rows; texts that are none.
+        """
+        rows, builder = self._load(split, [*texts, *([label] if label else [])])
+        if not len(rows):
+            raise ConfigError(f"{self}: {split} holds no rows")
+        for column in texts:
+            if getattr(rows.features[column], "dtype", None) == "large_string":  # some writers' name for strings
+                rows = rows.cast_column(column, Value("string"))
+            if "string" not in (kind := kind_of(rows, column)):
+                raise ConfigError(f"{self}: column {column} holds {kind}; must be string")
+        part = Part(rows, f"{split} of {self._named(split)}")
+        if builder.name == "csv":
+            part.notes = quote_notes(rows, texts, vars(builder.config))
+            part.rows = self._typed(rows, label) if label else rows
+        part.keep_present(texts, "without text")
+        part.keep_present([label] if label else [], "without label")
+        return part
+
+    def _load(self, split: str, columns: Sequence[str]) -> tuple[Dataset, DatasetBuilder]:
+        with self._blamed(split):
+            builder = self._builder(split, columns)
+            builder.download_and_prepare()
+            self._check_split(split, builder.info.splits or {})
+            rows = builder.as_dataset(split=split)
+        self._check_columns(split, rows.column_names, columns)
+        return rows, builder
+
+    def _builder(self, split: str, columns: Sequence[str]) -> DatasetBuilder:
+        """What reads one split alone; of a dataset on the hub, which is well formed, all of them."""
+        if self.files is not None:
+            self._check_split(split, self.files)
+            files = self.files[split]
+            kind = str(_reader(files[0]))
+            csv = self._csv(split, files, columns) if kind == "csv" else self._no_csv()
+            return load_dataset_builder(kind, data_files={split: [escape(file) for file in files]}, **csv)
+        found, info = self._dataset.config.data_files, self._dataset.info
+        more: dict[str, Any] = {}
+        if found is not None and Path(str(self.path)).is_dir():
+            self._check_split(split, found)
+            more = {"data_files": {split: [escape(file) for file in found[split]]}, "features": info.features}
+        if self._dataset.name == "csv":
+            more |= self._csv(split, found.get(split, ()), columns if more else ())
+        else:
+            self._no_csv()
+        return load_dataset_builder(str(self.path), self.name, **more) if more else self._dataset
+
+    @cached_property
+    def _dataset(self) -> DatasetBuilder:
+        """What reads all splits, and knows the files of each."""
+        if any(Path(str(self.path), name).exists() for name in SAVED):
+            raise ValueError("it is as save_to_disk writes it, which is for load_from_disk; to_parquet writes files")
+        return load_dataset_builder(str(self.path), self.name)  # which runs no code that comes with a dataset
+
+    def _csv(self, split: str, files: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+        """How CSV files are read; where `columns` are given, they alone, and as text."""
+        options = options_of(files, self._dataset.config if self.files is None else None, self.csv)
+        if columns:
+            self._check_columns(split, header(files[0], options, self.key), columns)
+            options |= {"usecols": list(columns), "features": Features({name: Value("string") for name in columns})}
+        return options
+
+    def _no_csv(self) -> dict[str, Any]:
+        if self.csv:
+            raise ConfigError(f"{self.key}.csv.{next(iter(self.csv))}: {self} is no CSV; must be null")
+        return {}
+
+    def _typed(self, rows: Dataset, label: str) -> Dataset:
+        """CSV rows with labels as the dataset declares them, or as numbers where they are some."""
+        declared = (self._dataset.info.features or {}).get(label) if self.files is None else None
+        rows = as_numbers(rows, label) if kind_of(rows, label) == "string" else rows
+        return rows.cast_column(label, declared) if declared else rows
+
+    def _named(self, split: str) -> str:
+        return str(self.path) if self.files is None else ", ".join(self.files.get(split, ()))
+
+    def _check_split(self, split: str, known: Iterable[str]) -> None:
+        if split not in known:
+            name = f"{self.key}.files={{train: a.csv, validation: b.csv}}"
+            raise ConfigError(f"{self}: has no split {split}; it has {', '.join(map(str, known))} ({name} names files)")
+
+    def _check_columns(self, split: str, known: Sequence[str], wanted: Iterable[str]) -> None:
+        for column in wanted:
+            if column not in known:
+                hint = f""" ("{self.key}.csv.sep=';'" sets the separator of CSV)""" if len(known) == 1 else ""
+                raise ConfigError(f"{self}: {split} has no column {column}; it has {', '.join(known)}{hint}")
+
+    @contextmanager
+    def _blamed(self, split: str) -> Iterator[None]:
+        """Names the source in what its reader raises."""
+        place = f"{self.path}, name {self.name}" if self.name else self.path
+        key, allowed = f"{self.key}.path", "a folder that holds one, or a hub id within reach"
+        if self.files is not None:
+            key, place, allowed = f"{self.key}.files.{split}", self._named(split), "files that can be read"
+        with reading(key, place, "dataset", allowed):
+            try:
+                yield
+            except UnicodeError as error:
+                raise not_utf8(self, error) from error
+            except DatasetGenerationError as error:
+                cause = error.__cause__ or error  # which says what is wrong
+                if isinstance(cause, UnicodeError):
+                    raise not_utf8(self, cause) from error
+                raise cause from None
+
+
+def not_utf8(source: Source, error: UnicodeError) -> ConfigError:
+    return ConfigError(f"{source}: holds text that is not UTF-8 ({error}); of CSV, data.csv.encoding can name another")
+
+
+def further_source(source: Any, optional: Sequence[str], key: str) -> tuple[Source, dict[str, Any]]:
+    """Takes a mapping apart into what a `Source` is made of, and the rest.
+
+    Args:
+        optional: what the mapping may hold beside `columns` and a source's own keys.
+        key: the setting that holds it.
+
+    Raises:
+        ConfigError: it cannot be a further source.
+    """
+    keys = set(source) if isinstance(source, Mapping) else set()
+    allowed = ("path", "name", "files", "csv", *optional)
+    if not ("columns" in keys and keys & {"path", "files"} and keys <= {"columns", *allowed}):
+        raise ConfigError(f"{key}: {source}: must have columns and path or files, and may have {', '.join(allowed)}")
+    own = {name: source[name] for name in keys & {"path", "name", "files", "csv"}}
+    rest = {name: source[name] for name in keys - own.keys()}
+    return Source(**own, key=key), rest | {"columns": check_columns(rest["columns"])}
+
+
+def check_columns(columns: Any) -> list[str]:
+    """The text columns as they are given, if they can be some."""
+    fits = isinstance(columns, Sequence) and not isinstance(columns, str) and 1 <= len(columns) <= 2
+    if not fits or not all(isinstance(column, str) for column in columns):
+        raise ConfigError(
+            f"data.columns={shown(columns)}: must be a list of one text column, or of two that make a pair"
+        )
+    return list(columns)
+
+
+def kind_of(dataset: Dataset, column: str) -> str:
+    """What a column holds, as `string` or `int64`; `NESTED` where that is not one value a row."""
+    feature = dataset.features[column]
+    return feature.dtype if isinstance(feature, Value | ClassLabel) else NESTED
+
+
+def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
+    """Finds the files of each split.
+
+    Raises:
+        ConfigError: no files by split; a file that is not there, or of an unknown kind; several kinds in a split.
+    """
+    require(
+        isinstance(files, Mapping) and bool(files), key, files, "files by split, as {train: a.csv, validation: b.csv}"
+    )
+    found: dict[str, list[str]] = {}
+    for split, given in files.items():
+        names = [given] if isinstance(given, str) else given
+        fits = isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
+        require(fits, f"{key}.{split}", given, "a file, a pattern, or a list of these")
+        found[str(split)] = [file for name in names for file in _matching(folder / name, f"{key}.{split}")]
+        if len({_reader(file) for file in found[str(split)]}) > 1:
+            raise ConfigError(f"{key}.{split}={shown(given)}: must be files of one kind")
+    return found
+
+
+def _matching(path: Path, key: str) -> list[str]:
+    """The file, or those that a pattern matches, in order."""
+    files = [str(path)] if path.is_file() else sorted(filter(_is_file, glob(str(path), recursive=True)))
+    require(bool(files), key, path, "a file that is there, or a pattern of some")
+    for file in files:
+        require(_reader(file) is not None, key, file, f"a file that ends in {', '.join(READERS)}")
+    return files
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file()
+
+
+def _reader(path: str) -> str | None:
+    """What reads a file, compressed or not; None if nothing does."""
+    name = Path(path).name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return READERS.get(Path(name).suffix)
