@@ -57,7 +57,7 @@ def random_search(results: Results) -> str:
     if not total or chosen >= FEW * total:
         return ""
     return (
-        f"this was a random search: the controller chose {chosen or 'none'} of {total} candidates; "
+        f"this was a random search: the controller chose {chosen or 'none'} of the {total} that finished; "
         "it needs more episodes (search.episodes) to choose more."
     )
 
