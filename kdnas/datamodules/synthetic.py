@@ -26,8 +26,8 @@ class SyntheticNLI(GlueDataModule):
 
     def __init__(self, rows: int = 12_000, held_out: int = 1_000, **settings: Any) -> None:
         self.pairs, self.held_out_pairs = rows, held_out
-        own = {"path": "(built in)", "columns": ["premise", "hypothesis"], "labels": grammar.CLASSES}
-        super().__init__(**own, rows=rows, held_out=held_out, **settings)
+        settings |= {"path": "(built in)", "columns": ["premise", "hypothesis"], "labels": grammar.CLASSES}
+        super().__init__(rows=rows, held_out=held_out, **settings)
 
     def load(self) -> tuple[Dataset, Dataset]:
         held_out = grammar.pairs(self.held_out_pairs, UNLIKE_OTHERS)
