@@ -96,15 +96,15 @@ def test_labels_become_class_ids_and_keep_their_names(tmp_path, tokenizer, train
     ("given", "names"), [(["neg", "pos"], ("neg", "pos")), (["0", "1"], None), (["1", "2"], ("1", "2"))]
 )
 def test_a_label_feature_names_the_classes(tmp_path, tokenizer, given, names):
-    data = module(write(tmp_path / "d", given, train=[0, 1, -1, 1], validation=[1]), tokenizer, num_labels=2)
-    assert (ids(data.train), ids(data.validation), data.class_names) == ([0, 1, 1], [1], names)
+    data = module(write(tmp_path / "d", given, train=[0, 1, -1, 1], validation=[1, 0]), tokenizer, num_labels=2)
+    assert (ids(data.train), ids(data.validation), data.class_names) == ([0, 1, 1], [1, 0], names)
 
 
 def test_names_have_one_id_in_all_splits(tmp_path, tokenizer):
     path = write(tmp_path / "d", train=["c", "a", "b"], validation=["c", "b"])
     assert ids(module(path, tokenizer, num_labels=3).validation) == [2, 1]
     path = write(tmp_path / "other", train=["c", "b"], validation=["a", "c", "b"])
-    with pytest.raises(ConfigError, match="validation holds the label a, which train does not; must be one of b, c"):
+    with pytest.raises(ConfigError, match="held-out rows hold the label a, which the training rows do not; must be one of b, c"):
         module(path, tokenizer, num_labels=2)
 
 
@@ -141,7 +141,7 @@ def test_numbers_to_learn_are_no_classes(tmp_path, tokenizer):
     ],
 )
 def test_further_sources_go_by_the_names_of_the_task(tmp_path, tokenizer, given, labels, expected):
-    task = write(tmp_path / "task", train=["equivalent", "not_equivalent"], validation=["equivalent"])
+    task = write(tmp_path / "task", train=["equivalent", "not_equivalent"], validation=["equivalent", "not_equivalent"])
     (tmp_path / "more").mkdir()
     rows = [{"text": f"cats {'cats ' * (i + 5)}", "label": label} for i, label in enumerate(given)]
     if labels:
@@ -150,13 +150,13 @@ def test_further_sources_go_by_the_names_of_the_task(tmp_path, tokenizer, given,
     else:
         (tmp_path / "more/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     extra = [{"path": str(tmp_path / "more"), "columns": ["text"]}]
-    assert ids(module(task, tokenizer, num_labels=2, extra=extra).train) == [1, *expected]  # one is held out too
+    assert ids(module(task, tokenizer, num_labels=2, extra=extra).train) == expected  # the task's own are held out too
 
 
 def test_a_further_source_with_names_wants_a_task_with_names(tmp_path, tokenizer):
-    task = write(tmp_path / "task", train=[0, 1], validation=[1])
+    task = write(tmp_path / "task", train=[0, 1, 0, 1], validation=[1, 0])
     extra = [{"path": write(tmp_path / "more", train=["yes", "no"]), "columns": ["text"]}]
-    with pytest.raises(ConfigError, match=r"has the classes no, yes; must be 0, 1 \(task.labels gives"):
+    with pytest.raises(ConfigError, match=r"holds the classes no, yes; must be 0, 1 \(task.labels gives"):
         module(task, tokenizer, num_labels=2, extra=extra)
     data = module(task, tokenizer, num_labels=2, extra=extra, labels=["yes", "no"])
     assert data.class_names == ("yes", "no")

@@ -127,7 +127,7 @@ def test_large_strings_are_strings(tmp_path, task, tokenizer):
 def test_wrong_sources_are_refused(tmp_path, task, tokenizer):
     words = write(tmp_path / "words", classes=["yes", "no"], train=[(*pair(1, "cats"), 0)])
     for source, says in (
-        ({"path": words, "columns": COLUMNS}, "has the classes yes, no; must be entailment, neutral, contradiction"),
+        ({"path": words, "columns": COLUMNS}, "holds the classes yes, no; must be entailment, neutral, contradiction"),
         ({"path": words, "columns": ["premise"], "label": None}, r"data.extra.0.columns=\['premise'\]: must be 2"),
         ({"path": words, "columns": ["premise", "claim"]}, "has no column claim"),
         ({"path": "/no/such", "columns": COLUMNS}, "data.extra.0.path=/no/such: no dataset there that can be read"),

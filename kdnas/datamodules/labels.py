@@ -117,8 +117,6 @@ def classes_of(
                 f"{source}: the {name} rows hold the label {unknown[0]}, which the {train} rows do not; "
                 f"must be one of {_told(list(classes.ids))}"
             )
-    if classes.names:
-        log.info("the classes of the data: %s", ", ".join(f"{i}={name}" for i, name in enumerate(classes.names)))
     return classes
 
 
