@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from kdnas.config import mistake
 from kdnas.errors import ConfigError
 from kdnas.runs import withdraw
+from kdnas.unused import leave_out, refuse_unused
 from kdnas.words import checked
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             nonlocal begun
             begun = True
             try:
+                if "architectures" in cfg and not cfg.search.trials:  # a run, and no candidate's
+                    words = list(HydraConfig.get().overrides.task)
+                    leave_out(cfg, words)
+                    refuse_unused(cfg, words)
                 return task(cfg)
             except (ConfigError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
