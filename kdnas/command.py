@@ -27,6 +27,7 @@ from kdnas.endings import GOES_ON, asked_to_end
 from kdnas.errors import ConfigError
 from kdnas.runs import withdraw
 from kdnas.screen import activity, board
+from kdnas.unused import leave_out, refuse_unused
 from kdnas.words import checked
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             begun = True
             try:
                 with first_words(cfg.get("title")):
+                    if "architectures" in cfg:  # a run
+                        words = list(HydraConfig.get().overrides.task)
+                        leave_out(cfg, words)
+                        if not cfg.search.trials:  # a search writes the words of its candidates
+                            refuse_unused(cfg, words)
                     return task(cfg)
             except (ConfigError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -43,6 +43,7 @@ from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import make_trainer, on_slurm
 from kdnas.errors import ConfigError
+from kdnas.identity import stamp
 from kdnas.jobs import candidates, open_study
 from kdnas.judgement import Judgement, judge
 from kdnas.locks import alone
@@ -66,7 +67,6 @@ from kdnas.runs import (
 )
 from kdnas.screen import activity, aside, board
 from kdnas.shared import shared
-from kdnas.unused import leave_out, refuse_unused
 
 log = logging.getLogger(__name__)
 LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
@@ -84,7 +84,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
     keep_lasting()
-    leave_out(cfg)
     # The search says itself what becomes of its candidates, and of what other processes prepare for it.
     apart = bool(cfg.search.trials) or (cfg.stage == "prepare" and not board.narrated)
     try:
@@ -92,7 +91,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
             if cfg.search.trials:
                 with candidates(cfg) as left:
                     return attempt(cfg)[0] if left else {}
-            refuse_unused(cfg)
             results, fresh = attempt(cfg)
             if not fresh and HydraConfig.initialized():
                 withdraw()
@@ -190,7 +188,12 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
             students["depths"] = plain(cfg.space).get("num_hidden_layers", [])  # those that the constraints exclude too
     module = instantiate(cfg.module, **students)
     # Read and tokenized once for all candidates of a process. A tokenizer goes with the module's model.
-    key = (json.dumps(plain(cfg.data), sort_keys=True), cfg.module.get("teacher"), module.tokenizer.name_or_path)
+    key = (
+        json.dumps(plain(cfg.data), sort_keys=True),
+        stamp(plain(cfg.data)),
+        cfg.module.get("teacher"),
+        module.tokenizer.name_or_path,
+    )
     data = shared("data", key, lambda: instantiate(cfg.data, tokenizer=module.tokenizer))
     data.trainer, data.first_epoch = None, 0
     module.check(masked=data.masking is not None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kdnas.errors import ConfigError, shown
 from kdnas.files import make_folder, whole
@@ -158,6 +158,8 @@ def _damaged(path: Path) -> ConfigError:
 def withdraw() -> None:
     """Takes away the folder that Hydra has made for a run, if it holds nothing but Hydra's own notes."""
     config = HydraConfig.get()
+    if OmegaConf.is_missing(config.runtime, "output_dir"):  # composed by hand
+        return
     folder, notes = Path(config.runtime.output_dir), config.output_subdir
     if notes is None or {path.name for path in folder.iterdir()} - {notes, f"{config.job.name}.log", LOCK}:
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,39 +17,34 @@ TASKS = ("data", "module", "objective", "teacher", "reward")
 """Parts of a config in which a task's settings can be referred to."""
 
 
-def refuse_unused(cfg: DictConfig) -> None:
+def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Leaves out the groups that the command line does (`~latency`), whatever an experiment had set in them."""
+    keys = [key for _, key in typed(words)]
+    for group in (word[1:] for word in words if word.startswith("~")):
+        rest = cfg.get(group)
+        if isinstance(rest, DictConfig) and "_target_" not in rest and not any(k.startswith(f"{group}.") for k in keys):
+            cfg[group] = None
+
+
+def refuse_unused(cfg: DictConfig, words: Sequence[str]) -> None:
     """Refuses words of the command line that change nothing.
 
     Args:
         cfg: before a stage's settings.
+        words: the overrides.
 
     Raises:
         ConfigError: names the first such word.
     """
-    for word, key in typed():
+    for word, key in typed(words):
         for why in reasons(cfg, key):
             raise ConfigError(f"{word}: {why}")
 
 
-def leave_out(cfg: DictConfig) -> None:
-    """Leaves out the groups that the command line does (`~latency`), whatever an experiment had set in them."""
-    for word in HydraConfig.get().overrides.task if HydraConfig.initialized() else ():
-        group = word.removeprefix("~")
-        settings = any(key.startswith(f"{group}.") for _, key in typed())
-        if (
-            word.startswith("~")
-            and isinstance(cfg.get(group), DictConfig)
-            and "_target_" not in cfg[group]
-            and not settings
-        ):
-            cfg[group] = None
-
-
-def typed() -> list[tuple[str, str]]:
-    """The settings on the command line, each with its key."""
-    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    overrides = [override for override in OverridesParser.create().parse_overrides(words) if not override.is_delete()]
-    return [(str(override.input_line), str(override.key_or_group)) for override in overrides]
+def typed(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The overrides that set something, each with its key."""
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    return [(str(one.input_line), str(one.key_or_group)) for one in overrides if not one.is_delete()]
 
 
 def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
@@ -65,8 +59,13 @@ def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
         yield "is for a distillation, and this is none; must be left out"
     if cfg.stage == "prepare" and part in ("architecture", "architectures"):
         yield "a search chooses the architectures itself; the values of a dimension are space.<dimension>=[...]"
-    # data.proxy is for candidates alone, and may be among the words that a search and a distillation have in common.
-    if key != "data.proxy" and all(key in flatten(plain(cfg.search.stages.get(stage) or {})) for stage in stages):
+    # data.proxy is for candidates alone, and may be among the words that a search and a distillation
+    # have in common; a candidate's job can be repeated by hand.
+    if (
+        key != "data.proxy"
+        and cfg.stage != "mini"
+        and all(key in flatten(plain(cfg.search.stages.get(stage) or {})) for stage in stages)
+    ):
         yield f"is another value in that stage; must be search.stages.{stages[-1]}.{key}"
     if key == "module.learning_rate" and cfg.architectures is not None:
         rates = [stage.learning_rate for stage in instantiate(cfg.objective).stages]

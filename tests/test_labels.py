@@ -104,7 +104,9 @@ def test_names_have_one_id_in_all_splits(tmp_path, tokenizer):
     path = write(tmp_path / "d", train=["c", "a", "b"], validation=["c", "b"])
     assert ids(module(path, tokenizer, num_labels=3).validation) == [2, 1]
     path = write(tmp_path / "other", train=["c", "b"], validation=["a", "c", "b"])
-    with pytest.raises(ConfigError, match="held-out rows hold the label a, which the training rows do not; must be one of b, c"):
+    with pytest.raises(
+        ConfigError, match="held-out rows hold the label a, which the training rows do not; must be one of b, c"
+    ):
         module(path, tokenizer, num_labels=2)
 
 

@@ -164,7 +164,9 @@ def test_a_regression_may_have_one_value_and_whole_numbers_below_zero(tmp_path, 
 
 
 def test_a_class_that_is_not_there_is_said(tmp_path, made):
-    path = folder(tmp_path / "d", train_jsonl=rows(6, lambda i: (0, 1, 3)[i % 3]), validation_jsonl=rows(6, lambda i: i % 4))
+    path = folder(
+        tmp_path / "d", train_jsonl=rows(6, lambda i: (0, 1, 3)[i % 3]), validation_jsonl=rows(6, lambda i: i % 4)
+    )
     _, told, warned = made(path, num_labels=4)
     assert "classes 0: 2, 1: 2, 2: 0, 3: 2" in told["training"]
     assert [line for line in warned if "training: no row is of class 2" in line]

@@ -23,7 +23,7 @@ SPACE = SearchSpace(
     [
         (functools.partial(RandomSampler), 12),
         (functools.partial(TPESampler, n_startup_trials=5), 6),  # an episode of three begins with what is told
-        (functools.partial(TPESampler, n_startup_trials=5, constant_liar=True), 5),  # also what is not told yet
+        (functools.partial(TPESampler, n_startup_trials=5, constant_liar=True), 6),
         (functools.partial(GPSampler, n_startup_trials=6), 6),
         (functools.partial(NSGAIISampler, population_size=6), 6),
     ],
