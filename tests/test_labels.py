@@ -308,7 +308,7 @@ def sayings(logits, labels, order=None, names=None, metrics=None, also=()):
     ]
 
     class Distiller:
-        held_out = [SplitMetrics(metrics or {"accuracy": MulticlassAccuracy(count, average="micro")}, also)]
+        held_out = (SplitMetrics(metrics or {"accuracy": MulticlassAccuracy(count, average="micro")}, also),)
         head = SimpleNamespace(num_labels=count)
         teacher_path, class_order = "t", order
         teacher_config = BertConfig(num_labels=count)
