@@ -46,7 +46,10 @@ def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE
     for key in MODELS:
         digest = weights(found[key]) if isinstance(found.get(key), str) else None
         if digest:
-            del found[key]
+            name = json.dumps(found.pop(key))  # which a list of the space's constraints may hold as well
+            found = {
+                key: value.replace(name, digest) if isinstance(value, str) else value for key, value in found.items()
+            }
             found[f"{key} (weights)"] = digest
     sources = {name: plain(OmegaConf.select(config, name)) for name in NAMES}
     found = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from kdnas.config import flatten, instantiate, plain
+from kdnas.config import instantiate
 from kdnas.errors import ConfigError
 
 DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher", "latency")
@@ -50,7 +50,6 @@ def typed(words: Sequence[str]) -> list[tuple[str, str]]:
 def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
     """Why a setting would not be used; nothing if it would."""
     part, name = key.partition(".")[0], key.partition(".")[2]
-    stages = ("mini", "full") if cfg.stage == "prepare" else (cfg.stage,)
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
         yield "is for +experiment=finetune; a distillation starts from module.initial"
     if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task."):
@@ -59,14 +58,6 @@ def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
         yield "is for a distillation, and this is none; must be left out"
     if cfg.stage == "prepare" and part in ("architecture", "architectures"):
         yield "a search chooses the architectures itself; the values of a dimension are space.<dimension>=[...]"
-    # data.proxy is for candidates alone, and may be among the words that a search and a distillation
-    # have in common; a candidate's job can be repeated by hand.
-    if (
-        key != "data.proxy"
-        and cfg.stage != "mini"
-        and all(key in flatten(plain(cfg.search.stages.get(stage) or {})) for stage in stages)
-    ):
-        yield f"is another value in that stage; must be search.stages.{stages[-1]}.{key}"
     if key == "module.learning_rate" and cfg.architectures is not None:
         rates = [stage.learning_rate for stage in instantiate(cfg.objective).stages]
         if None not in rates:

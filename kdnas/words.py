@@ -19,7 +19,7 @@ SHARED = ("paths.output", "paths.export")
 
 
 def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
-    """Returns the words as Hydra is to read them: `~` at the beginning of a value becomes the home folder.
+    """Returns the words as Hydra is to read them: flags first, and `~` at the beginning of a value written out.
 
     Args:
         words: all of a command's arguments.
@@ -41,7 +41,8 @@ def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
         fixed = not override.is_sweep_override() and override.value() is not None and "${" not in word
         if several and override.key_or_group in SHARED and fixed:
             raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
-    return [at_home(word, overrides[word]) if word in overrides else word for word in words]
+    flags = [word for word in words if word not in overrides]  # first: Hydra reads no overrides on both sides of one
+    return flags + [at_home(word, overrides[word]) for word in words if word in overrides]
 
 
 def parsed(word: str) -> Override:

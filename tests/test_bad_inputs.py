@@ -138,7 +138,6 @@ TABLE = [
     ("train", "~reward", "reward: wants a value that no chosen group gives"),
     ("train", "data=glue", "data: wants a value that no chosen group gives (Interpolation key 'task.name' not found)"),
     ("search", "controller=feedback,random", "controller=feedback,random: search.py takes one value a key"),
-    ("train", "~latency +trainer.limit_val_batches=0", "trainer.limit_val_batches=0: must be a number of batches"),
     ("train", "checkpoint={teacher}", "checkpoint={teacher}: is for +experiment=finetune; a distillation starts from"),
     ("train", "task=mnli", "task=mnli: not a setting of what is chosen; data=glue reads a task's rows"),
     ("search", "architecture=small", "architecture=small: a search chooses the architectures itself"),
@@ -345,6 +344,7 @@ def test_stages_with_epochs_want_none_of_the_trainers(refused):
     [
         ("train.py", ["architecture.num_attention_heads=5"], "architecture.num_attention_heads=5: must divide"),
         ("train.py", ["latency=null"], "latency=null: must be one of default"),
+        ("train.py", ["~latency", "+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0: must be a number of"),
         ("search.py", ["objective.mapping=nearest"], "objective.mapping=nearest: must be one of"),
         ("train.py", ["-m", "data.rows=0,2.5"], "job 0 (data.rows=0): data.rows=0: must be a whole number from 1"),
         ("glue.py", ["latency=null"], "latency=null: must be one of default"),

@@ -352,7 +352,7 @@ def composed(name, folder, *overrides, **settings):
         (["trainer.devices=6"], "data.batch_size=5: must be at least 6, the devices that share each batch"),
         (["trainer.devices=0"], "trainer: `Trainer(devices=0)` value is not a valid input"),
         (["trainer.devices=2", "stage=mini", *MINI], "trainer.devices=2: 2 in all; must be 1 in a search"),
-        (["+trainer.fast_dev_run=-1"], "trainer: fast_dev_run=-1 is not a valid configuration"),
+        (["+trainer.fast_dev_run=-1"], "trainer.fast_dev_run=-1: must be left out; data.rows, data.held_out"),
     ],
 )
 def test_wrong_settings_are_refused(sources, tmp_path, overrides, says):

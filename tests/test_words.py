@@ -85,6 +85,7 @@ def test_jobs_do_not_share_a_folder(key):
 def test_flags_of_hydra_pass():
     words = ["--cfg", "job", "--resolve", "--package", "trainer", "seed=1"]
     assert checked(words, CONF, sweeps=False) == words
+    assert checked(["seed=1", "--cfg", "job", "name=x"], CONF, sweeps=False) == ["--cfg", "job", "seed=1", "name=x"]
     with pytest.raises(ConfigError, match="must be --cfg all --resolve"):
         checked(["--cfg", "hydra", "--resolve"], CONF, sweeps=False)
 
