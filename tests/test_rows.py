@@ -46,7 +46,7 @@ def lines(*cells, sep=","):
 
 def folder(path, **files):
     """A folder of files: `train_csv="..."` is train.csv; rows become JSON lines."""
-    path.mkdir()
+    path.mkdir(parents=True)
     for name, content in files.items():
         if isinstance(content, list):
             content = "".join(json.dumps(row) + "\n" for row in content)
@@ -255,7 +255,7 @@ def test_whole_numbers_stored_as_others_are_class_ids(tmp_path, made):
 
 def test_how_a_csv_is_written_can_be_said(tmp_path, made, tokenizer):
     path = tmp_path / "d"
-    path.mkdir()
+    path.mkdir(parents=True)
     (path / "train.csv").write_bytes("0;les d\xe9fis: dogs\n1;'all; cats'\n0;cats\n".encode("latin-1"))
     (path / "validation.csv").write_bytes(b"0;dogs\n1;cats\n")
     csv = {"sep": ";", "encoding": "latin-1", "names": ["label", "text"], "quotechar": "'", "skiprows": None}
@@ -407,3 +407,14 @@ def test_a_search_and_a_finetuning_take_the_settings(tmp_path):
         for more in (["+experiment=finetune", "checkpoint=x"], ["+experiment=mnli"], []):
             cfg = compose("train", [*more, *words])
             assert cfg.data.files.validation == ["b.tsv", "c*.tsv"] and cfg.data.csv.sep == ";"
+
+
+def test_another_folder_of_the_same_name_holds_its_own_rows(tmp_path, made):
+    """`datasets` takes the rows of the one for those of the other: its cache knows such folders by their last name."""
+    card = "---\nconfigs:\n- config_name: mnli\n  data_files:\n"
+    card += "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in ("train", "validation")) + "---\n"
+    sizes = {}
+    for parent, count in (("one", 6), ("other", 10)):
+        path = folder(tmp_path / parent / "mnli", README_md=card, train_jsonl=rows(count), validation_jsonl=rows(4))
+        sizes[parent] = len(made(path, name="mnli", num_labels=2)[0].train)
+    assert sizes == {"one": 6, "other": 10}
