@@ -43,6 +43,7 @@ from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import make_trainer, on_slurm
 from kdnas.errors import ConfigError
+from kdnas.fitting import bar, check_time, fit
 from kdnas.identity import stamp
 from kdnas.jobs import candidates, open_study
 from kdnas.judgement import Judgement, judge
@@ -69,16 +70,6 @@ from kdnas.screen import activity, aside, board
 from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
-LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
-"""How Lightning begins to refuse a setting once it sees the batches or the figures."""
-
-
-def run(cfg: DictConfig) -> dict[str, float]:
-    """Runs one config and returns its held-out metrics (the first student's).
-
-    Raises:
-        ConfigError: bad input, before anything is trained.
-    """
     stages = cfg.search.stages
     if cfg.stage not in (stages or ()):
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
@@ -305,29 +296,6 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     return dict(module.results[0]), True
 
 
-def bar(cfg: DictConfig) -> list[L.Callback]:
-    """What shows how far a training is: a bar of the user's own, ours, or nothing."""
-    given = cfg.trainer.get("enable_progress_bar") is False
-    if given or any(isinstance(callback, ProgressBar) for callback in user_callbacks(cfg.trainer)):
-        return []
-    return [Progress(cfg.title)]
-
-
-def fit(trainer: L.Trainer, module: ExportingModule, data: EncodedDataModule, last: str | None) -> None:
-    """Trains, from a checkpoint if there is one.
-
-    Raises:
-        ConfigError: settings that Lightning finds not to fit the number of batches, or the figures that are logged.
-    """
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        if isinstance(error, MisconfigurationException) or said.startswith(LIGHTNINGS):
-            raise ConfigError(f"trainer: {said}") from error
-        raise
-
-
 def refuse_diverged(module: ExportingModule, output: Path) -> None:
     """Refuses a training that has diverged; its folder can be used again, with other settings too."""
     if module.diverged:
@@ -344,17 +312,6 @@ def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer)
         module.open_teacher(trainer, None if masked else data.corpus)
     for model in () if masked else module.exports.values():
         train_used_rows(model, data.corpus.vocabulary)
-
-
-def check_time(trainer: L.Trainer, cfg: DictConfig) -> None:
-    """What was cut short has not shown what it can do: that is a failure, and not a low reward."""
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    if any((timer.time_remaining() or 1) <= 0 for timer in timers):
-        limit = cfg.trainer.max_time
-        setting = "trainer.callbacks: Timer" if limit is None else f"trainer.max_time={limit}"
-        raise ConfigError(
-            f"{setting}: was over in epoch {trainer.current_epoch + 1}; must be longer, to go on from there"
-        )
 
 
 def ensure_teacher(cfg: DictConfig) -> None:
