@@ -17,14 +17,6 @@ LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
 """How Lightning begins to refuse a setting once it sees the batches or the figures."""
 
 
-def run(cfg: DictConfig) -> dict[str, float]:
-    """Runs one config and returns its held-out metrics (the first student's).
-
-    Raises:
-        ConfigError: bad input, before anything is trained.
-    """
-
-
 def bar(cfg: DictConfig) -> list[L.Callback]:
     """What shows how far a training is: a bar of the user's own, ours, or nothing."""
     given = cfg.trainer.get("enable_progress_bar") is False

@@ -22,19 +22,15 @@ import optuna
 import transformers
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdnas.again import measure_again
-from kdnas.arguments import user_callbacks
 from kdnas.callbacks import (
     ControllerUpdate,
     ExportModels,
     LatencyBenchmark,
     LeaveSigterm,
-    Progress,
     QuietSteps,
     SeedSteps,
 )
@@ -70,6 +66,14 @@ from kdnas.screen import activity, aside, board
 from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Runs one config and returns its held-out metrics (the first student's).
+
+    Raises:
+        ConfigError: bad input, before anything is trained.
+    """
     stages = cfg.search.stages
     if cfg.stage not in (stages or ()):
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
