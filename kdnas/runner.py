@@ -24,18 +24,14 @@ import transformers
 from filelock import FileLock
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, open_dict
 
-from kdnas.arguments import user_callbacks
 from kdnas.callbacks import (
     ControllerUpdate,
     ExportModels,
     LatencyBenchmark,
     LeaveSigterm,
-    Progress,
     QuietSteps,
     SeedSteps,
 )
@@ -43,6 +39,7 @@ from kdnas.config import instantiate, override, plain
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import make_trainer, on_slurm
 from kdnas.errors import ConfigError
+from kdnas.fitting import bar, check_time, fit
 from kdnas.identity import stamp
 from kdnas.jobs import candidates, open_study
 from kdnas.models import check_activation
@@ -66,8 +63,6 @@ from kdnas.runs import (
 from kdnas.shared import shared
 
 log = logging.getLogger(__name__)
-LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
-"""How Lightning begins to refuse a setting once it sees the batches or the figures."""
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -273,29 +268,6 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     return dict(module.results[0]), True
 
 
-def bar(cfg: DictConfig) -> list[L.Callback]:
-    """What shows how far a training is: a bar of the user's own, ours, or nothing."""
-    given = cfg.trainer.get("enable_progress_bar") is False
-    if given or any(isinstance(callback, ProgressBar) for callback in user_callbacks(cfg.trainer)):
-        return []
-    return [Progress(cfg.title)]
-
-
-def fit(trainer: L.Trainer, module: ExportingModule, data: EncodedDataModule, last: str | None) -> None:
-    """Trains, from a checkpoint if there is one.
-
-    Raises:
-        ConfigError: settings that Lightning finds not to fit the number of batches, or the figures that are logged.
-    """
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        if isinstance(error, MisconfigurationException) or said.startswith(LIGHTNINGS):
-            raise ConfigError(f"trainer: {said}") from error
-        raise
-
-
 def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
     """What the rows that have been read decide: how the teacher is asked, and which word embeddings are trained."""
     masked = data.masking is not None  # a pass changes its rows, and brings words that are in none
@@ -303,17 +275,6 @@ def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer)
         module.open_teacher(trainer, None if masked else data.corpus)
     for model in () if masked else module.exports.values():
         train_used_rows(model, data.corpus.vocabulary)
-
-
-def check_time(trainer: L.Trainer, cfg: DictConfig) -> None:
-    """What was cut short has not shown what it can do: that is a failure, and not a low reward."""
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    if any((timer.time_remaining() or 1) <= 0 for timer in timers):
-        limit = cfg.trainer.max_time
-        setting = "trainer.callbacks: Timer" if limit is None else f"trainer.max_time={limit}"
-        raise ConfigError(
-            f"{setting}: was over in epoch {trainer.current_epoch + 1}; must be longer, to go on from there"
-        )
 
 
 def ensure_teacher(cfg: DictConfig) -> None:

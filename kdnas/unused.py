@@ -13,6 +13,8 @@ from kdnas.errors import ConfigError
 
 DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher", "latency")
 """Parts of a config that only a distillation has a use for."""
+OPTIONAL = ("latency", "outputs", "logger")
+"""Groups that a run can do without."""
 TASKS = ("data", "module", "objective", "teacher", "reward")
 """Parts of a config in which a task's settings can be referred to."""
 
@@ -20,7 +22,7 @@ TASKS = ("data", "module", "objective", "teacher", "reward")
 def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
     """Leaves out the groups that the command line does (`~latency`), whatever an experiment had set in them."""
     keys = [key for _, key in typed(words)]
-    for group in (word[1:] for word in words if word.startswith("~")):
+    for group in (word[1:] for word in words if word.startswith("~") and word[1:] in OPTIONAL):
         rest = cfg.get(group)
         if isinstance(rest, DictConfig) and "_target_" not in rest and not any(k.startswith(f"{group}.") for k in keys):
             cfg[group] = None
