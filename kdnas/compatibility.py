@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedConfig
@@ -56,7 +58,8 @@ def _check_ids(config: PreTrainedConfig, tokenizer: Tokenizer, source: str) -> N
 def _batch(tokenizer: Tokenizer, texts_per_row: int, max_length: int) -> BatchEncoding:
     """A short, an empty and a cut row, as the data's will be."""
     texts = [TEXT, "", " ".join([TEXT] * max_length)]
-    encoded = tokenizer(*[texts] * texts_per_row, truncation=True, max_length=max_length)
+    own = copy.deepcopy(tokenizer)  # which keeps the truncation, and would be exported with it
+    encoded = own(*[texts] * texts_per_row, truncation=True, max_length=max_length)
     if too_long := [len(row) for row in encoded["input_ids"] if len(row) > max_length]:
         raise ValueError(f"it gives {too_long[0]} tokens where {max_length} are the most")
     return encoded

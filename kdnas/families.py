@@ -172,7 +172,8 @@ def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
     """Counts the floating-point operations of one forward pass (matrix products and attention)."""
     # Fake tensors on the meta device: on a CPU's, fused attention would not be counted; without fakes, transformers
     # would ask the tensors whether there is padding.
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"):
+    # Out of inference mode, in which a validation may ask: fakes cannot be made there.
+    with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"):
         model = new_encoder(config).eval().requires_grad_(False)
         tokens = torch.zeros(batch_size, length, dtype=torch.long)
         counter = FlopCounterMode(display=False)

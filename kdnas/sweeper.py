@@ -67,6 +67,7 @@ class KDNASSweeper(Sweeper):
         self.config: DictConfig
         self.overrides: list[str]
         self.search: str
+        self.folder: Path
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -81,7 +82,7 @@ class KDNASSweeper(Sweeper):
         except ConfigError as error:
             sys.exit(f"error: {error}")
         except Exception as error:
-            if met := disk_error(error, Path(self.config.search.dir)):
+            if met := disk_error(error, *([self.folder] if hasattr(self, "folder") else [])):
                 sys.exit(f"error: {met}; when that is mended, {GOES_ON}")
             raise
 
@@ -111,8 +112,9 @@ class KDNASSweeper(Sweeper):
         require_switch("search.fresh", search.fresh)
         controller = instantiate(self.config.controller)
         instantiate(self.config.controller, _partial_=False, seed=self.config.seed)
-        self.folder = check_folder("search.dir", search.dir)
-        with in_folder(self.folder):
+        folder = check_folder("search.dir", search.dir)
+        with in_folder(folder):
+            self.folder = folder
             self._prepare(settings.retries)
             prepared = read_prepared(self.folder / "prepare")
             space = instantiate(self.config.space)

@@ -136,7 +136,11 @@ TABLE = [
     ("train", "data.rows=[1", "no viable alternative at input '[1'"),
     ("train", "~objective", "objective: says nothing to make; must have a _target_"),
     ("train", "~reward", "reward: wants a value that no chosen group gives"),
-    ("train", "data=glue", "data: wants a value that no chosen group gives (Interpolation key 'task.name' not found)"),
+    (
+        "train",
+        "data=glue",
+        "data.name: wants a value that no chosen group gives (Interpolation key 'task.name' not found)",
+    ),
     ("search", "controller=feedback,random", "controller=feedback,random: search.py takes one value a key"),
     ("train", "checkpoint={teacher}", "checkpoint={teacher}: is for +experiment=finetune; a distillation starts from"),
     ("train", "task=mnli", "task=mnli: not a setting of what is chosen; data=glue reads a task's rows"),

@@ -295,13 +295,13 @@ def search(folder, config):
     study.add(ARCHITECTURE, {"episode": 0, "origin": "random"})
     student = SimpleNamespace(model=SimpleNamespace(config=student_config(config, ARCHITECTURE)), lost=False)
     module = SimpleNamespace(
-        teacher_config=config, trainees=[student], architectures=[ARCHITECTURE], results=[{"loss": 0.5}]
+        teacher_config=config, trainees=[student], architectures=[ARCHITECTURE], results=[{"loss": 0.5}], diverged={}
     )
     return study, module
 
 
 def trainer(fn="validate"):
-    return SimpleNamespace(is_global_zero=True, state=SimpleNamespace(fn=fn))
+    return SimpleNamespace(is_global_zero=True, sanity_checking=False, state=SimpleNamespace(fn=fn))
 
 
 def ratio(metrics, cost, teacher):

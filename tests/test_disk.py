@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas.architecture import Architecture
-from kdnas.checkpoints import export
 from kdnas.devices import WholeCheckpoints
 from kdnas.disk import DiskError, disk_error, writing
 from kdnas.errors import ConfigError
+from kdnas.exports import export
 from kdnas.jobs import candidates
 from kdnas.launchers import DiedError
 from kdnas.launchers.returns import failed, from_json, to_json, told
@@ -37,10 +37,12 @@ def full(size=4096):
     """No file can be larger, as if the disk were full then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # Python would leave modules cut short
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
 
@@ -211,6 +213,7 @@ def test_a_training_on_a_full_disk_ends_in_one_line(teacher, text_dataset, tmp_p
     words += ["architecture.intermediate_size=32", f"outputs.folder={tmp_path}/outputs"]
     shell = f"ulimit -f 40; exec {' '.join(repr(word) for word in words)}"
     environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # or it would leave modules cut short
     done = subprocess.run(["bash", "-c", shell], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr[-2000:]
     assert "Traceback" not in done.stdout + done.stderr

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import DataCollatorWithPadding
 
 from kdnas import glue, runner
 from kdnas.architecture import Architecture
@@ -25,6 +25,7 @@ from kdnas.errors import ConfigError
 from kdnas.modules import StudentDistiller
 from kdnas.modules.base import DivergedError
 from kdnas.modules.finetuner import FineTuner
+from kdnas.search.study import Cost
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -52,11 +53,13 @@ def train(folder, teacher, *overrides):
 
 
 @pytest.fixture(scope="session")
-def classifier(teacher, tmp_path_factory):
-    """The random teacher with a classifier of the built-in task's three classes."""
+def classifier(teacher, teach, tmp_path_factory):
+    """A classifier of the built-in task's three classes that knows the held-out rows."""
     folder = tmp_path_factory.mktemp("classifier")
-    AutoModelForSequenceClassification.from_pretrained(teacher, num_labels=3).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    model, tokenizer = load_classifier(teacher, 3)
+    teach(model, tokenizer)
+    for part in (model, tokenizer):
+        part.save_pretrained(folder)
     return str(folder)
 
 
@@ -69,7 +72,7 @@ def test_a_training_that_diverges_is_refused_and_leaves_nothing_that_counts(name
         train(tmp_path, classifier, *own, f"{key}=1e8")
     assert "epoch 1" in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left <= {"settings.json", "metrics.csv"}
+    assert left <= {".lock", "settings.json", "metrics.csv"}
     assert pd.read_csv(tmp_path / "run/metrics.csv")["epoch"].max() < 2  # it ends where it diverges, not epochs later
     train(tmp_path, classifier, *own, f"{key}=1e-4")  # the folder is free for other settings
     weights = load_file(tmp_path / "run/model/model.safetensors")
@@ -183,8 +186,10 @@ def test_the_study_hears_of_a_diverged_student_of_a_gang_and_of_the_others_rewar
         tell=lambda trial, reward, metrics, *_, **__: told.update({trial: reward}),
         fail=lambda trial, reason: failed.update({trial: reason}),
         part=lambda trials: None,
+        teacher=None,
     )
-    latency = SimpleNamespace(teacher=None, students=[None, None])
+    cost = Cost(1, 1, {})
+    latency = SimpleNamespace(teacher=cost, students=[cost, cost], measure_again=lambda module: None)
     module = StudentDistiller(teacher, [SMALL, WIDE], hidden_states())
     module.students[0].model.embeddings.word_embeddings.weight.data[module.tokenizer.mask_token_id] = math.inf  # unused
     update = ControllerUpdate(study, [7, 8], lambda metrics, *_: -metrics["loss"], latency)

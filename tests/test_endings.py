@@ -17,9 +17,15 @@ READY = "print('ready', flush=True);"
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (its terminal was closed)"}
 
 
+def listen_again():
+    """Gives a child the usual signals: what runs these tests may ignore Ctrl-C, as a shell does for `command &`."""
+    for number in NAMES:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(code, **settings):
     words = [sys.executable, "-c", code]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=listen_again)
     return subprocess.Popen(words, start_new_session=True, **pipes, **settings)
 
 
@@ -69,7 +75,8 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 def test_a_forked_child_is_left_to_its_parent():
-    code = f"{LISTENING} pid = os.fork()\nif not pid: time.sleep(60)\n{READY}\n"
+    code = f"{LISTENING} there, begun = os.pipe(); pid = os.fork()\n"
+    code += f"if not pid: os.write(begun, b'.'); time.sleep(60)\nos.read(there, 1); {READY}\n"
     code += "os.kill(pid, 15); print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     out, err, status = ended(start(code))
     assert (out, err, status) == ("-15\n", "", 0)
@@ -115,7 +122,15 @@ def press(words, times, log, number=signal.SIGINT, session=True):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     word, count = times
     with log.open("w") as file:
-        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=listen_again,
+        )
         try:
             while log.read_text().count(word) < count:
                 assert process.poll() is None, log.read_text()[-3000:]

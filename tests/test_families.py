@@ -8,10 +8,11 @@ import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from kdnas.architecture import Architecture
-from kdnas.checkpoints import export, load_classifier, load_encoder_into
+from kdnas.checkpoints import load_classifier, load_encoder_into
 from kdnas.datamodules import grammar
 from kdnas.datamodules.flat import PadCollator
 from kdnas.errors import ConfigError
+from kdnas.exports import export
 from kdnas.families import architecture_of, count_flops, count_parameters, new_encoder, positions
 from kdnas.models import Classifier, Encoder, MaskedLM, check_config, load_config, load_encoder, student_config
 from kdnas.packing import outputs

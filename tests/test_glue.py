@@ -157,12 +157,17 @@ def test_from_a_model_to_the_table(teacher, datasets, tmp_path, caplog, capsys):
     assert all(set(found["stsb", seed]) == {"pearson", "spearman"} for seed in (1, 2))
 
     # The same again is not trained again; other settings are not mistaken for it.
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+
+    def written():
+        files = (path for path in tmp_path.rglob("*.*") if path.is_file() and path.name != ".lock")
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = written()
     assert tune("mnli", 1) == found["mnli", 1]
     assert "tiny mnli seed 1: already finished" in caplog.messages[-1]
     with pytest.raises(ConfigError, match=r"^module\.learning_rate=0\.1: .*mnli-1 holds a run with 2e-05"):
         tune("mnli", 1, "module.learning_rate=0.1")
-    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert written() == before
 
     settings = [f"folder={tmp_path}/runs", f"paths.runs={tmp_path}", "latency.accelerators=[cpu]", "latency.repeats=1"]
     settings += [
@@ -335,5 +340,5 @@ def test_wrong_input_is_refused(runs, overrides, says):
 def test_the_command_says_it_in_one_line(tmp_path):
     call = [sys.executable, "glue.py", f"folder={tmp_path}", "~latency"]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == ""
+    assert done.returncode == 1 and "Traceback" not in done.stdout
     assert done.stderr.startswith(f"error: folder={tmp_path}: holds no finished run") and done.stderr.count("\n") == 1

@@ -352,7 +352,7 @@ def test_a_step_can_ask_whether_a_measurement_waits_for_it():
 
 
 def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("kdnas.files.PATIENCE", 0.01)
+    monkeypatch.setattr("kdnas.locks.PATIENCE", 0.01)
     entered = threading.Event()
 
     def step():
@@ -362,7 +362,7 @@ def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
     with caplog.at_level("INFO"), QuietHost(tmp_path).quiet():
         thread = threading.Thread(target=step)
         thread.start()
-        while "waiting for the other kdnas processes" not in caplog.text:
+        while "waiting for process" not in caplog.text:
             assert thread.is_alive()
         assert not entered.is_set()
     thread.join()

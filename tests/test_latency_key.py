@@ -52,7 +52,8 @@ def test_families_of_the_same_sizes_differ():
 
 
 def test_an_exported_student_has_the_key_of_the_candidate_that_it_was(teacher, tmp_path):
-    config = student_config(AutoConfig.from_pretrained(teacher), Architecture(1, 2, 8, 16, "gelu"), dropout=0.3)
+    config = student_config(AutoConfig.from_pretrained(teacher), Architecture(1, 2, 8, 16, "gelu"))
+    config.hidden_dropout_prob = 0.3
     before = key_of(config)
     config.id2label, config.problem_type = {0: "no", 1: "yes", 2: "perhaps"}, "single_label_classification"
     AutoModel.from_config(config).save_pretrained(tmp_path)

@@ -12,12 +12,12 @@ from test_distiller import CONF
 
 from kdnas import runner
 from kdnas.config import flatten, plain
-from kdnas.datamodules import GlueDataModule
+from kdnas.datamodules import GlueDataModule, grammar
 from kdnas.errors import ConfigError
 from kdnas.identity import stamp, weights
 from kdnas.models import load_tokenizer
 from kdnas.multirun import Gathering, tidy
-from kdnas.runs import LOCK, alone
+from kdnas.runs import LOCK, at_work
 from kdnas.sweeper import distillation_overrides, named, spans
 
 STUDENT = ["architecture.num_hidden_layers=1", "architecture.num_attention_heads=2", "architecture.hidden_size=16"]
@@ -33,18 +33,18 @@ def composed(teacher, data, folder, *words):
 
 
 def test_a_folder_is_one_runs_at_a_time_until_its_process_dies(tmp_path):
-    code = "import time; from pathlib import Path; from kdnas.runs import alone\n"
-    code += f"with alone(Path('{tmp_path}/a/b')): print(flush=True); time.sleep(60)"
+    code = "import time; from pathlib import Path; from kdnas.runs import at_work\n"
+    code += f"with at_work(Path('{tmp_path}/a/b')): print(flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         refused = pytest.raises(ConfigError, match=r"^paths.output=.*/a/b: another run is at work there")
-        with refused, alone(tmp_path / "a/b"):
+        with refused, at_work(tmp_path / "a/b"):
             pass
         other.kill()
-    with alone(tmp_path / "a/b"):
+    with at_work(tmp_path / "a/b"):
         (tmp_path / "a/b/last.ckpt").write_text("something")
     assert (tmp_path / "a/b" / LOCK).is_file()
-    with alone(tmp_path / "c/d"):  # which leaves nothing
+    with at_work(tmp_path / "c/d"):  # which leaves nothing
         pass
     assert {path.name for path in tmp_path.iterdir()} == {"a"}
 
@@ -156,7 +156,10 @@ def test_a_teacher_is_trained_on_its_students_data(words, teacher, text_dataset,
     shutil.copytree(text_dataset, other)
     base = ["+experiment=mnli", "teacher.source=" + teacher, f"data.path={other}", "data.name=null", "teacher.epochs=1"]
     base += ["data.validation=validation", "data.also=null", "data.max_length=32", *STUDENT, *CHEAP]
-    base += [f"data.extra=[{{path: {text_dataset}, columns: [premise, hypothesis], label: null}}]"]
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "train.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in grammar.pairs(9, seed=6)))
+    base += [f"data.extra=[{{path: {more}, columns: [premise, hypothesis], label: null}}]"]
     base += [
         "trainer.accelerator=cpu",
         "trainer.precision=32-true",

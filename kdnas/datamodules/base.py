@@ -96,7 +96,7 @@ class EncodedDataModule(L.LightningDataModule):
                 f"data.max_length={max_length}: must be at most the teacher's {tokenizer.model_max_length}"
             )
         if tokenizer is not None and masking is not None:
-            masking.check(tokenizer)
+            masking.check(copy.deepcopy(tokenizer))
         self.source = source
         self.tokenizer = copy.deepcopy(tokenizer)  # encoding sets its truncation, with which it would be exported
         self.masking = masking
