@@ -1,4 +1,4 @@
-"""The arguments of Lightning's Trainer: each that a user gives is used, or refused before anything is trained."""
+"""Checks of the arguments of Lightning's Trainer: each is used, or refused before anything is trained."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "limit_predict_batches": ((), "kdnas does not predict; it validates"),
     "model_registry": ((), "the model is left in paths.export"),
 }
-"""Arguments that kdnas sets itself or has no use for: the values that change nothing, and what to do instead."""
+"""Trainer arguments that kdnas sets itself or has no use for: the values that are allowed, and the alternative."""
 
 
 def check_arguments(given: DictConfig) -> None:
-    """Refuses arguments that would be ignored, or that Lightning would choke on in the middle of a training.
+    """Refuses arguments that would be ignored, or that Lightning would fail on in the middle of a training.
 
     Args:
         given: the config's `trainer`.
@@ -69,10 +69,10 @@ def check_arguments(given: DictConfig) -> None:
 
 
 def user_callbacks(given: DictConfig) -> list[Callback]:
-    """The callbacks of a config's `trainer`, made anew.
+    """Instantiates the callbacks of a config's `trainer`.
 
     Raises:
-        ConfigError: something else than a list of callbacks.
+        ConfigError: not a list of callbacks.
     """
     wanted = given.get("callbacks")
     made = (instantiate(wanted) if OmegaConf.is_config(wanted) else wanted) or []
@@ -84,12 +84,12 @@ def user_callbacks(given: DictConfig) -> list[Callback]:
 
 
 def check_callbacks(callbacks: Sequence[Callback], figures: Sequence[str], stages: bool, students: int) -> None:
-    """Refuses callbacks that would wait for a figure that never comes, or would stop what must not be stopped.
+    """Refuses callbacks that monitor a metric that is not logged, and early stopping of several stages or students.
 
     Args:
-        figures: what a run logs; empty if that is not known.
+        figures: the names of the metrics that the run logs; empty if they are not known.
         stages: whether the training has stages with epochs of their own.
-        students: trained together.
+        students: how many are trained together.
     """
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)

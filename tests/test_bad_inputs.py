@@ -134,7 +134,7 @@ TABLE = [
     ("search", "+controller.nonsense=1", "controller: FeedbackSampler.__init__() got an unexpected keyword"),
     ("train", "objective._target_=no.such", "objective: Error locating target 'no.such'"),
     ("train", "data.rows=[1", "no viable alternative at input '[1'"),
-    ("train", "~objective", "objective: says nothing to make; must have a _target_"),
+    ("train", "~objective", "objective: needs a _target_"),
     ("train", "~reward", "reward: wants a value that no chosen group gives"),
     ("train", "data=glue", "data: wants a value that no chosen group gives (Interpolation key 'task.name' not found)"),
     ("search", "controller=feedback,random", "controller=feedback,random: search.py takes one value a key"),
