@@ -1,4 +1,4 @@
-"""Settings that a user gives and a run would not use: each is refused with what would be used in its place."""
+"""Refuses settings that the user gives and the run would not use, and names the setting to use instead."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kdnas.config import instantiate
 from kdnas.errors import ConfigError
 
 DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher", "latency")
-"""Parts of a config that only a distillation has a use for."""
+"""Parts of a config that only a distillation uses."""
 OPTIONAL = ("latency", "outputs", "logger")
-"""Groups that a run can do without."""
+"""Groups that a run does not need."""
 TASKS = ("data", "module", "objective", "teacher", "reward")
-"""Parts of a config in which a task's settings can be referred to."""
+"""Parts of a config that may refer to a task's settings."""
 
 
 def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
-    """Leaves out the groups that the command line does (`~latency`), whatever an experiment had set in them."""
+    """Removes the groups that the command line leaves out (`~latency`), even if an experiment sets values in them."""
     keys = [key for _, key in typed(words)]
     for group in (word[1:] for word in words if word.startswith("~") and word[1:] in OPTIONAL):
         rest = cfg.get(group)
@@ -29,14 +29,14 @@ def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
 
 
 def refuse_unused(cfg: DictConfig, words: Sequence[str]) -> None:
-    """Refuses words of the command line that change nothing.
+    """Refuses overrides that change nothing.
 
     Args:
-        cfg: before a stage's settings.
-        words: the overrides.
+        cfg: the config, before a stage's settings are merged.
+        words: the overrides of the command line.
 
     Raises:
-        ConfigError: names the first such word.
+        ConfigError: an override is not used; the message names the first.
     """
     for word, key in typed(words):
         for why in reasons(cfg, key):
@@ -44,13 +44,13 @@ def refuse_unused(cfg: DictConfig, words: Sequence[str]) -> None:
 
 
 def typed(words: Sequence[str]) -> list[tuple[str, str]]:
-    """The overrides that set something, each with its key."""
+    """Returns the overrides that set a value, each with its key."""
     overrides = OverridesParser.create().parse_overrides(list(words))
     return [(str(one.input_line), str(one.key_or_group)) for one in overrides if not one.is_delete()]
 
 
 def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
-    """Why a setting would not be used; nothing if it would."""
+    """Yields the reasons why a setting would not be used; none if it is used."""
     part, name = key.partition(".")[0], key.partition(".")[2]
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
         yield "is for +experiment=finetune; a distillation starts from module.initial"
@@ -69,12 +69,12 @@ def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
 
 
 def refers(cfg: DictConfig, parts: Sequence[str], name: str) -> bool:
-    """Whether parts of a config take a value from elsewhere in it."""
+    """Returns whether parts of a config refer to a key by an interpolation."""
     raw = [OmegaConf.to_container(cfg[part], resolve=False) for part in parts if isinstance(cfg.get(part), DictConfig)]
     return f"${{{name}" in str(raw) or f":{name}" in str(raw)
 
 
 def is_brought(cfg: DictConfig) -> bool:
-    """Whether the teacher is one of the user's, in a place where one would be made."""
+    """Returns whether the teacher is the user's own, in the folder where one would be trained."""
     folder = Path(str(cfg.teacher.path))
     return bool(cfg.teacher.get("prepare")) and folder.is_dir() and not Path(f"{folder}.training").is_dir()
