@@ -133,7 +133,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         return self._start(jobs, folder)
 
     def _start(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
-        """Submits jobs with the terminal's signals blocked: they outlive it, and an interrupt loses none of their ids."""
+        """Submits jobs with the terminal's signals blocked: they outlive it, and an interrupt loses no ids."""
         with shielding(signal.SIGINT, signal.SIGHUP):
             self._started = self._submit(jobs, folder)
         return self._started
