@@ -38,6 +38,6 @@ def _tell(seen: Observation, measured: Cost) -> None:
         earlier = seen.cost.latency[device].median
         if abs(latency.median - earlier) > MUCH * latency.median:
             log.info(
-                "%s takes %.2f ms on %s, not the %.2f that its reward (%.4f) is of: the host was busy then",
+                "%s takes %.2f ms on %s, not the %.2f that its reward (%.4f) was computed with: the host was busy then",
                 *(seen.architecture, latency.median, device, earlier, seen.reward),
             )

@@ -20,7 +20,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "enable_checkpointing": ((True,), "a run that was stopped goes on from last.ckpt"),
     "overfit_batches": ((0,), "data.rows and data.held_out take few rows"),
     "fast_dev_run": ((0, False), "data.rows, data.held_out and trainer.max_steps make a run short"),
-    "barebones": ((False,), "held-out figures decide what is kept, and need what it switches off"),
+    "barebones": ((False,), "held-out metrics decide which weights are kept, and it switches validation off"),
     "limit_test_batches": ((), "kdnas does not test; it validates"),
     "limit_predict_batches": ((), "kdnas does not predict; it validates"),
     "model_registry": ((), "the model is left in paths.export"),

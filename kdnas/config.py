@@ -72,7 +72,7 @@ def mistake(error: BaseException, name: str = "config") -> ConfigError:
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return ConfigError(f"{missing[1]}: required value is missing")
     key = getattr(error, "full_key", None) or name
-    return ConfigError(f"{key}: wants a value that no chosen group gives ({str(error).splitlines()[0]})")
+    return ConfigError(f"{key}: refers to a value that no chosen group sets ({str(error).splitlines()[0]})")
 
 
 def override(key: str, value: Any) -> str:

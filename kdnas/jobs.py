@@ -44,7 +44,7 @@ def candidates(cfg: DictConfig) -> Iterator[list[int]]:
         trials = study.trials()
         left = [number for number in cfg.search.trials if not trials[number].state.is_finished()]
         if not left:
-            log.info("%s: has been told already", cfg.title)
+            log.info("%s: its trials have finished already", cfg.title)
         try:
             yield left
         except (Exception, SystemExit) as error:

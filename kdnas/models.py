@@ -114,7 +114,7 @@ def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
     with reading(key, path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, **DATA)
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers' stand-in for a missing tokenizer
-            raise ValueError("it knows no words")
+            raise ValueError("its vocabulary is empty")
         return tokenizer
 
 
@@ -249,7 +249,7 @@ class Classifier(Head):
         config = load_config(path)
         if config.num_labels != self.num_labels:
             raise ConfigError(
-                f"teacher.path={path}: tells {config.num_labels} classes apart; the task has {self.num_labels} "
+                f"teacher.path={path}: the teacher has {config.num_labels} labels, the task {self.num_labels} "
                 f"(task.num_labels)"
             )
         return config

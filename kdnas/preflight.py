@@ -28,7 +28,8 @@ def staged(cfg: DictConfig, stage: str) -> DictConfig:
         return OmegaConf.merge(cfg, cfg.search.stages[stage] or {}, {"stage": stage})  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(
-            f"search.stages.{stage}.{error.full_key}: not a setting of what is chosen ({str(error).splitlines()[0]})"
+            f"search.stages.{stage}.{error.full_key}: not a setting of the chosen configs "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 

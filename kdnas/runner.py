@@ -333,12 +333,12 @@ def ensure_teacher(cfg: DictConfig) -> None:
         settle_precision(training_cfg)
         try:
             if earlier_results(training, training_cfg) is None or not folder.is_dir():
-                log.info("the teacher %s: training it, if it is not there", folder)
+                log.info("the teacher %s: training it, unless it is finished", folder)
                 attempt(training_cfg)
         except OtherRunError as error:
             raise ConfigError(
-                f"teacher.path={folder}: a teacher made otherwise ({error.difference}); must be another folder, where "
-                "one is made anew"
+                f"teacher.path={folder}: holds a teacher trained {error.difference}; must be another folder, "
+                "to train a new one"
             ) from error
         except DivergedError as error:
             raise ConfigError(f"teacher.path={folder}: its training (teacher.prepare) failed: {error}") from error

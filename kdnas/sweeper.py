@@ -122,7 +122,7 @@ class KDNASSweeper(Sweeper):
             rows, precision = prepared.pop("rows"), mini.optuna.user_attrs.get("precision", prepared["precision"])
             refuse_changes(mini, decisive(staged(self.config, "mini"), rows, precision, COMPARED))
             if full.renew(decisive(staged(self.config, "full"), rows, precision, DISTILLED)):
-                log.info("the finalists are distilled anew: their settings are others")
+                log.info("the finalists are distilled anew: their settings have changed")
             self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
             for study in (mini, full):  # so that jobs of an earlier search, moved aside, cannot report to this one
                 study.optuna.set_user_attr("search", self.search)

@@ -86,7 +86,7 @@ def _fault(config: PreTrainedConfig) -> str | None:
     if not all(parameter.grad.isfinite().all() for parameter in encoder.parameters() if parameter.grad is not None):
         return "its gradients are not finite"
     if not _reads_both_ways(config):
-        return "a token knows nothing of later ones; must be an encoder"
+        return "tokens do not attend to later ones; must be an encoder"
     if run(make(AutoModelForSequenceClassification, config), LENGTH).logits.shape != (2, 2):
         return "its classifier does not give a logit a class"
     return None

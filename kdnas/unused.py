@@ -55,9 +55,12 @@ def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
         yield "is for +experiment=finetune; a distillation starts from module.initial"
     if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task."):
-        yield "not a setting of what is chosen; data=glue reads a task's rows, objective=xtremedistil learns its labels"
+        yield (
+            "not a setting of the chosen configs; data=glue reads a task's rows, objective=xtremedistil learns its "
+            "labels"
+        )
     if cfg.architectures is None and part in DISTILLING and cfg.get(part) is not None:
-        yield "is for a distillation, and this is none; must be left out"
+        yield "is only for distillations; must be left out"
     if cfg.stage == "prepare" and part in ("architecture", "architectures"):
         yield "a search chooses the architectures itself; the values of a dimension are space.<dimension>=[...]"
     if key == "module.learning_rate" and cfg.architectures is not None:
@@ -65,7 +68,7 @@ def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
         if None not in rates:
             yield "each stage has a learning rate of its own, as objective.labels.learning_rate"
     if part == "teacher" and name not in ("", "path", "prepare") and is_brought(cfg):
-        yield f"the teacher in teacher.path={cfg.teacher.path} is not made here, but there; must be left out"
+        yield f"the teacher in teacher.path={cfg.teacher.path} is your own and is not trained here; must be left out"
 
 
 def refers(cfg: DictConfig, parts: Sequence[str], name: str) -> bool:

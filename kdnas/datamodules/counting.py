@@ -156,7 +156,7 @@ class Account:
             for note in part.notes:
                 log.warning("%s: %s", self.name, note)
         if same or repeated == self.used:
-            log.warning("%s: these rows are trained on as well; their figures say nothing of other texts", self.name)
+            log.warning("%s: these rows are trained on as well; their metrics say nothing about other texts", self.name)
         missing = [name for name, count in self.classes.items() if not count]
         if missing and self.name == TRAINING:
             log.warning("%s: no row is of class %s", self.name, ", ".join(missing))

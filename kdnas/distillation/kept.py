@@ -81,7 +81,7 @@ class KeptOutputs(TeacherOutputs):
     def check(self, masked: bool) -> None:
         if masked:
             raise ConfigError(
-                f"outputs={self.name}: keeps what the teacher says of a text, which data.masking changes with every "
+                f"outputs={self.name}: caches the teacher's outputs for a text, which data.masking changes with every "
                 "epoch; must be online"
             )
 

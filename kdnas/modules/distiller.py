@@ -239,7 +239,7 @@ class StudentDistiller(ExportingModule):
     def check(self, masked: bool) -> None:
         aims = self.trainees[0].aims
         if not masked and any(aim.needs_masks for aim in aims):
-            raise ConfigError("data.masking=null: leaves nothing to guess; must be set, as by data/masking=bert")
+            raise ConfigError("data.masking=null: leaves no tokens to predict; must be set, as by data/masking=bert")
         if masked and any(aim.needs_labels for aim in aims):
             raise ConfigError("data.masking: takes the place of the labels that the objective needs; must be null")
         if self.needs:

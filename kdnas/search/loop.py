@@ -112,7 +112,7 @@ class Search:
                     study.fail(job[0].number, f"{tries[-1]} (tried {len(tries)} times)")
             if not worn:
                 for job, reason in zip(jobs, self.evaluate(stage, jobs), strict=True):
-                    died[numbers(job)].append(reason or "the job ended without a word")
+                    died[numbers(job)].append(reason or "the job ended without a result or an error")
 
     def _check(self, before: set[int]) -> None:
         """Raises an error if too many of the candidates that this run of the search has ended failed."""
