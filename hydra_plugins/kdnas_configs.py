@@ -1,4 +1,4 @@
-"""Where Hydra looks for what changes its search path, once it has found all plugins."""
+"""A search path plugin, which Hydra calls once it has found all plugins."""
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -6,9 +6,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class OwnLaunchers(SearchPathPlugin):
-    """Lets `hydra/launcher=joblib` be `conf/hydra/launcher/joblib.yaml` alone.
+    """Removes the schema that joblib's plugin registers as `hydra/launcher/joblib`.
 
-    joblib's own plugin registers a schema of that name, and Hydra would warn at each start that it checks by it.
+    `conf/hydra/launcher/joblib.yaml` replaces it, and Hydra would warn at each start that it validates by the schema.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:

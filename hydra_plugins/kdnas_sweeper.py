@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers; the sweepers themselves are in `kdnas.sweeper` and `kdnas.multirun`."""
+"""Registers the sweepers of `kdnas.sweeper` and `kdnas.multirun` with Hydra, which searches this package."""
 
 from kdnas import multirun, sweeper
 

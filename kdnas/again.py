@@ -1,4 +1,4 @@
-"""Measures again, when a search ends, what it measured while the host was busy."""
+"""Repeats, at the end of a search, the latency measurements that it made on a busy host."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kdnas.search.study import Cost, Observation, Study
 
 log = logging.getLogger(__name__)
 MUCH = 0.1
-"""The share by which a latency has to differ from the earlier one to be worth a line."""
+"""The relative difference from the earlier latency above which a line is logged."""
 
 
 def measure_again(study: Study, teacher: PreTrainedConfig, cost: Callable[[PreTrainedConfig], Cost]) -> None:
-    """Corrects the costs of a study that are of a busy host, those of the teacher and of finished candidates.
+    """Corrects the costs, of the teacher and of finished candidates, that were measured on a busy host.
 
     Args:
-        teacher: its config.
-        cost: measures a model of a config; what the host is still too busy for stays as it is.
+        teacher: the teacher's config.
+        cost: measures a model of the given config. Costs stay as they are while the host is still busy.
     """
     if study.teacher and study.teacher.busy:
         study.teacher = cost(teacher)
@@ -38,6 +38,6 @@ def _tell(seen: Observation, measured: Cost) -> None:
         earlier = seen.cost.latency[device].median
         if abs(latency.median - earlier) > MUCH * latency.median:
             log.info(
-                "%s takes %.2f ms on %s, not the %.2f that its reward (%.4f) is of: the host was busy then",
+                "%s takes %.2f ms on %s, not the %.2f that its reward (%.4f) was computed with: the host was busy then",
                 *(seen.architecture, latency.median, device, earlier, seen.reward),
             )

@@ -1,4 +1,4 @@
-"""The arguments of Lightning's Trainer: each that a user gives is used, or refused before anything is trained."""
+"""Checks of the arguments of Lightning's Trainer: each is used, or refused before anything is trained."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "enable_checkpointing": ((True,), "a run that was stopped goes on from last.ckpt"),
     "overfit_batches": ((0,), "data.rows and data.held_out take few rows"),
     "fast_dev_run": ((0, False), "data.rows, data.held_out and trainer.max_steps make a run short"),
-    "barebones": ((False,), "held-out figures decide what is kept, and need what it switches off"),
+    "barebones": ((False,), "held-out metrics decide which weights are kept, and it switches validation off"),
     "limit_test_batches": ((), "kdnas does not test; it validates"),
     "limit_predict_batches": ((), "kdnas does not predict; it validates"),
     "model_registry": ((), "the model is left in paths.export"),
 }
-"""Arguments that kdnas sets itself or has no use for: the values that change nothing, and what to do instead."""
+"""Trainer arguments that kdnas sets itself or has no use for: the values that are allowed, and the alternative."""
 
 
 def check_arguments(given: DictConfig) -> None:
-    """Refuses arguments that would be ignored, or that Lightning would choke on in the middle of a training.
+    """Refuses arguments that would be ignored, or that Lightning would fail on in the middle of a training.
 
     Args:
         given: the config's `trainer`.
@@ -69,10 +69,10 @@ def check_arguments(given: DictConfig) -> None:
 
 
 def user_callbacks(given: DictConfig) -> list[Callback]:
-    """The callbacks of a config's `trainer`, made anew.
+    """Instantiates the callbacks of a config's `trainer`.
 
     Raises:
-        ConfigError: something else than a list of callbacks.
+        ConfigError: not a list of callbacks.
     """
     wanted = given.get("callbacks")
     made = (instantiate(wanted) if OmegaConf.is_config(wanted) else wanted) or []
@@ -84,12 +84,12 @@ def user_callbacks(given: DictConfig) -> list[Callback]:
 
 
 def check_callbacks(callbacks: Sequence[Callback], figures: Sequence[str], stages: bool, students: int) -> None:
-    """Refuses callbacks that would wait for a figure that never comes, or would stop what must not be stopped.
+    """Refuses callbacks that monitor a metric that is not logged, and early stopping of several stages or students.
 
     Args:
-        figures: what a run logs; empty if that is not known.
+        figures: the names of the metrics that the run logs; empty if they are not known.
         stages: whether the training has stages with epochs of their own.
-        students: trained together.
+        students: how many are trained together.
     """
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)

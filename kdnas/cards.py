@@ -1,4 +1,4 @@
-"""Model cards: what a Hugging Face folder says of itself, in its README.md."""
+"""Model cards: the README.md of an exported Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USES = {
     "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
     "ForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
 }
-"""The Auto class and the hub's name of what a model is for, by the end of its class's name."""
+"""The Auto class and the hub's pipeline tag of a model, by the end of its class's name."""
 CARD = """---
 {data}
 ---
@@ -51,17 +51,17 @@ vectors = (states * real).sum(1) / real.sum(1)
 
 
 def card(model: PreTrainedModel, title: str, about: Mapping[str, str], figures: Mapping[str, float]) -> str:
-    """The model card of an exported model, in markdown with the hub's metadata.
+    """Returns the model card of an exported model, in Markdown with the hub's metadata.
 
     Args:
-        title: the name of its folder.
-        about: how it was made, by headings; a value is text, or a model's folder or hub id.
-        figures: its held-out figures.
+        title: the name of the model's folder.
+        about: how the model was made, by heading; a value is text, or a model's folder or hub id.
+        figures: its held-out metrics.
     """
     kind = type(model).__name__
     auto, use = next((uses for end, uses in USES.items() if kind.endswith(end)), ("AutoModel", "feature-extraction"))
     bare = model.base_model is model
-    # Other families have no pooler, or cannot be told to do without.
+    # Other families have no pooler, or no argument to leave it out.
     pools = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
     origins = [value for value in about.values() if re.fullmatch(HUB_ID, value) and not Path(value).exists()]
     data = ModelCardData(

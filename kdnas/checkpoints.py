@@ -1,4 +1,4 @@
-"""Lightning checkpoints that carry the config and tokenizer of their students, and models that start from them."""
+"""Lightning checkpoints that hold their students' configs and tokenizer, and models that start from them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ PACK = "kdnas"
 
 
 def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `on_save_checkpoint` stores under `PACK`, as plain strings, or as bytes where a file is no text.
+    """Returns what `on_save_checkpoint` stores under `PACK`: configs as JSON, and the tokenizer's files by name.
 
     Args:
-        models: each by the prefix of its weights in the Lightning module's state dict.
+        models: the models, by the prefix of their weights in the LightningModule's state dict.
     """
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -49,12 +49,12 @@ def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, 
 def _content(file: bytes) -> str | Tensor:
     try:
         return file.decode()
-    except UnicodeDecodeError:  # as that of a sentencepiece model
+    except UnicodeDecodeError:  # a binary file, as a sentencepiece model
         return torch.frombuffer(bytearray(file), dtype=torch.uint8)
 
 
 def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
-    """A Lightning checkpoint, read as data: nothing in it is executed."""
+    """Reads a Lightning checkpoint with `weights_only=True`, so that no code in it is run."""
     if not path.is_file():
         raise ConfigError(f"{key}={path}: no such file")
     try:
@@ -70,12 +70,12 @@ def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
 def unpack(
     path: Path, student: int | None = None, key: str = "checkpoint", like: Architecture | None = None
 ) -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
-    """Config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint.
+    """Reads the config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint.
 
     Args:
-        student: the number of one of several; None takes the first, and says so.
-        key: the setting to blame.
-        like: an architecture; without a number, the first student of it is taken.
+        student: the index of the student; None takes the first, and logs it if there are several.
+        key: the setting that error messages name.
+        like: with `student=None`, take the first student of this architecture.
     """
     checkpoint = read(path, key)
     if PACK not in checkpoint:
@@ -104,10 +104,10 @@ def unpack(
 def architectures(
     checkpoint: dict[str, Any], key: str = "paths.output", path: object = "last.ckpt"
 ) -> list[Architecture]:
-    """The architectures of the Hugging Face models in a Lightning checkpoint that was read; none if it is not kdnas's.
+    """Returns the architectures of the Hugging Face models in a checkpoint (see `read`); none if it is not of kdnas.
 
     Args:
-        key, path: the setting to blame and its value.
+        key, path: the setting that error messages name, and its value.
     """
     texts = checkpoint.get(PACK, {"configs": {}})["configs"].values()
     return [architecture_of(_config(text, key, path)) for text in texts]
@@ -121,15 +121,15 @@ def _config(text: str, key: str, path: object) -> PreTrainedConfig:
 def load_classifier(
     source: str, num_labels: int, random: bool = False, student: int | None = None
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    """A sequence classifier (or, with one label, a regressor) on a distilled or pre-trained encoder, and its tokenizer.
+    """Loads a sequence classifier (or, with one label, a regressor) on a pretrained encoder, and its tokenizer.
 
     Args:
         source: a Lightning checkpoint of kdnas, a Hugging Face folder, or a hub id.
-        random: leave the weights at their random start: the same student without distillation.
-        student: the number of one of several students in a checkpoint.
+        random: whether to keep random weights: a baseline without distillation.
+        student: the index of one of several students in a checkpoint.
 
     Raises:
-        ConfigError: nothing there, a damaged file, or weights of another architecture than the config's.
+        ConfigError: a missing or damaged file, or weights of another architecture than the config's.
     """
     weights: dict[str, Tensor] | None = None
     fits = isinstance(source, str) and bool(source)
@@ -155,16 +155,16 @@ def load_classifier(
 
 
 def load_encoder_into(model: PreTrainedModel, source: str, key: str = "module.initial") -> None:
-    """Gives an encoder the weights of another one of the same architecture; poolers and heads are left out.
+    """Copies the weights of an encoder of the same architecture into another, without poolers and heads.
 
     Args:
-        model: as `kdnas.families.new_encoder` makes it.
-        source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (of several
-            students, the one of the model's architecture), a Hugging Face folder, or a hub id.
-        key: the setting to blame.
+        model: an encoder from `kdnas.families.new_encoder`.
+        source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (with several
+            students, the first of the model's architecture is taken), a Hugging Face folder, or a hub id.
+        key: the setting that error messages name.
 
     Raises:
-        ConfigError: nothing there, a damaged file, or another family, architecture, vocabulary or number of positions.
+        ConfigError: a missing or damaged file, or another family, architecture, vocabulary or number of positions.
     """
     if _is_checkpoint(source):
         config, weights, _ = unpack(Path(source), key=key, like=architecture_of(model.config))

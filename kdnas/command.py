@@ -1,6 +1,6 @@
-"""What the commands have in common: how they start, and how they refuse bad input.
+"""The common entry point of the commands, with the handling of bad input.
 
-That is one line on stderr, `error: key=value: must be ...`, exit status 1, and no folder left behind.
+Bad input ends in one line on stderr, `error: key=value: must be ...`, exit status 1, and leaves no folder behind.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """`hydra.main` for a task function whose user's mistakes end in one line.
+    """Wraps a task function in `hydra.main`, with one-line errors for bad input, full disks and signals.
 
     Args:
-        config_name: of a file in `conf/`.
+        config_name: the name of a file in `conf/`.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -53,12 +53,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     if "architectures" in cfg:  # a run
                         words = list(HydraConfig.get().overrides.task)
                         leave_out(cfg, words)
-                        if not cfg.search.trials:  # a search writes the words of its candidates
+                        if not cfg.search.trials:  # the overrides of candidates are the search's own
                             refuse_unused(cfg, words)
                     return task(cfg)
             except (ConfigError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise mistake(error) from error  # an exit would end the other jobs too
+                    raise mistake(error) from error  # a SystemExit would end the other jobs too
                 withdraw()
                 sys.exit(f"error: {mistake(error)}")
             except SystemExit as error:
@@ -70,7 +70,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 several = HydraConfig.get().mode == RunMode.MULTIRUN
                 if met and not several:
                     sys.exit(f"error: {met}; when that is mended, {GOES_ON}")
-                if several and config_name == "train":  # a search logs its own
+                if several and config_name == "train":  # a search logs its jobs' errors itself
                     log.exception("this job failed")
                 if met:
                     raise met from error
@@ -80,9 +80,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def main() -> None:
             nonlocal begun
             begun = False
-            board.foreground = "LOCAL_RANK" not in os.environ  # Lightning starts its other processes by the same words
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to raise its errors, not to print them
-            logging.raiseExceptions = False  # on a full disk, the log can say nothing
+            board.foreground = "LOCAL_RANK" not in os.environ  # set in the processes that Lightning starts
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise its errors, not print them
+            logging.raiseExceptions = False  # on a full disk, logging fails too
             try:
                 sys.argv[1:] = checked(sys.argv[1:], CONF, sweeps=config_name == "search")
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -95,7 +95,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             except ValueError as error:
                 if begun:
                     raise
-                sys.exit(f"error: {' '.join(str(error).split())}")  # Hydra's, of flags that do not go together
+                sys.exit(f"error: {' '.join(str(error).split())}")  # Hydra refuses a combination of flags
             except OSError as error:
                 if begun:
                     raise
@@ -108,10 +108,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
 @contextmanager
 def first_words(title: str | None) -> Iterator[None]:
-    """Says what begins, before anything is imported that takes seconds. Of its jobs a search says it itself.
+    """Logs what starts, before the imports that take seconds; silent in the jobs of a search.
 
     Args:
-        title: of the run; None for a command whose output is a table alone.
+        title: the title of the run; None for a command that prints only a table.
     """
     if board.narrated or not board.foreground:
         yield
@@ -123,7 +123,7 @@ def first_words(title: str | None) -> Iterator[None]:
 
 
 def said(error: HydraException) -> str:
-    """What Hydra says of a mistake, in one line."""
+    """Returns Hydra's error message in one line."""
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         adds = f"; '+{cause.full_key}=...' adds it" * ("_target_" in cause.parent_node)

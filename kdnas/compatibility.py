@@ -1,4 +1,4 @@
-"""A tokenizer against its model: whatever the one can give, the other must take."""
+"""Checks that a model takes everything that its tokenizer gives."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kdnas.families import TINY, apart, first_position, new_encoder, positions, 
 from kdnas.packing import MODEL_INPUTS
 
 TEXT = "The cat's seven lives, 12.5 \u00e9t\u00e9 \u732b \U0001f408!"
-"""A text with words and signs that a vocabulary may lack."""
+"""A text with words and symbols that a vocabulary may lack."""
 
 
 def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts_per_row: int, max_length: int) -> None:
-    """Refuses a tokenizer and a model that do not fit, or rows too long for them, before anything is computed.
+    """Refuses a tokenizer and a model that do not fit, or rows too long for them, before any real work.
 
     Args:
-        config: the model's.
-        source: the setting to blame, with its value, as `teacher.path=...`.
-        texts_per_row: 2 where rows are pairs of texts.
-        max_length: tokens of a row.
+        config: the model's config.
+        source: the setting that names both, with its value, as `teacher.path=...`, for the message.
+        texts_per_row: 1, or 2 where rows are pairs of texts.
+        max_length: the most tokens of a row.
 
     Raises:
         ConfigError: they do not fit.
@@ -34,7 +34,7 @@ def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts
     _check_ids(config, tokenizer, source)
     try:
         batch = _batch(tokenizer, texts_per_row, max_length)
-    except Exception as error:  # of a tokenizer that lacks something, anything
+    except Exception as error:  # a broken tokenizer can raise anything
         raise ConfigError(
             f"{source}: its tokenizer cannot tokenize a text of any characters ({reason(error)})"
         ) from error
@@ -44,7 +44,7 @@ def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts
 
 
 def _check_ids(config: PreTrainedConfig, tokenizer: Tokenizer, source: str) -> None:
-    """Refuses ids that the model has no embedding for, and rows that cannot be padded."""
+    """Refuses token ids that the model has no embedding for, and a tokenizer without a padding token."""
     token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     if largest >= config.vocab_size:
         raise ConfigError(
@@ -56,7 +56,7 @@ def _check_ids(config: PreTrainedConfig, tokenizer: Tokenizer, source: str) -> N
 
 
 def _batch(tokenizer: Tokenizer, texts_per_row: int, max_length: int) -> BatchEncoding:
-    """A short, an empty and a cut row, as the data's will be."""
+    """Tokenizes a short, an empty and a truncated row as the data module does."""
     texts = [TEXT, "", " ".join([TEXT] * max_length)]
     own = copy.deepcopy(tokenizer)  # which keeps the truncation, and would be exported with it
     encoded = own(*[texts] * texts_per_row, truncation=True, max_length=max_length)
@@ -66,7 +66,7 @@ def _batch(tokenizer: Tokenizer, texts_per_row: int, max_length: int) -> BatchEn
 
 
 def _check_beginning(batch: BatchEncoding, source: str) -> None:
-    """Refuses rows that begin with a word: an empty text would have no token, and a classifier reads the first."""
+    """Refuses rows that begin with a word: an empty text would have no token, and classifiers read the first token."""
     if len({row[0] if row else None for row in batch["input_ids"]}) > 1 or not batch["input_ids"][1]:
         raise ConfigError(
             f"{source}: its tokenizer begins a row with its first word; must begin it with a special token, as [CLS] "
@@ -75,10 +75,10 @@ def _check_beginning(batch: BatchEncoding, source: str) -> None:
 
 
 def _check_types(config: PreTrainedConfig, batch: BatchEncoding, source: str) -> None:
-    """Refuses numbers of texts that the model has no embedding for."""
+    """Refuses token_type_ids that the model has no embedding for."""
     largest = max((max(row) for row in batch.get("token_type_ids", [])), default=0)
     types = getattr(config, "type_vocab_size", None)
-    if types and largest >= types:  # without any, a model takes no such numbers, or passes over them
+    if types and largest >= types:  # a model without the setting takes no token_type_ids, or ignores them
         raise ConfigError(
             f"{source}: its tokenizer gives a pair's second text token_type_ids of {largest}, its model has "
             f"type_vocab_size={types}; must be at least {largest + 1}, or data.columns one column"
@@ -88,7 +88,7 @@ def _check_types(config: PreTrainedConfig, batch: BatchEncoding, source: str) ->
 @apart
 @torch.no_grad()
 def _check_run(config: PreTrainedConfig, tokenizer: Tokenizer, batch: BatchEncoding, source: str) -> None:
-    """Refuses what a tiny model with the same vocabulary, positions and types does not take."""
+    """Runs a tiny model of the same family, vocabulary and positions on a batch, and refuses what it does not take."""
     tiny = new_encoder(resize(config, TINY)).eval()
     padding = tokenizer.pad_token_id
     if first_position(tiny) and padding != config.pad_token_id:
@@ -107,7 +107,7 @@ def _check_run(config: PreTrainedConfig, tokenizer: Tokenizer, batch: BatchEncod
     )
     try:
         states = tiny(**inputs).last_hidden_state
-    except Exception as error:  # a model that is given what it does not know can raise anything
+    except Exception as error:  # a model given unsuitable inputs can raise anything
         raise ConfigError(f"{source}: its model does not take what its tokenizer gives ({reason(error)})") from error
     if not states.isfinite().all():
         raise ConfigError(f"{source}: its model gives NaN for what its tokenizer gives")

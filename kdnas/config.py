@@ -1,7 +1,7 @@
-"""Objects from configs, and what configs need to be read.
+"""Instantiates objects from configs, formats overrides, and registers the resolvers of configs.
 
-Hydra imports this at every start (by way of its sweeper plugin), so that `${label:...}`, `${folder:...}` and
-`${begun:...}` are known in every config.
+Hydra imports this at every start (through its sweeper plugin), so that `${label:...}`, `${folder:...}` and
+`${begun:...}` work in every config.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from omegaconf.errors import OmegaConfBaseException
 from kdnas.errors import ConfigError, shown
 
 NOT_FOUND = "Error locating target"
-"""How Hydra begins to say so."""
+"""The beginning of Hydra's message about an unknown `_target_`."""
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf|on|off|yes|no)$)[A-Za-z_/][A-Za-z0-9_/.:@+-]*", re.IGNORECASE)
-"""Text that needs no quotes: no number, and no word with a meaning of its own."""
+"""A pattern for text that needs no quotes in an override: no number, and no keyword of Hydra's grammar."""
 LONGEST = 100
-"""Bytes of a name; file systems allow 255 for a folder, which some are a part of."""
+"""The most bytes of a name; file systems allow 255 for a folder, of which some names are only a part."""
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:
-    """Hydra's `instantiate`, with plain containers, and with the mistakes that it wraps as `ConfigError`."""
+    """Calls Hydra's `instantiate` with plain containers, and turns bad input into a `ConfigError`."""
     for key in sorted(OmegaConf.missing_keys(config)) if OmegaConf.is_config(config) else ():
-        raise ConfigError(f"{_name(config)}.{key}: required value is missing")  # Hydra would pass on ??? for it
+        raise ConfigError(f"{_name(config)}.{key}: required value is missing")  # Hydra would pass "???"
     try:
         return hydra.utils.instantiate(config, _convert_="object", **arguments)
-    except OmegaConfBaseException as error:  # a value that another one was to give
+    except OmegaConfBaseException as error:  # an interpolation that cannot be resolved
         raise mistake(error, _name(config)) from error
     except InstantiationException as error:
         cause: BaseException = error
@@ -43,19 +43,19 @@ def instantiate(config: Any, **arguments: Any) -> Any:
             raise cause from error
         if str(error).startswith(NOT_FOUND):
             raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
-        if isinstance(cause, TypeError | ValueError):  # a value of the wrong type, a key that it does not have
+        if isinstance(cause, TypeError | ValueError):  # a wrong type, or an unknown argument
             raise ConfigError(f"{_name(config)}: {' '.join(str(cause).split())}") from error
-        raise cause from None  # what happened, not where it was wrapped
+        raise cause from None  # the original error, without Hydra's wrapping
 
 
 def _name(config: Any) -> str:
-    """The key of a part of a config, or what it makes where it has none."""
+    """Returns the key of a part of a config, or its `_target_` where it has no key."""
     key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
     return str(key or config.get("_target_"))
 
 
 def plain(config: Any) -> Any:
-    """A config, or a part of one, as plain values with everything in it resolved."""
+    """Returns a config, or a part of one, as plain values with all interpolations resolved."""
     try:
         return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     except OmegaConfBaseException as error:
@@ -63,20 +63,20 @@ def plain(config: Any) -> Any:
 
 
 def mistake(error: BaseException, name: str = "config") -> ConfigError:
-    """The user's mistake behind an error that reading a config has raised; `name` says where, if the error does not."""
+    """Returns the `ConfigError` for an error of reading a config; `name` is the key if the error does not name one."""
     cause: BaseException | None = error
-    while cause is not None:  # one that a resolver raised
+    while cause is not None:  # a resolver may have raised a ConfigError
         if isinstance(cause, ConfigError):
             return cause
         cause = cause.__cause__ or cause.__context__
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return ConfigError(f"{missing[1]}: required value is missing")
     key = getattr(error, "full_key", None) or name
-    return ConfigError(f"{key}: wants a value that no chosen group gives ({str(error).splitlines()[0]})")
+    return ConfigError(f"{key}: refers to a value that no chosen group sets ({str(error).splitlines()[0]})")
 
 
 def override(key: str, value: Any) -> str:
-    """`key=value` as Hydra's command line reads it; text beyond plain names and paths is quoted."""
+    """Formats `key=value` for Hydra's command line; quotes text other than plain names and paths."""
     return f"{key}={_quoted(value)}"
 
 
@@ -91,12 +91,12 @@ def _quoted(value: Any) -> str:
 
 
 def in_quotes(text: str) -> str:
-    """A text as Hydra's command line reads it literally: backslashes count only before a quotation mark."""
+    """Quotes a text for Hydra's command line: backslashes are escapes only before a quotation mark."""
     return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text) + '"'
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys; lists as JSON."""
+    """Flattens nested mappings to one with dotted keys, and lists to JSON."""
     if isinstance(values, dict):
         flat: dict[str, Any] = {}
         for name, value in values.items():
@@ -106,12 +106,12 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def label(model: str, random: bool = False) -> str:
-    """A name for a model's results, one folder wide: the last three parts of its path, as `minilm-full-0003`.
+    """Returns a folder name for a model's results: the last three parts of its path, as `minilm-full-0003`.
 
-    What every run's folder ends with (`model`, `best.ckpt`) is left out.
+    The endings that all runs have in common (`model`, `best.ckpt`) are left out.
 
     Args:
-        random: whether the weights are left out too.
+        random: whether the model starts from random weights; adds `-random`.
     """
     parts = [part for part in Path(model).parts if part.strip("/.")]
     while len(parts) > 1 and (parts[-1] == "model" or parts[-1].endswith(".ckpt")):
@@ -120,10 +120,10 @@ def label(model: str, random: bool = False) -> str:
 
 
 def folder(key: str, *, _root_: DictConfig) -> str:
-    """The value of a key as the name of one folder: every name that becomes part of a path goes through here.
+    """Returns the value of a key, checked as the name of one folder; used for every name that is part of a path.
 
     Raises:
-        ConfigError: a name that would lead somewhere else, or that is none.
+        ConfigError: not a name, or a path that leads elsewhere.
     """
     value = OmegaConf.select(_root_, key)
     name = "" if value is None else str(value)
@@ -136,7 +136,7 @@ def folder(key: str, *, _root_: DictConfig) -> str:
 
 
 def begun(moment: str) -> str:
-    """A name for a run that begins at a moment; in a step of several SLURM tasks, one name for all of them."""
+    """Returns a name for a run from its starting time; the tasks of one SLURM step get a common name."""
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return "slurm-{SLURM_JOB_ID}.{SLURM_STEP_ID}".format_map(os.environ)
     return moment

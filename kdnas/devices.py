@@ -1,4 +1,4 @@
-"""Several devices for one training (DDP): a process each, with a copy of the students and its share of every batch."""
+"""The Trainer, and trainings on several devices (DDP): each process has the students and its shard of every batch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ STRATEGIES = ("auto", "ddp")
 
 
 def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
-    """The Trainer of a config; `settings` go before the config's, and `callbacks` beside them.
+    """Builds the Trainer of a config; `settings` override the config's, and `callbacks` are added to its callbacks.
 
     Raises:
-        ConfigError: settings that Lightning refuses, or devices that cannot share this training.
+        ConfigError: Lightning refuses the settings, or the strategy is not supported.
     """
     if cfg.trainer.strategy not in STRATEGIES:
         raise ConfigError(
@@ -40,9 +40,9 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
         )
     settings["callbacks"] = [*settings.get("callbacks", ()), *user_callbacks(cfg.trainer)]
     settings["plugins"] = [WholeCheckpoints()]
-    settings["use_distributed_sampler"] = False  # the data module knows its share
+    settings["use_distributed_sampler"] = False  # the data module divides batches itself
     try:
-        if on_slurm():  # what stops a job early is requeued by who submitted it
+        if on_slurm():  # submitit requeues jobs, if they are to be requeued
             settings["plugins"].append(SLURMEnvironment(auto_requeue=False))
         given = cfg.trainer.precision
         settings["precision"] = "32-true" if given == "auto" else given
@@ -52,8 +52,8 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
         if count(alone) == 1:
             settings["strategy"] = "auto"
             return instantiate(cfg.trainer, **settings)
-        # Stages freeze parameters that others train. There are no statistics in buffers that could drift apart, and
-        # held-out batches, before which DDP would send them too, need not be as many on each device.
+        # Stages freeze parameters that other stages train. Buffers hold no statistics that could differ, and DDP would
+        # broadcast them before held-out batches too, whose number may differ between devices.
         settings["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
         return instantiate(cfg.trainer, **settings)
     except (MisconfigurationException, ImportError, RuntimeError) as error:
@@ -61,30 +61,30 @@ def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole. Lightning makes them in $TMPDIR and copies them if that is another disk."""
+    """Writes checkpoints atomically. Lightning writes them to $TMPDIR, and copies them if that is another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # Of a file that it has opened itself, torch would not say what keeps it from writing.
+        # With a file that torch opens itself, its error would not name the disk error.
         with whole(Path(path)) as aside, writing(aside), aside.open("wb") as file:
             torch.save(checkpoint, file)
 
 
 def count(trainer: L.Trainer) -> int:
-    """How many devices a Trainer is to have; on SLURM its `world_size` is what there is."""
+    """Returns the number of devices that a Trainer is configured for; on SLURM, `world_size` is the number of tasks."""
     return trainer.num_devices * trainer.num_nodes
 
 
 def on_slurm() -> bool:
-    """Whether SLURM has started this process, and knows its rank."""
+    """Returns whether SLURM, and not torchrun, has started this process and sets its rank."""
     return SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
 
 
 def check_devices(cfg: DictConfig, trainer: L.Trainer) -> None:
-    """Refuses several devices where they cannot be had.
+    """Refuses several devices where they cannot be used.
 
     Raises:
-        ConfigError: a search, a multirun whose processes Lightning would have to start, or other tasks than devices.
+        ConfigError: in a search, in a multirun outside of SLURM, or if SLURM has started another number of tasks.
     """
     if count(trainer) == 1:
         return
@@ -93,15 +93,15 @@ def check_devices(cfg: DictConfig, trainer: L.Trainer) -> None:
         raise ConfigError(f"{given}; must be 1 in a search, which trains each candidate on one device")
     if on_slurm():
         tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # of this srun
-        if tasks != count(trainer):  # the others would be waited for
+        if tasks != count(trainer):  # Lightning would wait forever
             raise ConfigError(f"{given}; must be as many as the tasks that srun has started, {tasks}")
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        # Lightning starts the other processes with the command of this one, which is that of all jobs.
+        # Lightning starts the other processes with this process's command, which would run all jobs.
         raise ConfigError(f"{given}; must be 1 in a multirun; run the command once for each value")
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum of all devices' values."""
+    """Returns the sum of a value over all devices (all-reduce)."""
     if torch.distributed.is_initialized():
         value = value.clone()
         torch.distributed.all_reduce(value)
@@ -109,9 +109,9 @@ def total(value: Tensor) -> Tensor:
 
 
 def balanced(mean: Tensor, count: Tensor) -> Tensor:
-    """A mean over `count` items of this device, scaled so that the devices' average is the mean over all their items.
+    """Scales a mean over this device's `count` items so that the average over devices is the mean over all items.
 
-    DDP averages gradients as if every device had as many items as the others.
+    DDP averages gradients as if all devices had equally many items.
     """
     if not torch.distributed.is_initialized():
         return mean

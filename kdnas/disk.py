@@ -1,4 +1,4 @@
-"""Disks that are full, over their quota, read-only or out of reach: the machine's fault, and told in one line."""
+"""Errors of disks that are full, over their quota, read-only or out of reach, reported in one line."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from pathlib import Path
 FAULTS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN}
 )
-"""The errors of a disk. A file that is not there, or not allowed, is more often a user's mistake."""
+"""Error numbers that mean a disk failed. A missing file or permission is more often a user's mistake."""
 BLOCK = 1 << 16
-"""Bytes to write to find out whether a folder can be written to."""
+"""Bytes that are written to test whether a folder can be written to."""
 GB = 10**9
 
 
 class DiskError(OSError):
-    """A disk cannot be written to. The message is one line: the path, the reason, the room that is left."""
+    """A disk cannot be written to. The message is one line: the path, the reason, the free space."""
 
-    def __init__(self, message: str) -> None:  # unlike an OSError's, always one argument, also when it is unpickled
+    def __init__(self, message: str) -> None:  # one argument, unlike OSError's, also when it is unpickled
         super().__init__(message)
 
 
 @contextmanager
 def writing(path: Path, size: int = BLOCK) -> Iterator[None]:
-    """Says when it is the disk that keeps a block from writing a file or a folder; libraries raise all kinds of errors.
+    """Turns errors of a block that writes files into a `DiskError` where the disk is their cause.
+
+    Libraries raise all kinds of errors when a disk is full.
 
     Args:
-        path: of what is written; its folder is there.
-        size: bytes that it takes, as far as is known.
+        path: the file or folder that is written; its parent exists.
+        size: the bytes it takes, as far as is known.
 
     Raises:
-        DiskError: in place of any exception that the disk is to blame for.
+        DiskError: in place of any exception that the disk caused.
     """
     try:
         yield
@@ -46,14 +48,14 @@ def writing(path: Path, size: int = BLOCK) -> Iterator[None]:
 
 
 def disk_error(error: BaseException, *folders: Path, size: int = BLOCK) -> DiskError | None:
-    """The disk error behind an error, if there is one.
+    """Returns the disk error behind an error, if there is one.
 
-    It is one that the error came from or, because some libraries do not say what theirs came from, that of a folder
-    which cannot be written to just now.
+    It is found in the error's chain of causes or, because some libraries drop the cause, by a test of whether the
+    folders can be written to just now.
 
     Args:
-        folders: what may have been written to.
-        size: bytes that there should be room for.
+        folders: the folders that may have been written to.
+        size: the bytes that must be free in each.
     """
     obstacles = ((folder, obstacle(folder, size)) for folder in folders)
     met = next(((folder, found) for folder, found in obstacles if found), None)
@@ -67,12 +69,12 @@ def disk_error(error: BaseException, *folders: Path, size: int = BLOCK) -> DiskE
 
 
 def _named(error: OSError) -> Path | None:
-    """The file that an error names."""
+    """Returns the file that an error names, if it names one."""
     return None if error.filename is None or isinstance(error.filename, int) else Path(os.fsdecode(error.filename))
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it came from."""
+    """Yields an error and its chain of causes."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         yield error
@@ -81,7 +83,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def obstacle(folder: Path, size: int = BLOCK) -> OSError | None:
-    """What keeps so many bytes from being written to a folder, found out by reserving them for a moment."""
+    """Returns the error that reserving so many bytes in a folder raises; None if they can be written."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(min(size, BLOCK)))
@@ -95,7 +97,7 @@ def obstacle(folder: Path, size: int = BLOCK) -> OSError | None:
 
 
 def room(path: Path) -> str:
-    """How much the disk of a path has left."""
+    """Describes the free space on the disk of a path."""
     there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
     try:
         free, files = shutil.disk_usage(there).free, os.statvfs(there)

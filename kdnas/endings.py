@@ -1,4 +1,4 @@
-"""How a process ends when a signal asks it to: in one line, and without leaving another process behind."""
+"""Ends a process on SIGINT, SIGTERM or SIGHUP: with one line on stderr, and with no process left behind."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 ASKING = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (its terminal was closed)"}
-"""The signals that ask a process to end, as a user knows them."""
+"""The signals that end a process, by the names that messages use."""
 GOES_ON = "the same command goes on"
 IMPATIENCE = 2.0
-"""Seconds after a signal in which more of them change nothing: who presses Ctrl-C twice means it once."""
+"""Seconds after a signal in which further ones are ignored, as a second Ctrl-C."""
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asked this process to end. It is a KeyboardInterrupt, which libraries know how to clean up after.
+    """A signal ended this process. It is a KeyboardInterrupt, which libraries clean up after.
 
-    Its notes say what goes on without this process.
+    Its notes name the jobs that go on without this process.
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
@@ -34,26 +34,26 @@ class Ended(KeyboardInterrupt):
 
 
 _raised: list[float] = []
-"""When a signal was listened to."""
+"""The times at which a signal raised `Ended`."""
 _ends: list[Ended] = []
-"""What this process ends by."""
+"""The signal that ends this process, once there is one."""
 
 
 def listen() -> None:
-    """Has this process end by signals as this module says, from now on; what is ignored, as by nohup, stays ignored."""
+    """Installs the signal handlers of this module; signals that are ignored, as by nohup, stay ignored."""
     for number in ASKING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, raise_ended)
     os.register_at_fork(after_in_child=_listen_no_more)
     sys.excepthook = _say
-    atexit.register(_die)  # before any other is registered, so that it is the last to be called
+    atexit.register(_die)  # registered first, so that it is called last
 
 
 def raise_ended(number: int, frame: FrameType | None = None) -> None:
-    """Handles a signal that asks this process to end.
+    """Handles a signal that ends this process.
 
     Raises:
-        Ended: unless that was raised a moment ago.
+        Ended: unless it was raised within the last `IMPATIENCE` seconds.
     """
     now = time.monotonic()
     if not _raised or now - _raised[-1] > IMPATIENCE:
@@ -62,7 +62,7 @@ def raise_ended(number: int, frame: FrameType | None = None) -> None:
 
 
 def asked_to_end(error: BaseException) -> KeyboardInterrupt | None:
-    """The signal behind an error, if there is one: Lightning turns a KeyboardInterrupt into a SystemExit."""
+    """Returns the KeyboardInterrupt behind an error, if any: Lightning turns one into a SystemExit."""
     while error.__context__ is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error if isinstance(error, KeyboardInterrupt) else None
@@ -70,10 +70,10 @@ def asked_to_end(error: BaseException) -> KeyboardInterrupt | None:
 
 @contextmanager
 def shielding(*numbers: signal.Signals) -> Iterator[None]:
-    """Keeps signals from the processes that are started in the block; for this one, they wait until its end.
+    """Blocks signals for the processes that are started in the block; this process gets them when the block ends.
 
-    A terminal sends them to all of its processes: those that this one ends itself are not to die beforehand, each with
-    a traceback.
+    A terminal sends its signals to all of its processes. Without this, the child processes, which this process ends
+    itself, would die before, each with a traceback.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -83,20 +83,20 @@ def shielding(*numbers: signal.Signals) -> Iterator[None]:
 
 
 def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Says in a line that a signal ended this process; of any other exception, what Python says."""
+    """Prints a line if a signal ended this process, and Python's traceback for any other exception."""
     if not issubclass(kind, KeyboardInterrupt):
         return sys.__excepthook__(kind, error, trace)
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     _ends.append(error if isinstance(error, Ended) else Ended())
-    logging.disable()  # the line is the last word
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes that train together, the first
-        with suppress(OSError, ValueError):  # the terminal is gone
+    logging.disable()  # nothing is logged after the line
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # only the first of the processes of a DDP training
+        with suppress(OSError, ValueError):  # the terminal was closed
             print("\n" * sys.stderr.isatty() + str(_ends[0]), file=sys.stderr, flush=True)
 
 
 def _die() -> None:
-    """Ends by the signal itself: the status is 128 + its number, and a shell's loop around this command ends too."""
+    """Ends this process by the signal itself: its status is 128 + the number, and a shell loop around it ends too."""
     if _ends:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
@@ -107,7 +107,7 @@ def _die() -> None:
 
 
 def _listen_no_more() -> None:
-    """Leaves a forked child, as a data loader's worker is one, to its parent."""
+    """Restores the default handlers in a forked child, as a data loader's worker: its parent ends it."""
     for number in ASKING:
         if signal.getsignal(number) is raise_ended:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

@@ -1,11 +1,11 @@
-"""A user's mistakes: the one exception that stands for them, and the checks of numbers that most of them fail."""
+"""The exception for bad input, and common checks of values."""
 
 import math
 from textwrap import shorten
 from typing import Any
 
 REASON = 200
-"""Characters of another library's message that are worth telling."""
+"""The most characters of another library's message that an error line quotes."""
 
 
 class ConfigError(ValueError):
@@ -13,7 +13,7 @@ class ConfigError(ValueError):
 
 
 def require(fits: bool, key: str, value: Any, allowed: str) -> None:
-    """Refuses a value that does not fit.
+    """Raises an error unless a value fits.
 
     Raises:
         ConfigError: `key=value: must be allowed`.
@@ -23,7 +23,7 @@ def require(fits: bool, key: str, value: Any, allowed: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as it would be given on the command line, in one line."""
+    """Formats a value as on the command line, in one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)
@@ -31,22 +31,22 @@ def shown(value: Any) -> str:
 
 
 def require_whole(key: str, value: Any, least: int) -> None:
-    """Refuses what is no whole number from `least`; true and 2.0 are none."""
+    """Refuses a value that is no integer of at least `least`; true and 2.0 are refused."""
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
     require(fits, key, value, f"a whole number from {least}")
 
 
 def require_switch(key: str, value: Any) -> None:
-    """Refuses what is neither true nor false: other values would count as one of them."""
+    """Refuses a value that is neither true nor false, as others would silently count as one of them."""
     require(isinstance(value, bool), key, value, "true or false")
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one that can be reckoned with: not NaN, infinite, true or text."""
+    """Returns whether a value is a finite number, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def reason(error: Exception) -> str:
-    """Another library's message in one line that is worth telling."""
+    """Returns the first line of another library's error message, shortened."""
     first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
     return shorten(first, REASON)

@@ -1,4 +1,4 @@
-"""Students as Hugging Face folders: written whole or not at all, and never in the place of what somebody else made."""
+"""Exports models as Hugging Face folders: atomically, and never over files that kdnas did not write."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from kdnas.errors import ConfigError
 from kdnas.files import fingerprint
 
 MARK = "kdnas.json"
-"""The file that makes a folder an export of kdnas: a digest of every file that kdnas has written there."""
+"""The file that marks a folder as an export of kdnas: it holds a digest of every file that kdnas wrote there."""
 README = "README.md"
 KEPT = (README, "LICENSE", "LICENSE.md", ".gitattributes", ".gitignore")
-"""Files about a model that its user may write into an export by hand; they stay when another export takes its place."""
+"""Files about a model that a user may add to an export or edit; a new export in its place keeps them."""
 
 
 def check_export(folder: Path, several: bool = False) -> None:
-    """Refuses to put an export where anything else is than an earlier one as kdnas has left it.
+    """Refuses a folder that holds anything but an earlier export that has not been changed since.
 
     Args:
-        folder: the export's, or that of the numbered exports of several students.
-        several: whether there are several.
+        folder: the folder of the export, or of the numbered exports of several students.
+        several: whether several students will be exported.
+
+    Raises:
+        ConfigError: the folder is a file, or holds anything else.
     """
     there = list(folder.iterdir()) if folder.is_dir() else []
     gang = bool(there) and all(path.is_dir() and path.name.isdecimal() for path in there)
@@ -43,7 +46,7 @@ def check_export(folder: Path, several: bool = False) -> None:
 
 
 def _foreign(folder: Path, kept: Collection[str]) -> str:
-    """What keeps a folder from being replaced; nothing if it is an export as kdnas left it, but for the kept files."""
+    """Returns why a folder must not be replaced; empty if it is an export that only `kept` files differ in."""
     written = _written(folder)
     if written is None:
         return "holds something that is not a model from kdnas"
@@ -55,7 +58,7 @@ def _foreign(folder: Path, kept: Collection[str]) -> str:
 
 
 def _written(folder: Path) -> dict[str, str] | None:
-    """The digests of the files that kdnas has written into a folder; None if it is no export of kdnas."""
+    """Returns the digests of the files that kdnas wrote into a folder; None if it is no export of kdnas."""
     try:
         files = json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -70,13 +73,13 @@ def export(
     about: Mapping[str, str] | None = None,
     figures: Mapping[str, float] | None = None,
 ) -> Path:
-    """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model card; whole or not at all.
+    """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model card; atomically.
 
     Args:
-        about, figures: how the model was made and what it can do, for the card (see `kdnas.cards.card`).
+        about, figures: how the model was made and its held-out metrics, for the model card (see `kdnas.cards.card`).
     """
     check_export(folder)
-    folder = folder.resolve()  # not the link that it may be
+    folder = folder.resolve()  # the target, if it is a link
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(4)}") for _ in range(2))
     fresh.mkdir()
@@ -100,13 +103,13 @@ def export(
 
 
 def _mark(folder: Path) -> None:
-    """Notes all files of a folder as written by kdnas."""
+    """Writes `MARK`: digests of all files of a folder."""
     files = {path.relative_to(folder).as_posix(): fingerprint(path) for path in folder.rglob("*") if path.is_file()}
     (folder / MARK).write_text(json.dumps({"files": files}, indent=1, sort_keys=True) + "\n")
 
 
 def _share(folder: Path) -> None:
-    """Gives all files the mode of the umask, as the card has it; safetensors writes for the user alone."""
+    """Gives all files the mode of the model card, which follows the umask; safetensors makes private files."""
     mode = (folder / README).stat().st_mode
     for path in folder.rglob("*"):
         if path.is_file():
@@ -114,7 +117,7 @@ def _share(folder: Path) -> None:
 
 
 def _keep(old: Path, fresh: Path) -> None:
-    """Takes over what a user has written about a model."""
+    """Copies the files that a user has written or edited (see `KEPT`) from the old export to the new one."""
     written = _written(old) or {}
     for name in KEPT:
         if (old / name).is_file() and written.get(name) != fingerprint(old / name):

@@ -1,4 +1,4 @@
-"""Models of any family: built, resized, counted, and how long a text they take."""
+"""Models of any family: building, resizing, counting parameters and FLOPs, and the longest input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import AutoModel, DistilBertConfig, PreTrainedConfig, PreTrain
 from kdnas.architecture import Architecture
 
 T = TypeVar("T")
-# Transformers' own table of other names; DistilBERT's has only three of the five values, and no dropout.
+# `attribute_map` maps standard names to a family's own. DistilBERT's lacks two of the five values, and the dropouts.
 DistilBertConfig.attribute_map = {
     **DistilBertConfig.attribute_map,
     "intermediate_size": "hidden_dim",
@@ -25,11 +25,11 @@ DistilBertConfig.attribute_map = {
     "attention_probs_dropout_prob": "attention_dropout",
 }
 TINY = Architecture(2, 2, 16, 24, "gelu")
-"""What a family is tried with."""
+"""The architecture of the tiny model that a family is tested with."""
 WORDS = 64
-"""Vocabulary of a tiny model, if the special tokens fit in."""
+"""The vocabulary size of a tiny model, if it has room for the special tokens."""
 PROBED = 16
-"""Positions of a tiny model."""
+"""The number of positions of a tiny model."""
 
 
 def make(auto: Any, config: PreTrainedConfig) -> PreTrainedModel:
@@ -42,7 +42,7 @@ def make(auto: Any, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def new_encoder(config: PreTrainedConfig, seed: int | None = None) -> PreTrainedModel:
-    """Builds an encoder without a pooler. With a seed, the global generators are left as they were."""
+    """Builds an encoder without a pooler. With a seed, the state of the global generators is restored."""
     if seed is None:
         return without_pooler(make(AutoModel, config))
     with torch.random.fork_rng(devices=[]):
@@ -51,7 +51,7 @@ def new_encoder(config: PreTrainedConfig, seed: int | None = None) -> PreTrained
 
 
 def without_pooler(model: PreTrainedModel) -> PreTrainedModel:
-    """Removes the pooler: no objective here trains it, and what is exported holds trained weights only."""
+    """Removes the pooler: no objective here trains it, and exports hold trained weights only."""
     if hasattr(model, "pooler"):
         setattr(model, "pooler", None)  # noqa: B010 - a module's own assignment takes only tensors and modules
     return model
@@ -62,11 +62,11 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
 
 
 def resize(config: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
-    """A config of the same family, vocabulary and positions with another architecture."""
+    """Returns a config of the same family, vocabulary and positions with another architecture."""
     resized = copy.deepcopy(config)
     resized.update(architecture.to_dict() | {"dtype": "float32", "architectures": None})
     before = architecture_of(config)
-    # Sizes of some families that follow from the five values: where they did in the config, they do in its copy.
+    # Further sizes of some families follow from the five values. They are derived again if the config's were derived.
     for name, derive in DERIVED.items():
         if getattr(config, name, None) is not None and getattr(config, name) == derive(before):
             setattr(resized, name, derive(architecture))
@@ -81,7 +81,7 @@ DERIVED: dict[str, Callable[[Architecture], int]] = {
 
 
 def tiny(config: PreTrainedConfig, architecture: Architecture = TINY) -> PreTrainedConfig:
-    """A small config of the same family, on which the family can be tried in no time."""
+    """Returns a config of a tiny model of the same family, on which the family can be tested quickly."""
     small = resize(config, architecture)
     small.update({"_name_or_path": "", "transformers_version": None, "problem_type": None, "num_labels": 2})
     special = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "mask")]
@@ -90,7 +90,7 @@ def tiny(config: PreTrainedConfig, architecture: Architecture = TINY) -> PreTrai
 
 
 def by_config(function: Callable[[PreTrainedConfig], T]) -> Callable[[PreTrainedConfig], T]:
-    """Keeps what a function gave for a config."""
+    """Caches a function's results by the content of the config."""
     known: dict[str, T] = {}
 
     @wraps(function)
@@ -104,12 +104,12 @@ def by_config(function: Callable[[PreTrainedConfig], T]) -> Callable[[PreTrained
 
 
 def apart(function: Callable[..., T]) -> Callable[..., T]:
-    """Runs a function on the CPU, with gradients and in full precision, and leaves the global generator as it was."""
+    """Runs a function on the CPU, with gradients and in fp32, and restores the state of the global generator."""
 
     @wraps(function)
     def alone(*given: Any) -> T:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.autocast("cpu", enabled=False):
-            torch.default_generator.manual_seed(0)  # that of the CPU alone
+            torch.default_generator.manual_seed(0)  # the CPU's generator alone
             with torch.enable_grad():
                 return function(*given)
 
@@ -120,14 +120,14 @@ def apart(function: Callable[..., T]) -> Callable[..., T]:
 
 
 def positions(config: PreTrainedConfig) -> float:
-    """The longest input in tokens; infinite where a family does not count them from a table."""
+    """Returns the longest input in tokens; infinite for families without a table of absolute positions."""
     table = getattr(config, "max_position_embeddings", None)
     skipped = _skipped_positions(tiny(config))
     return math.inf if table is None or skipped is None else table - skipped
 
 
 def first_position(model: PreTrainedModel) -> int:
-    """The number of a row's first position: RoBERTa's relatives count from the padding's onwards."""
+    """Returns the index of a row's first position: models like RoBERTa count from the padding index + 1."""
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return 0 if padding is None else padding + 1
@@ -137,7 +137,7 @@ def first_position(model: PreTrainedModel) -> int:
 @apart
 @torch.no_grad()
 def _skipped_positions(config: PreTrainedConfig) -> int | None:
-    """How many positions no token can have; None where a model takes more tokens than it has positions."""
+    """Returns how many positions of the table no token can use; None where inputs may be longer than the table."""
     small = copy.deepcopy(config)
     skipped = first_position(new_encoder(small))
     small.max_position_embeddings = skipped + PROBED
@@ -149,7 +149,7 @@ def _skipped_positions(config: PreTrainedConfig) -> int | None:
 
 
 def run(model: PreTrainedModel, length: int) -> Any:
-    """Runs a model on two rows of made-up tokens, the second of which ends with padding."""
+    """Runs a model on two rows of arbitrary tokens, (2, length); the second row ends with padding."""
     padding = model.config.pad_token_id
     word = next(token for token in range(4) if token != padding)
     tokens = torch.full((2, length), word)
@@ -163,16 +163,15 @@ def run(model: PreTrainedModel, length: int) -> Any:
 
 
 def count_parameters(config: PreTrainedConfig) -> int:
-    """Counts the parameters of an encoder, embeddings included, pooler not."""
+    """Counts the parameters of an encoder, with embeddings and without a pooler."""
     with torch.device("meta"):
         return new_encoder(config).num_parameters()
 
 
 def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
     """Counts the floating-point operations of one forward pass (matrix products and attention)."""
-    # Fake tensors on the meta device: on a CPU's, fused attention would not be counted; without fakes, transformers
-    # would ask the tensors whether there is padding.
-    # Out of inference mode, in which a validation may ask: fakes cannot be made there.
+    # Fake tensors on the meta device: on the CPU, fused attention is not counted; with real meta tensors, transformers
+    # fails when it reads the mask's values. Fakes cannot be made in inference mode, in which a validation may ask.
     with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"):
         model = new_encoder(config).eval().requires_grad_(False)
         tokens = torch.zeros(batch_size, length, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the folders that users give for them."""
+"""Atomic writes, checks of the folders that users name, and digests of weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from kdnas.errors import ConfigError, shown
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Gives a new path beside `path` to write to. It takes the place of `path` when the block ends, or is removed if
-    the block raises; several processes may write the same file at once."""
+    """Writes a file atomically: yields a new path beside `path`, which replaces `path` when the block ends.
+
+    The new file is removed if the block raises. Several processes may write the same file at once.
+    """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield aside
@@ -28,10 +30,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def check_folder(key: str, folder: Any) -> Path:
-    """A folder as a user gives it, there or not: one that can be written to, as far as can be said without writing.
+    """Checks, without writing, that a folder can be written to or made; returns its path.
 
     Raises:
-        ConfigError: no path, something else than a folder on the way, or no permission.
+        ConfigError: not a path, a file in the place of a folder, or no permission.
     """
     if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
         raise ConfigError(f"{key}={shown(folder)}: must be a folder to write to")
@@ -48,7 +50,7 @@ def check_folder(key: str, folder: Any) -> Path:
 
 
 def make_folder(key: str, folder: Path) -> None:
-    """Makes a folder with all that leads to it; `key` is the setting to blame."""
+    """Makes a folder and its parents; `key` is the setting that the error message names."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,19 +58,19 @@ def make_folder(key: str, folder: Path) -> None:
 
 
 def available_memory() -> float:
-    """Bytes that this process could take; infinitely many where the system does not say."""
+    """Returns the bytes of memory that this process could take; infinite where the system does not tell."""
     limits = [math.inf]
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         limits.append(1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    with suppress(OSError, ValueError):  # of a container, or of a job
+    with suppress(OSError, ValueError):  # the limit of a container or job
         group = Path("/sys/fs/cgroup")
         limits.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
     return min(limits)
 
 
 def fingerprint(model: Path) -> str | None:
-    """A digest of the weights in a checkpoint or a folder; None of what is not on disk."""
+    """Returns a digest of the weights in a checkpoint or a folder; None if there are none on disk."""
     files = [model] if model.is_file() else sorted(model.glob("*.safetensors")) + sorted(model.glob("*.bin"))
     digest = hashlib.sha256()
     for path in files:
@@ -79,6 +81,6 @@ def fingerprint(model: Path) -> str | None:
 
 @lru_cache(maxsize=64)
 def _digest(path: Path, *version: int) -> bytes:
-    """Of one file, read once for each of its versions."""
+    """Returns the digest of a file, cached by its path, modification time and size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

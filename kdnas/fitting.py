@@ -1,4 +1,4 @@
-"""One call of Lightning's `fit`: what shows how far it is, and what of it is a user's mistake."""
+"""Calls Lightning's `fit`: with a progress display, and with one-line errors for bad settings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kdnas.errors import ConfigError
 from kdnas.modules.base import ExportingModule
 
 LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on")
-"""How Lightning begins to refuse a setting once it sees the batches or the figures."""
+"""The beginnings of Lightning's messages about settings that do not fit the batches or the logged metrics."""
 
 
 def bar(cfg: DictConfig) -> list[L.Callback]:
-    """What shows how far a training is: a bar of the user's own, ours, or nothing."""
+    """Returns the callback that shows the progress; none if the user has chosen a progress bar or switched it off."""
     given = cfg.trainer.get("enable_progress_bar") is False
     if given or any(isinstance(callback, ProgressBar) for callback in user_callbacks(cfg.trainer)):
         return []
@@ -26,10 +26,10 @@ def bar(cfg: DictConfig) -> list[L.Callback]:
 
 
 def fit(trainer: L.Trainer, module: ExportingModule, data: EncodedDataModule, last: str | None) -> None:
-    """Trains, from a checkpoint if there is one.
+    """Trains, from the checkpoint `last` if there is one.
 
     Raises:
-        ConfigError: settings that Lightning finds not to fit the number of batches, or the figures that are logged.
+        ConfigError: settings do not fit the number of batches, or the logged metrics.
     """
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -41,7 +41,7 @@ def fit(trainer: L.Trainer, module: ExportingModule, data: EncodedDataModule, la
 
 
 def check_time(trainer: L.Trainer, cfg: DictConfig) -> None:
-    """What was cut short has not shown what it can do: that is a failure, and not a low reward."""
+    """Refuses a training that a time limit has ended: it is a failure, and no result with a low reward."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     if any((timer.time_remaining() or 1) <= 0 for timer in timers):
         limit = cfg.trainer.max_time

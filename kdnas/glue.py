@@ -1,4 +1,4 @@
-"""GLUE results as the papers print them: a row a model, a column a task, averages over tasks, seeds' deviations.
+"""GLUE results as papers print them: a row a model, a column a task, averages over tasks, deviations over seeds.
 
 Runs are read from `<folder>/<label>/<task>-<seed>`, where `python train.py -m +experiment=glue` leaves them.
 """
@@ -29,17 +29,17 @@ from kdnas.reports.plots import score_plot
 from kdnas.runs import RESULTS, SETTINGS, read_results
 
 COLA = "cola"
-"""Small students know little of it, so the papers average without it too."""
+"""The task that small students are poor at, so that papers also average without it."""
 MISSING = "–"
 WIDTH = 120
-"""Columns of text when there is no terminal to ask."""
+"""The width of the output in characters where it is not a terminal."""
 
 
 def report(cfg: DictConfig) -> list[Path]:
-    """Reads the runs, prints the table and writes it; returns the paths of what was written.
+    """Reads the runs, prints the table and writes it; returns the paths of the files.
 
     Raises:
-        ConfigError: no finished run, or a teacher or metric that they do not have.
+        ConfigError: no run has finished, or the runs do not have the teacher or the metric.
     """
     folder, output = Path(cfg.folder), Path(cfg.output)
     tasks = {task: metric for task, metric in cfg.tasks.items() if metric is not None}
@@ -63,11 +63,11 @@ def report(cfg: DictConfig) -> list[Path]:
     return written
 
 
-# -- what the runs say
+# -- reading the runs
 
 
 def read(folder: Path, tasks: Mapping[str, str]) -> pd.DataFrame:
-    """The runs of these tasks, finished or not: `model`, `task`, `seed`, `folder`, `metric`, `score` (per cent).
+    """Reads the runs of the tasks: columns `model`, `task`, `seed`, `folder`, `metric`, `score` (per cent).
 
     A finished run has a row for each of its metrics, an unfinished one a single row without metric and score.
     """
@@ -95,7 +95,7 @@ def read(folder: Path, tasks: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _results(path: Path) -> dict[str, float]:
-    """A run's metrics; nothing if it has not finished, which is also what is told of a damaged or diverged one."""
+    """Reads a run's metrics; empty if the run has not finished, is damaged or has diverged."""
     try:
         figures = read_results(path)[0]
     except ConfigError:
@@ -104,7 +104,7 @@ def _results(path: Path) -> dict[str, float]:
 
 
 def cost(folders: Iterable[Path], benchmark: LatencyBenchmark | None) -> dict[str, float]:
-    """Parameters, FLOPs and latencies of the encoder that the runs have left; nothing if they have left none."""
+    """Returns parameters, FLOPs and latencies of the encoder that the runs have exported; empty if there is none."""
     exported = next((run / "model" for run in folders if (run / "model/config.json").is_file()), None)
     if exported is None:
         return {}
@@ -124,15 +124,16 @@ def cost(folders: Iterable[Path], benchmark: LatencyBenchmark | None) -> dict[st
 def table(
     runs: pd.DataFrame, tasks: Mapping[str, str], costs: Mapping[str, Mapping[str, float]], teacher: str | None
 ) -> pd.DataFrame:
-    """A row a model, the teacher last; scores in per cent. What is not known is NaN.
+    """Makes the table, a row a model, the teacher last; scores in per cent. Unknown values are NaN.
 
-    Columns: `model`, `seeds` (how many its runs have), what `cost` gives with `speed-up DEVICE` (the teacher's latency
-    over this one); for each task its mean over the seeds, `TASK deviation` and `TASK seeds` (how many have finished);
-    `average`, `average without cola`, each with its deviation and the seeds that it is of; `% of teacher`, likewise.
+    Columns: `model`, `seeds` (their number), the columns of `cost` with `speed-up DEVICE` (the teacher's latency over
+    the model's); for each task its mean over the seeds, `TASK deviation` and `TASK seeds` (the number that have
+    finished); `average` and `average without cola`, each with its deviation and number of seeds; `% of teacher`,
+    likewise.
 
-    A task counts once in an average, with its metric in `tasks`. An average is of the tasks' means, and NaN as long as
-    one of them has no finished run. Its deviation is that of the seeds' own averages, over the seeds that have finished
-    every task. Deviations are sample deviations: NaN for a single seed.
+    A task counts once in an average, with its metric in `tasks`. An average is the mean of the tasks' means, and NaN
+    if a task has no finished run. Its deviation is the deviation of the seeds' averages, over the seeds that have
+    finished every task. Deviations are sample standard deviations: NaN for a single seed.
     """
     groups = {"average": list(tasks)}
     if COLA in tasks and len(tasks) > 1:
@@ -168,13 +169,13 @@ def devices(frame: pd.DataFrame) -> list[str]:
 
 
 def metrics(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every metric of every task: `model`, `task`, `metric`, `mean`, `deviation` and number of `seeds`."""
+    """Summarizes every metric: `model`, `task`, `metric`, `mean`, `deviation` and number of `seeds`."""
     scores = runs.dropna(subset="score").groupby(["model", "task", "metric"])["score"]
     return scores.agg(mean="mean", deviation="std", seeds="count").reset_index()
 
 
 def missing(runs: pd.DataFrame, tasks: Mapping[str, str]) -> list[str]:
-    """A line for each model that lacks some of its runs: those of every task with every seed that it has a run of."""
+    """Returns a line for each model that lacks a finished run of some task for one of its seeds."""
     lines = []
     for model, own in runs.groupby("model"):
         seeds = sorted(own["seed"].unique())
@@ -193,11 +194,11 @@ def convention(tasks: Mapping[str, str]) -> str:
     return f"Per cent on the development set, mean ± deviation over seeds. Averages are of {named}."
 
 
-# -- for the eye
+# -- the table as text
 
 
 def as_text(frame: pd.DataFrame, tasks: Mapping[str, str], between: str = " ± ") -> pd.DataFrame:
-    """The same rows as text to read; a mean of fewer seeds than the model has runs of says so."""
+    """Formats the rows as text; a mean of fewer seeds than the model has is marked."""
 
     def cells(form: str, name: str) -> list[str]:
         return [MISSING if pd.isna(value) else form.format(value) for value in frame.get(name, [math.nan] * len(frame))]
@@ -232,7 +233,7 @@ def _score(mean: float, deviation: float, seeds: float, of: float, between: str 
 
 
 def others(every: pd.DataFrame, tasks: Mapping[str, str]) -> pd.DataFrame:
-    """As text, the metrics that the table leaves out; no row if there are none."""
+    """Formats the metrics that the table leaves out; empty if there are none."""
     rest = every[every["metric"] != every["task"].map(tasks)]
     if rest.empty:
         return pd.DataFrame()

@@ -1,4 +1,4 @@
-"""What the processes of one user on one host share: a folder, and a lock that keeps training out of measurements."""
+"""A folder, and a lock between training and measuring, that the processes of one user on one host share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kdnas.errors import ConfigError
 from kdnas.locks import take
 
 TEMPORARY = Path("/tmp")
-"""Where every process of a host looks; not $TMPDIR, which a cluster sets for each job."""
+"""The folder that all processes of a host have in common; not $TMPDIR, which a cluster sets for each job."""
 
 
 def host_folder() -> Path:
-    """Makes the folder where a user's processes on one host meet, and checks that nobody else can write to it.
+    """Makes the folder that a user's processes on one host share, and checks that nobody else can write to it.
 
-    Where /tmp has something else under its name, as another user can arrange, $XDG_RUNTIME_DIR takes its place.
+    If /tmp holds something else under its name, which another user can arrange, a folder in $XDG_RUNTIME_DIR is used.
 
     Raises:
-        ConfigError: neither is safe.
+        ConfigError: neither folder is safe.
     """
     first = TEMPORARY / f"kdnas-{os.getuid()}"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -36,7 +36,7 @@ def host_folder() -> Path:
 
 
 def _fault(folder: Path) -> str:
-    """What is wrong with a folder, which is made if nothing is there; empty if nothing is."""
+    """Makes a folder if it is absent; returns what is wrong with it, empty if nothing is."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
@@ -45,18 +45,18 @@ def _fault(folder: Path) -> str:
     except OSError as error:
         return f"cannot be made: {error.strerror}"
     if not stat.S_ISDIR(status.st_mode):
-        return "is no folder"  # a link to one, which could lead anywhere
+        return "is no folder"  # not even a link to one, which could lead anywhere
     if status.st_uid != os.getuid():
         return f"belongs to user {status.st_uid}"
     return "can be written to by others" if status.st_mode & 0o022 else ""
 
 
 class QuietHost:
-    """A host-wide lock with which measuring excludes training, across processes.
+    """A lock across the processes of a host, which keeps training steps out of latency measurements.
 
-    A training step holds `busy()`, a measurement `quiet()`. Many processes can be busy at once; a measurement waits
-    for the steps that are under way, and no new one starts before it ends. The gate in front keeps a stream of steps
-    from starving it. The kernel frees the locks of a process that dies.
+    A training step holds `busy()`, a measurement `quiet()`. Many processes can be busy at once. A measurement waits
+    for the steps under way, and no new step starts before it ends: a second lock, the gate, keeps a stream of steps
+    from starving the measurement. The kernel frees the locks of a process that dies.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -69,7 +69,7 @@ class QuietHost:
             yield
 
     def wanted(self) -> bool:
-        """Whether a measurement is waiting for the host."""
+        """Returns whether a measurement is waiting for the host."""
         with self.gate.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

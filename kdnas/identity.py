@@ -1,6 +1,6 @@
-"""What decides a run's results, by content: settings, the rows of its data, the weights of the models it begins with.
+"""The identity of a run: its settings, and digests of its data and of the models that it starts from.
 
-Two runs with the same identity have the same results, wherever their files are and whatever they are called.
+Two runs with the same identity have the same results, wherever their files are and whatever the files are called.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from kdnas.config import flatten, plain
 from kdnas.files import fingerprint
 
 DECIDE = ("architectures", "module", "data", "trainer", "seed")
-"""The parts of a config that decide what comes out of a training."""
+"""The parts of a config that decide the results of a training."""
 EXCEPT = {
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "max_time")),
     *(f"trainer.{name}" for name in ("default_root_dir", "log_every_n_steps", "profiler", "num_sanity_val_steps")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "detect_anomaly", "benchmark")),
     *("latency.table", "latency.fresh", "latency.patience"),
 }
-"""Those of their keys that do not."""
+"""Keys of a config that do not change the results of a training."""
 NAMES = ("data.path", "data.name", "data.files", "data.extra")
-"""Keys that say where rows come from; the rows themselves count."""
+"""Keys that say where rows come from. A digest of the rows takes their place in an identity."""
 MODELS = ("module.teacher", "module.initial", "module.source.source")
-"""Keys that name a model; its weights count, if they are on this host."""
+"""Keys that name a model. A digest of its weights takes their place, if they are on this host."""
 ROWS, SOURCES = "data (rows)", "data (files)"
 
 
 def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE) -> dict[str, Any]:
-    """What decides the results of a config, by key.
+    """Returns everything that decides the results of a config, by dotted key.
 
     Args:
-        rows: the digest of the data; None if they have not been read.
-        parts: of the config, that count.
+        rows: the digest of the data; None if it has not been read.
+        parts: the parts of the config to include.
     """
     found: dict[str, Any] = {}
     for name in parts:
@@ -46,7 +46,7 @@ def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE
     for key in MODELS:
         digest = weights(found[key]) if isinstance(found.get(key), str) else None
         if digest:
-            name = json.dumps(found.pop(key))  # which a list of the space's constraints may hold as well
+            name = json.dumps(found.pop(key))  # constraints of the space may name the model too
             found = {
                 key: value.replace(name, digest) if isinstance(value, str) else value for key, value in found.items()
             }
@@ -59,9 +59,9 @@ def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE
 
 
 def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first key in which two identities differ, with both values; None if they are one.
+    """Returns the first key in which two identities differ, with both values; None if they are equal.
 
-    Where either does not know its rows, these do not count; how the data's files look never does.
+    Rows are compared only if both identities have their digest; the stamp of the data's files never is.
     """
     keys = (
         (theirs.keys() | ours.keys())
@@ -69,15 +69,15 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, 
         - {SOURCES}
         - ({ROWS} if None in (theirs.get(ROWS), ours.get(ROWS)) else set())
     )
-    for key in sorted(keys, key=lambda key: (key.count("."), key)):  # the seed before what takes it from there
+    for key in sorted(keys, key=lambda key: (key.count("."), key)):  # `seed` before the keys that refer to it
         if theirs.get(key) != ours.get(key):
             return key, theirs.get(key), ours.get(key)
     return None
 
 
 def weights(model: str) -> str | None:
-    """A digest of a model's weights and config, on disk or in the hub's cache; None if they are not there."""
-    from huggingface_hub import try_to_load_from_cache  # which takes its time, at every start
+    """Returns a digest of a model's weights and config, on disk or in the hub's cache; None if it is in neither."""
+    from huggingface_hub import try_to_load_from_cache  # slow to import, and Hydra imports this module at every start
 
     folder = Path(model)
     if not folder.exists():
@@ -85,7 +85,7 @@ def weights(model: str) -> str | None:
             cached = try_to_load_from_cache(model, "config.json")
             folder = Path(cached).parent if isinstance(cached, str) else folder
     digest = fingerprint(folder)
-    with suppress(OSError, ValueError, AttributeError):  # a checkpoint has its config within
+    with suppress(OSError, ValueError, AttributeError):  # a Lightning checkpoint holds its config itself
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         told = {key: value for key, value in values.items() if key[0] != "_" and key != "transformers_version"}
         both = f"{digest} {json.dumps(told, sort_keys=True)}"
@@ -94,9 +94,9 @@ def weights(model: str) -> str | None:
 
 
 def stamp(sources: Any) -> str:
-    """A digest of where data come from, and of the names, sizes and times of the files there.
+    """Returns a digest of the paths of data, and of the names, sizes and modification times of the files there.
 
-    It is cheap; where it differs, the rows may still be the same.
+    It is cheap. Where two stamps differ, the rows may still be the same.
     """
     said = json.dumps(sources, sort_keys=True)
     for folder in sorted({Path(text) for text in _texts(sources) if Path(text).exists()}):
@@ -107,7 +107,7 @@ def stamp(sources: Any) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in nested values."""
+    """Yields all strings in nested values."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | Sequence):
@@ -116,7 +116,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _resolved(config: DictConfig, name: str) -> Any:
-    """A part of a config as plain values, but for what does not count, which need not have a value yet."""
+    """Resolves a part of a config, without the keys in `EXCEPT`, which need not have a value yet."""
     part = OmegaConf.select(config, name)
     if not isinstance(part, DictConfig):
         return plain(part)

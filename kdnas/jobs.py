@@ -1,4 +1,4 @@
-"""A job of a search: alone with its folder, and its candidates are told whatever becomes of it."""
+"""A job of a search: it locks its folder, and reports its trials to the study even if it fails."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def candidates(cfg: DictConfig) -> Iterator[list[int]]:
-    """The trials that a job still has to tell of; none if another process did, as one that outlived its search.
+    """Locks the job's folder and yields its unfinished trials; none if another process has finished them.
 
-    An error is told to the trial as the reason of its failure, and the traceback goes to the job's own log. In a gang
-    it is not known whose fault it was: the search then runs its members one by one.
+    An error fails the trial, with the error as its reason, and the traceback goes to the job's log. In a gang, the
+    trial that caused the error is not known: the search then runs its members one by one.
 
     Raises:
-        ConfigError: the folder holds another search by now.
-        DiskError: what was raised while a disk could not be written to.
-        RuntimeError: what was told; a SystemExit would end the whole sweep.
+        ConfigError: the search folder holds another search by now.
+        DiskError: the job failed because a disk could not be written to.
+        RuntimeError: the job failed; a SystemExit would end the whole sweep.
     """
     folder = Path(cfg.paths.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def candidates(cfg: DictConfig) -> Iterator[list[int]]:
         trials = study.trials()
         left = [number for number in cfg.search.trials if not trials[number].state.is_finished()]
         if not left:
-            log.info("%s: has been told already", cfg.title)
+            log.info("%s: its trials have finished already", cfg.title)
         try:
             yield left
         except (Exception, SystemExit) as error:
@@ -64,10 +64,10 @@ def candidates(cfg: DictConfig) -> Iterator[list[int]]:
 
 
 def open_study(cfg: DictConfig, controller: Any = None) -> Study:
-    """The study that a job of a search tells.
+    """Opens the study that a job of a search reports to.
 
     Raises:
-        ConfigError: the folder holds another search by now.
+        ConfigError: the search folder holds another search by now.
     """
     study = Study(open_storage(Path(cfg.search.dir)), cfg.stage, controller)
     if cfg.search.id != study.optuna.user_attrs.get("search"):
@@ -76,7 +76,7 @@ def open_study(cfg: DictConfig, controller: Any = None) -> Study:
 
 
 def log_traceback(error: BaseException) -> None:
-    """Writes where an error came from to the job's log file; a terminal gets a line, from the search."""
+    """Writes an error's traceback to the job's log file only; on the terminal, the search prints a line."""
     trace = type(error), error, error.__traceback__
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "this job ends here", (), trace)
     for handler in logging.getLogger().handlers:
@@ -85,8 +85,8 @@ def log_traceback(error: BaseException) -> None:
 
 
 def goes_on(error: BaseException) -> bool:
-    """Whether an error ends the process and not the candidate: the machine's fault, or somebody's who ended the job."""
+    """Returns whether an error is of the machine or the queue, so that the trial does not fail and can be resumed."""
     if isinstance(error, OSError | SIGTERMException):
-        return True  # a network away; Lightning's way to say that SLURM ends it
+        return True  # as a lost network file system; Lightning raises SIGTERMException when SLURM ends a job
     raised_in = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
-    return raised_in.startswith("submitit.")  # the job's time is up, or it is back in the queue
+    return raised_in.startswith("submitit.")  # the job's time limit is reached, or it is requeued

@@ -1,4 +1,4 @@
-"""What a teacher and a constant answer reach on the held-out rows: what a student's metrics are to be compared with."""
+"""Held-out metrics of the teacher and of constant predictions (chance), to compare a student's metrics with."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from kdnas.tasks.classes import names_of
 
 log = logging.getLogger(__name__)
 EVIDENT = 3
-"""Standard deviations by which another order of a teacher's classes must fit the labels better."""
+"""Standard deviations by which another order of the teacher's classes must fit the labels better to be refused."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Held-out metrics by name, the deciding one first; none where the objective has no metric.
+    """Held-out metrics of chance and of the teacher, the deciding one first; empty where the objective has no metric.
 
     Args:
-        chance: the best that always giving the same answer reaches, for each metric.
-        constant: the answer that reaches it in the deciding metric, as messages say it.
-        teacher: what the teacher reaches, if there is one that is asked.
+        chance: for each metric, the best value that a constant prediction has.
+        constant: the constant prediction that is best by the deciding metric, in words.
+        teacher: the teacher's metrics; empty if no teacher is run.
     """
 
     chance: Mapping[str, float] = field(default_factory=dict)
@@ -48,19 +48,19 @@ class Judgement:
         return f"no better than {self.constant} ({self.metric} {self.chance[self.metric]:.4f})"
 
     def warn(self, results: Sequence[Mapping[str, float]]) -> None:
-        """Says which models have learned nothing that the deciding metric can see."""
+        """Logs a warning for each model whose deciding metric is not above chance."""
         for figures in results if self.chance else ():
             if not figures[self.metric] > self.chance[self.metric]:
                 log.warning("held-out %s %.4f is %s", self.metric, figures[self.metric], self.at_chance)
 
 
 def judge(module: ExportingModule, data: EncodedDataModule, device: torch.device) -> Judgement:
-    """Measures chance and, for a distillation, the teacher on the held-out rows.
+    """Computes the metrics of chance and, for a distillation, of the teacher on the held-out rows.
 
     Args:
-        module: with its teacher opened, if it has one.
-        data: whose `setup` is done.
-        device: of the teacher's batches.
+        module: the module; its teacher, if it has one, is open.
+        data: the data module, after `setup`.
+        device: the device that the teacher runs on.
 
     Raises:
         ConfigError: the teacher is not above chance, or its classes are evidently in another order than the data's.
@@ -97,7 +97,7 @@ def judge(module: ExportingModule, data: EncodedDataModule, device: torch.device
 
 
 def chance_of(metrics: SplitMetrics, data: EncodedDataModule, num_labels: int) -> tuple[dict[str, float], str]:
-    """The best that a constant answer reaches in each metric, and the answer that does best in the deciding one."""
+    """Returns the best value of a constant prediction for each metric, and the prediction that decides, in words."""
     splits = [torch.tensor(list(rows["labels"])) for rows in (data.validation, *data.further.values()) if rows]
     names = data.class_names or [f"class {i}" for i in range(num_labels)]
     answers = {f"always predicting {name}": one_hot(torch.tensor(i), num_labels) for i, name in enumerate(names)}
@@ -115,14 +115,14 @@ def chance_of(metrics: SplitMetrics, data: EncodedDataModule, num_labels: int) -
 
 
 def finite(figures: Mapping[str, float]) -> dict[str, float]:
-    """Metrics, with 0 for those that are undefined."""
+    """Returns metrics with 0 in place of undefined values."""
     return {name: value if abs(value) < float("inf") else 0.0 for name, value in figures.items()}
 
 
 def check_order(module: StudentDistiller, names: Sequence[str] | None, predicted: Tensor, labels: Tensor) -> None:
-    """Refuses a teacher whose answers fit the labels far better with its classes in another order."""
+    """Refuses a teacher whose predictions fit the labels far better with its classes in another order."""
     count = module.head.num_labels
-    fitting = (one_hot(predicted, count).T @ one_hot(labels, count)).argmax(1)  # the commonest label of each answer
+    fitting = (one_hot(predicted, count).T @ one_hot(labels, count)).argmax(1)  # the most frequent label of each
     if sorted(fitting.tolist()) != list(range(count)) or len(predicted.unique()) < count:
         return
     before, after = predicted == labels, fitting[predicted] == labels

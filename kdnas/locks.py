@@ -1,4 +1,4 @@
-"""Locks on files. Who has to wait for one says for whom: on this host the kernel knows, elsewhere the file says it."""
+"""Locks on files. A process that waits for one logs who holds it: from /proc/locks on this host, else from the file."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from typing import IO
 
 log = logging.getLogger(__name__)
 PATIENCE = 10.0
-"""Seconds to wait for a lock without a word."""
+"""Seconds to wait for a lock before the wait is logged."""
 REPEAT = 60.0
-"""Seconds between two words on a wait."""
+"""Seconds between two log lines about a wait."""
 SHOWN = 100
-"""Characters of a command line that are shown."""
+"""The number of characters of a command line that log lines show."""
 
 
 @contextmanager
 def alone(path: Path, why: str) -> Iterator[None]:
-    """Holds the lock on a file (made when absent, with its folder), and has other processes wait meanwhile.
+    """Holds the exclusive lock on a file, which is made, with its folder, when absent.
 
     Args:
-        why: what a process that has to wait needs the lock for, as "the teacher".
+        why: what the lock is needed for, for the log of a process that waits, as "the teacher".
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +42,11 @@ def alone(path: Path, why: str) -> Iterator[None]:
 
 
 def take(file: IO[str], mode: int, why: str = "") -> None:
-    """Takes the lock on a file that is open for appending; says who holds it if that takes long, again each minute.
+    """Takes the lock on a file that is open for appending; logs who holds it after `PATIENCE` and every `REPEAT` s.
 
     Args:
         mode: `fcntl.LOCK_EX` or `LOCK_SH`.
-        why: what it is needed for.
+        why: what the lock is needed for, for the log.
     """
     patience = time.monotonic() + PATIENCE
     while not _try(file, mode):
@@ -60,7 +60,10 @@ def take(file: IO[str], mode: int, why: str = "") -> None:
 
 
 def free(file: IO[str]) -> bool:
-    """Whether nobody holds the lock on a file; then this process does until it closes the file."""
+    """Tries to take the exclusive lock on a file, without waiting; returns whether it has.
+
+    This process then holds the lock until it closes the file.
+    """
     if not _try(file, fcntl.LOCK_EX):
         return False
     _sign(file)
@@ -68,7 +71,7 @@ def free(file: IO[str]) -> bool:
 
 
 def holders(file: IO[str]) -> str:
-    """Who holds the lock on a file, as far as can be known: "process 12 (python train.py), since 12:00:05 (7 min)"."""
+    """Describes who holds the lock on a file, if known: "process 12 (python train.py), since 12:00:05 (7 min)"."""
     note = _read_note(Path(file.name))
     pids = _local_holders(file)
     if note and (note["host"] != platform.node() or (note["pid"] in pids if pids else _alive(note))):
@@ -80,7 +83,7 @@ def holders(file: IO[str]) -> str:
 
 
 def command(pid: int) -> str:
-    """The command line of a process of this host; empty if it cannot be read."""
+    """Returns the command line of a process on this host; empty if it cannot be read."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -109,7 +112,7 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 @contextmanager
 def _saying(file: IO[str], why: str) -> Iterator[None]:
-    """Says, in the background, that this process waits, and for whom."""
+    """Logs, from a background thread, that this process waits for a lock and who holds it."""
     ended, began = threading.Event(), time.monotonic() - PATIENCE
     what = f"{why}: waiting" if why else "waiting"
 
@@ -128,9 +131,9 @@ def _saying(file: IO[str], why: str) -> Iterator[None]:
 
 
 def _sign(file: IO[str]) -> None:
-    """Writes into a file whose lock is held who holds it, for those on other hosts."""
+    """Writes into a locked file which process holds the lock, for processes on other hosts."""
     note = {"pid": os.getpid(), "host": platform.node(), "command": shlex.join(sys.orig_argv), "since": time.time()}
-    with suppress(OSError):  # a full disk keeps nobody from the lock
+    with suppress(OSError):  # the lock is valid without the note, as on a full disk
         file.truncate(0)
         file.write(json.dumps(note) + "\n")
         file.flush()
@@ -145,7 +148,7 @@ def _read_note(path: Path) -> dict | None:
 
 
 def _local_holders(file: IO[str]) -> list[int]:
-    """The processes of this host that hold the lock on a file, as Linux knows them."""
+    """Returns the ids of the processes of this host that hold the lock on a file, from /proc/locks."""
     status = os.fstat(file.fileno())
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
@@ -156,7 +159,7 @@ def _local_holders(file: IO[str]) -> list[int]:
 
 
 def _alive(note: dict) -> bool:
-    """Whether the process that wrote a note is still there: one that is killed leaves its note behind."""
+    """Returns whether the process that wrote a note still runs: a process that is killed leaves its note behind."""
     return command(note["pid"]) == note["command"]
 
 

@@ -35,14 +35,19 @@ from kdnas.trial import refusal
 from kdnas.weights import DATA, WEIGHTS, check_encoder, check_finite, from_folder
 
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
-"""What a config may ask for; other names are of code on the hub."""
+"""The attention implementations that a config may name; other names load code from the hub."""
 
 
 @contextmanager
 def reading(
     key: str, path: object, what: str = "model", allowed: str = "a folder that holds one, or a hub id within reach"
 ) -> Iterator[None]:
-    """Blames a file, by the setting that names it, for what its reader raises, which of a broken file can be anything.
+    """Turns any error of reading a file into a `ConfigError` that names the setting: broken files can raise anything.
+
+    Args:
+        key, path: the setting that names the file, and its value.
+        what: the kind of content, for the message.
+        allowed: what the setting may be.
 
     Raises:
         ConfigError: in place of any exception.
@@ -52,15 +57,15 @@ def reading(
     except ConfigError:
         raise
     except Exception as error:
-        if met := disk_error(error):  # a cache that cannot be written to
+        if met := disk_error(error):  # as a hub cache on a full disk
             raise met from error
-        # Of code in weights, torch's own words say how to run it.
+        # Torch's message about code in weights says how to run it.
         said = "damaged, or holding code" if isinstance(error, UnpicklingError) else reason(error)
         raise ConfigError(f"{key}={path}: no {what} there that can be read; must be {allowed} ({said})") from error
 
 
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
-    """The config of a model on disk or on the hub; `key` is the setting to blame when there is none."""
+    """Loads the config of a model on disk or on the hub; `key` is the setting that error messages name."""
     if not isinstance(path, str) or not path:
         raise ConfigError(f"{key}={shown(path)}: must be a folder that holds a model, or a hub id")
     with reading(key, path):
@@ -69,7 +74,7 @@ def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
 
 
 def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
-    """Refuses the config of a model that is no encoder of ours, or that would have code fetched."""
+    """Refuses the config of a model that is no supported encoder, or that would load code from the hub."""
     missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
     if missing:
         raise ConfigError(
@@ -94,7 +99,7 @@ def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedCon
 
 
 def _check_values(config: PreTrainedConfig) -> None:
-    """Refuses values that no encoder can have."""
+    """Refuses values that are invalid for every encoder."""
     check_activation(architecture_of(config).hidden_act)
     require_whole("vocab_size", config.vocab_size, 1)
     padding = config.pad_token_id
@@ -108,13 +113,13 @@ def _check_values(config: PreTrainedConfig) -> None:
 def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
     with reading(key, path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, **DATA)
-        if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
-            raise ValueError("it knows no words")
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers' stand-in for a missing tokenizer
+            raise ValueError("its vocabulary is empty")
         return tokenizer
 
 
 def load_encoder(path: str, key: str = "teacher.path") -> PreTrainedModel:
-    """A pretrained encoder in fp32, in evaluation mode, without its pooler."""
+    """Loads a pretrained encoder in fp32, in evaluation mode, without its pooler."""
     config = load_config(path, key)
     with reading(key, path):
         model, wrong = from_folder(AutoModel, path, config)
@@ -133,58 +138,58 @@ def check_dropout(share: Any) -> None:
 
 
 def student_config(teacher: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
-    """The teacher's config with the student's architecture: same family, vocabulary, positions and dropout."""
+    """Returns the teacher's config with the student's architecture: same family, vocabulary, positions and dropout."""
     check_activation(architecture.hidden_act)
     return resize(teacher, architecture)
 
 
 def dropouts(config: PreTrainedConfig) -> dict[str, float]:
-    """Every dropout probability that a config holds, by the name that its family has for it."""
+    """Returns every dropout probability in a config, by its family's name for it."""
     return {name: value for name, value in vars(config).items() if "dropout" in name and is_number(value)}
 
 
 def take_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> None:
-    """Gives a student its tokenizer's padding token, whatever its teacher's config says: that word is not trained."""
+    """Sets a student's padding token to its tokenizer's, whose embedding is then not trained."""
     token = tokenizer.pad_token_id
     if token is not None and token < config.vocab_size:
         config.pad_token_id = token
 
 
 class Head(ABC):
-    """Which model a student is, and what its teacher must be."""
+    """The kind of student model, and the requirements on its teacher."""
 
     num_labels = 2
-    """What transformers takes for granted of a model that tells no classes apart."""
+    """The number of classes; 2 is transformers' default for models without classes."""
 
     def describe(self, config: PreTrainedConfig, names: Sequence[str] | None = None) -> None:
-        """Writes into a student's config which classes it tells apart: never those of the model it was made after."""
+        """Writes the classes into a student's config, in place of those of the teacher's config."""
         name_classes(config, self.num_labels)
         config.problem_type = None
 
     def teacher_order(
         self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
     ) -> tuple[int, ...] | None:
-        """For each of the data's classes, the place of its logit in the teacher's; None where all are in place."""
+        """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal."""
         return None
 
     def config(self, path: str) -> PreTrainedConfig:
-        """The teacher's."""
+        """Loads the teacher's config."""
         return load_config(path)
 
     @abstractmethod
     def load(self, path: str) -> PreTrainedModel:
-        """The teacher, in fp32 and in evaluation mode."""
+        """Loads the teacher, in fp32 and in evaluation mode."""
 
     @abstractmethod
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
-        """A student with random weights."""
+        """Builds a student with random weights."""
 
     def new(self, config: PreTrainedConfig, seed: int, dropout: float | None = None) -> PreTrainedModel:
-        """A student whose weights the seed alone decides; the global generators are left as they were.
+        """Builds a student whose weights depend on the seed alone; restores the state of the global generators.
 
         Args:
-            dropout: what the student is distilled with, for all of its dropout layers; its config keeps its own
-                values, with which it will be exported and fine-tuned. None distils with the config's values too.
+            dropout: the probability of all of its dropout layers while it is distilled; None for the config's values.
+                Its config keeps its own values, for the export and fine-tuning.
         """
         check_dropout(dropout)
         own, built = dropouts(config), copy.deepcopy(config)
@@ -199,7 +204,7 @@ class Head(ABC):
 
 @dataclass(frozen=True)
 class Encoder(Head):
-    """No head: the states are all that counts."""
+    """An encoder without a head: only its hidden states are used."""
 
     def load(self, path: str) -> PreTrainedModel:
         return load_encoder(path)
@@ -210,7 +215,7 @@ class Encoder(Head):
 
 @dataclass(frozen=True)
 class MaskedLM(Encoder):
-    """A masked language model; of the teacher, the encoder is enough."""
+    """A masked language model; the teacher may be an encoder without a head."""
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
         if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
@@ -220,10 +225,10 @@ class MaskedLM(Encoder):
 
 @dataclass(frozen=True)
 class Classifier(Head):
-    """A sequence classifier (with one label, a regressor); the teacher must have been fine-tuned to the same classes.
+    """A sequence classifier (with one label, a regressor); the teacher must be fine-tuned on the same classes.
 
     Raises:
-        ConfigError: a teacher with another number of classes, or (in `load`) without a trained classifier.
+        ConfigError: the teacher has another number of classes, or (in `load`) no trained classifier.
     """
 
     num_labels: int
@@ -244,7 +249,7 @@ class Classifier(Head):
         config = load_config(path)
         if config.num_labels != self.num_labels:
             raise ConfigError(
-                f"teacher.path={path}: tells {config.num_labels} classes apart; the task has {self.num_labels} "
+                f"teacher.path={path}: the teacher has {config.num_labels} labels, the task {self.num_labels} "
                 f"(task.num_labels)"
             )
         return config
@@ -265,7 +270,7 @@ class Classifier(Head):
 
 
 def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
-    """A model's parameters from the top down: the head, each layer from the last to the first, the embeddings.
+    """Returns a model's parameters top-down: the head, each layer from the last to the first, the embeddings.
 
     Layers that share their weights (ALBERT's) are one group.
     """
@@ -285,11 +290,11 @@ def _parameters(path: str, num_hidden_layers: int, hidden_size: int, intermediat
 
 
 class WithinTeacher:
-    """A constraint on a search space: no deeper than the teacher, and (optionally) no more parameters.
+    """A constraint on a search space: no more layers and, optionally, no more parameters than the teacher has.
 
     Args:
-        teacher: path or hub id.
-        parameters: whether students with more parameters than the teacher are left out too.
+        teacher: the teacher's path or hub id.
+        parameters: whether to exclude students with more parameters than the teacher.
     """
 
     def __init__(self, teacher: str, parameters: bool = False) -> None:

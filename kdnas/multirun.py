@@ -1,4 +1,4 @@
-"""`train.py -m`: every job is run, whatever becomes of the others, and each that failed gets its line.
+"""The sweeper of `train.py -m`: it runs every job, and prints an error line for each that failed.
 
 Hydra imports this at every start.
 """
@@ -21,7 +21,7 @@ from kdnas.launchers import reason
 
 
 class JobsSweeper(BasicSweeper):
-    """Hydra's own sweeper, which would stop at the first job that failed and say nothing of the others."""
+    """Hydra's basic sweeper, except that a failed job neither ends the sweep nor hides the others."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -38,7 +38,7 @@ class JobsSweeper(BasicSweeper):
 
 
 class Gathering(Launcher):
-    """Another launcher that returns the jobs which did not fail, and keeps a line about each of the others."""
+    """Wraps a launcher: returns the jobs that succeeded, and keeps an error line for each of the others."""
 
     def __init__(self, launcher: Launcher) -> None:
         self.launcher = launcher
@@ -59,7 +59,7 @@ class Gathering(Launcher):
 
 
 def tidy(folder: Path) -> None:
-    """Removes a sweep's folder if no job has left anything there, as when all had finished before."""
+    """Removes a sweep's folder if no job has written anything there, as when all had finished before."""
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
         with suppress(OSError):
             (folder / "multirun.yaml").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Names of a search's jobs, after the trials that share one."""
+"""Names of a search's jobs, from the numbers of their trials."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from kdnas.config import LONGEST
 
 
 def named(numbers: Sequence[int]) -> str:
-    """A folder's name for the job of these trials: 0000+0001, or 0000-0059 where all numbers would be too long."""
+    """Returns the folder name of a job with these trials: 0000+0001, or 0000-0059 where that would be too long."""
     name = "+".join(f"{number:04d}" for number in numbers)
     if len(name) > LONGEST:
         name = spans(numbers, 4)
-    if len(name) > LONGEST:  # many gaps: members of a gang that had to be run alone
+    if len(name) > LONGEST:  # many gaps, as members of a gang were run alone
         name = f"{min(numbers):04d}-{max(numbers):04d}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
 
 
 def spans(numbers: Sequence[int], digits: int = 1) -> str:
-    """Numbers in order, with three or more in a row as the first and the last: 0-59+61."""
+    """Formats numbers in order, with runs of three or more as ranges: 0-59+61."""
     rows: list[list[int]] = []
     for number in sorted(numbers):
         if rows and number == rows[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""Models on real tokens alone: a batch's rows end to end, without padding, for every family that can take them so."""
+"""Packed batches: models run on the concatenated real tokens of a batch, without padding, if their family can."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from kdnas.families import first_position
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PACKED = "kdnas_packed"
-"""The attention of packed rows, as transformers' configs name it."""
+"""The name of the attention of packed rows in transformers' configs."""
 SHORT = 256
-"""Tokens up to which plain matrix products train faster on a CPU than PyTorch's fused attention: ten times in bf16."""
+"""The longest rows for which plain matrix products train faster on a CPU than fused attention: 10 times in bf16."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the rows of a batch lie, padded and packed.
+    """The positions of a batch's tokens, padded and packed.
 
     Attributes:
-        runs: (rows, length) of each run of neighbours that are equally long, on the host.
-        real: the packed tokens' places in the flattened padded batch, (tokens,).
-        first: the rows' first tokens among the packed ones, (rows,).
-        positions: of the packed tokens in their rows, (tokens,).
+        runs: (rows, length) of each run of adjacent rows of equal length, on the host.
+        real: the indices of the packed tokens in the flattened padded batch, (tokens,).
+        first: the indices of the rows' first tokens among the packed ones, (rows,).
+        positions: the positions of the packed tokens in their rows, (tokens,).
     """
 
     runs: Sequence[tuple[int, int]]
@@ -43,16 +43,16 @@ class Layout:
 
     @classmethod
     def of(cls, batch: BatchEncoding) -> Layout:
-        """A batch's; noted there, because the teacher and every student ask for it.
+        """Computes the layout of a batch, and stores it there for the teacher and every student.
 
-        A batch that brings its `lengths` as numbers spares the device an answer.
+        A batch that has its `lengths` as a list saves a device synchronization.
         """
         if "layout" not in batch:
             mask = batch["attention_mask"]
             lengths = batch["lengths"] if "lengths" in batch else mask.sum(1).tolist()
             runs = [(len(list(run)), length) for length, run in groupby(lengths)]
             tokens, width = sum(lengths), mask.shape[1]
-            counts = mask.sum(1)  # on the device, which nothing here waits for
+            counts = mask.sum(1)  # on the device, without a synchronization
             first = counts.cumsum(0) - counts
             row = torch.repeat_interleave(counts, output_size=tokens)
             positions = torch.arange(tokens, device=mask.device) - first[row]
@@ -64,12 +64,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model, teacher or student, says of a batch.
+    """The outputs of a model, teacher or student, for a batch.
 
     Attributes:
-        states: of the real tokens, by layer (1 is the first above the embeddings), (tokens, width) each.
-        logits: of a classifier, (rows, classes), or of a language model, (masked tokens, vocabulary).
-        first: of the rows' first tokens, by layer, (rows, width) each, where they alone are known.
+        states: the hidden states of the real tokens, by layer (1 is the first above the embeddings), (tokens, width).
+        logits: the logits of a classifier, (rows, classes), or of a language model, (masked tokens, vocabulary).
+        first: the hidden states of the rows' first tokens, by layer, (rows, width), where only these are cached.
     """
 
     states: Mapping[int, Tensor] = field(default_factory=dict)
@@ -87,14 +87,14 @@ def outputs(
 
     Args:
         model: an encoder, a sequence classifier or a masked language model.
-        layers: whose states are wanted.
-        compiled: its encoder as `torch.compile` made it, with dynamic shapes.
+        layers: the layers whose hidden states are wanted.
+        compiled: the model's encoder, compiled with dynamic shapes.
     """
     return _run(model, batch, layers, _packs(model), compiled)
 
 
 def masked_tokens(batch: BatchEncoding) -> Tensor | None:
-    """Which tokens of masked text are to be guessed, (rows, length); None of other text."""
+    """Returns the mask of the tokens to predict, (rows, length); None if the text is not masked."""
     labels = batch.get("labels")
     return labels != -100 if labels is not None and labels.dim() == 2 else None
 
@@ -123,7 +123,7 @@ def _run(
     states = {layer: _real(given.hidden_states[layer], places) for layer in sorted(layers)}
     if headless:
         return Outputs(states)
-    if masked is not None:  # the head on masked tokens alone: of all, it would be most of a small student's work
+    if masked is not None:  # the head on masked tokens alone: on all, it would dominate a small student's cost
         wanted = masked.flatten()[layout.real].nonzero().squeeze(1)
         return Outputs(states, _head(model, _real(given.last_hidden_state, places).index_select(0, wanted)))
     if pack:
@@ -132,12 +132,12 @@ def _run(
 
 
 def _real(states: Tensor, places: Tensor | None) -> Tensor:
-    """States of the real tokens; padding is dropped, so it can change nothing."""
+    """Returns the hidden states of the real tokens, (tokens, width)."""
     return states[0] if places is None else states.flatten(0, 1).index_select(0, places)
 
 
 def _head(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """What a model makes of its encoder's states: of single tokens, or of rows of one."""
+    """Applies a model's pooler and head to encoder states, (tokens, width) or (rows, 1, width)."""
     pooler = getattr(model.base_model, "pooler", None)
     if pooler is not None:
         states = pooler(states)
@@ -151,7 +151,7 @@ def _head(model: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 _runs: ContextVar[Sequence[tuple[int, int]]] = ContextVar("runs")
-"""Those of the batch that a model is at. Not an argument: a compiled model would be compiled anew for each."""
+"""The runs of the current batch. Not an argument, which would recompile a compiled model for each value."""
 
 
 @torch.compiler.disable
@@ -165,9 +165,9 @@ def packed_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each row, (1, tokens, heads, width), of packed ones, (1, heads, tokens, width).
+    """Attention within each of the packed rows: from (1, heads, tokens, width) to (1, tokens, heads, width).
 
-    Rows of one length are neighbours in a batch, so that there are few runs, and none needs a mask.
+    Rows of equal length are adjacent in a batch, so there are few runs, and none needs a mask.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     runs = _runs.get()
@@ -190,7 +190,7 @@ AttentionInterface.register(PACKED, packed_attention)
 
 @contextmanager
 def _packed(config: PreTrainedConfig, runs: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Lets a model attend within packed rows, only for as long as it runs: its config is exported and measured with."""
+    """Switches a model to packed attention within the block; afterwards its config can be exported and measured."""
     usual, before = config._attn_implementation, _runs.set(runs)
     config._attn_implementation = PACKED
     try:
@@ -200,7 +200,7 @@ def _packed(config: PreTrainedConfig, runs: Sequence[tuple[int, int]]) -> Iterat
         _runs.reset(before)
 
 
-# -- who can take them so
+# -- which models support packed rows
 
 
 _known: dict[type[PreTrainedModel], bool] = {}
@@ -208,13 +208,13 @@ _asking = Lock()
 
 
 def _packs(model: PreTrainedModel) -> bool:
-    """Whether packed rows give a model what padded ones do: tried once for each class, on a tiny model of it."""
+    """Returns whether packed and padded rows give equal outputs, tested once for each class on a tiny model."""
     kind = type(model)
-    with _asking:  # students may ask from threads of their own
+    with _asking:  # students may run in threads
         if kind not in _known:
             try:
                 _known[kind] = _agrees(kind, copy.deepcopy(model.config))
-            except Exception:  # a family that has no idea of it can raise anything
+            except Exception:  # a family without support can raise anything
                 _known[kind] = False
         return _known[kind]
 
@@ -223,7 +223,7 @@ def _packs(model: PreTrainedModel) -> bool:
 def _agrees(kind: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
     config.update({"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8})
     with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), torch.device("cpu"):
-        torch.default_generator.manual_seed(0)  # that of the CPU alone
+        torch.default_generator.manual_seed(0)  # the CPU's generator alone
         tiny = kind(config).eval()
         for parameter in tiny.parameters():
             parameter.normal_()

@@ -1,4 +1,4 @@
-"""Which precision a machine trains fastest in."""
+"""Finds the precision that a machine trains fastest in."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kdnas.latency import ACCELERATORS, device_name
 
 log = logging.getLogger(__name__)
 WORTH = 1.2
-"""How many times as fast bf16 has to be: it costs a little accuracy."""
+"""The least speed-up at which bf16 is chosen: it costs a little accuracy."""
 SIZES = (1024, 768, 768)
-"""A product like those of a student: tokens, hidden size, hidden size."""
+"""The sizes of a matrix product as in a student: tokens, hidden size, hidden size."""
 TRIES = 10
 
 
 def fastest_precision(accelerator: str) -> str:
-    """`bf16-mixed` where matrix products are faster in it, else `32-true`; measured once for each machine.
+    """Returns `bf16-mixed` where matrix products are faster in bf16, else `32-true`; measured once for each machine.
 
     Args:
         accelerator: cpu, cuda or mps.
@@ -39,20 +39,20 @@ def fastest_precision(accelerator: str) -> str:
 
 
 def speedup(accelerator: str) -> float:
-    """How many times as fast a matrix product is in bf16 as in fp32."""
+    """Returns the speed-up of a matrix product in bf16 over fp32; 0 where bf16 is not supported."""
     try:
         fp32, bf16 = (rate(accelerator, *SIZES, dtype) for dtype in (torch.float32, torch.bfloat16))
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:  # it has no bf16
+    except RuntimeError:  # bf16 is not supported
         return 0.0
     return bf16 / fp32
 
 
 def rate(accelerator: str, rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a matrix product, at best; on a CPU, a second of processor time.
+    """Returns the floating-point operations per second of a matrix product, the best of several attempts.
 
-    So that other programs, which take the processors away now and then, hardly change which of two is faster.
+    On a CPU the seconds are processor time, so that other programs hardly change which of two precisions is faster.
     """
     synchronize, clock = ACCELERATORS[accelerator].synchronize, ACCELERATORS[accelerator].clock
     a = torch.ones(rows, inner, device=accelerator, dtype=dtype)
@@ -68,7 +68,7 @@ def rate(accelerator: str, rows: int, inner: int, columns: int, dtype: torch.dty
 
 
 def _read(path: Path) -> dict[str, float]:
-    """What is known of this machine; nothing if the file is not there or not whole."""
+    """Reads the measured speed-ups by key; empty if the file does not exist or is damaged."""
     try:
         known = json.loads(path.read_text())
     except (OSError, ValueError):

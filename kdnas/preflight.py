@@ -23,25 +23,30 @@ from kdnas.search.study import Cost, Latency
 
 
 def staged(cfg: DictConfig, stage: str) -> DictConfig:
-    """A config with a stage's settings."""
+    """Returns a config merged with the settings of one of its search stages."""
     try:
         return OmegaConf.merge(cfg, cfg.search.stages[stage] or {}, {"stage": stage})  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(
-            f"search.stages.{stage}.{error.full_key}: not a setting of what is chosen ({str(error).splitlines()[0]})"
+            f"search.stages.{stage}.{error.full_key}: not a setting of the chosen configs "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuses what can be refused without the teacher, which may still have to be trained."""
+    """Refuses settings that can be refused without loading the teacher, which may still have to be trained.
+
+    Raises:
+        ConfigError: the first setting that is out of range or does not go with the others.
+    """
     require_whole("seed", cfg.seed, 0)
     require_switch("profile", cfg.profile)
     require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
     for name in ("data", "objective", "outputs", "module", "reward", "latency", "trainer"):
-        if cfg.get(name) is not None and "_target_" not in cfg[name]:  # the group was left out, and settings of it not
-            raise ConfigError(f"{name}: says nothing to make; must have a _target_")
+        if cfg.get(name) is not None and "_target_" not in cfg[name]:  # a setting of a group that was left out
+            raise ConfigError(f"{name}: needs a _target_")
     path = cfg.teacher.path
     require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")
     module = plain(cfg.module)
@@ -55,7 +60,7 @@ def check(cfg: DictConfig) -> None:
         if latency is None:
             raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
         cost = Cost(1, 1, dict.fromkeys(latency.accelerators, Latency(1.0, 0.0)))
-        reward(dict.fromkeys(figures, 0.5), cost, cost)  # it is made of what will be measured
+        reward(dict.fromkeys(figures, 0.5), cost, cost)  # raises if it needs a metric or device that is not measured
     data = instantiate(cfg.data, tokenizer=None)
     for values in cfg.architectures or ():
         architecture(values)
@@ -69,10 +74,11 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_trainer(cfg: DictConfig, epochs: int | None, figures: Sequence[str] = ()) -> L.Trainer:
-    """The Trainer, or a refusal: it must go with the stages' epochs, if they have any, and with its devices.
+    """Builds the Trainer, and refuses settings that do not go with the stages' epochs or with the devices.
 
     Args:
-        figures: what the run will log, if that is known.
+        epochs: the sum of the stages' epochs; None where the stages have none.
+        figures: the names of the metrics that the run will log; empty if they are not known.
     """
     for name, none in (("max_epochs", None), ("max_steps", -1)):
         if epochs is not None and cfg.trainer[name] != none:
@@ -92,7 +98,7 @@ def check_trainer(cfg: DictConfig, epochs: int | None, figures: Sequence[str] = 
     check_callbacks(user_callbacks(cfg.trainer), figures, epochs is not None, students)
     trainer = make_trainer(cfg, logger=False)
     check_devices(cfg, trainer)
-    half = {"16", "16-mixed"} & {str(cfg.trainer.precision), trainer.precision}  # on a CPU Lightning takes another
+    half = {"16", "16-mixed"} & {str(cfg.trainer.precision), trainer.precision}  # on a CPU Lightning replaces it
     if half and students > 1:
         raise ConfigError(
             f"trainer.precision={cfg.trainer.precision}: must be bf16-mixed for a gang, or search.gang=1; "
@@ -102,7 +108,7 @@ def check_trainer(cfg: DictConfig, epochs: int | None, figures: Sequence[str] = 
 
 
 def architecture(values: DictConfig) -> Architecture:
-    """From five values, or from whatever `_target_` says gives them."""
+    """Makes an architecture from its five values, or by the config's `_target_`."""
     if not isinstance(values, DictConfig):
         raise ConfigError(f"architectures: {values}: must be the values of an architecture")
     if "_target_" in values:

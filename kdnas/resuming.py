@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped: the checkpoint that each epoch leaves, and what is asked of it."""
+"""Resumes a run: saves a checkpoint after each epoch, and checks it before it is used."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from kdnas.modules.base import ExportingModule
 
 log = logging.getLogger(__name__)
 RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list}
-"""What Lightning takes from a checkpoint to go on."""
+"""The entries of a checkpoint that Lightning needs to resume."""
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt`, of the last epoch, to go on from; a run that had been stopped early does not go on.
+    """Saves `last.ckpt` after each epoch; a resumed run that early stopping had ended is not trained further.
 
     Args:
         output: the run's folder.
     """
 
     def __init__(self, output: Path) -> None:
-        # Saved when the epoch has ended: one made at its validation would make Lightning count it again.
+        # Saved at the end of the epoch: from a checkpoint of the validation, Lightning would repeat the epoch.
         super().__init__(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -37,10 +37,13 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:
-    """A checkpoint to go on from, if there is one; refused before training if it does not fit.
+    """Returns the checkpoint to resume from, if there is one; refuses one that does not fit, before training.
 
     Args:
-        searching: whether it is a candidate's, which begins anew if its checkpoint cannot be read.
+        searching: whether the run is a candidate of a search, which begins anew if its checkpoint is damaged.
+
+    Raises:
+        ConfigError: the checkpoint is damaged, or is of a run with other settings.
     """
     if not path.is_file():
         return None

@@ -1,7 +1,7 @@
-"""One run: builds the data, the module and the trainer from a config, fits, and leaves the result behind.
+"""One run: builds the data module, the LightningModule and the Trainer from a config, fits, and writes the results.
 
-`train.py` and every job of `search.py` come here. Scoring a candidate is an ordinary distillation with two more
-callbacks and its stage's settings.
+`train.py` and every job of `search.py` call `run`. Scoring a candidate is an ordinary distillation with two more
+callbacks and the settings of its search stage.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
-    """Runs one config and returns its held-out metrics (the first student's).
+    """Runs one config and returns the first student's held-out metrics.
 
     Raises:
         ConfigError: bad input, before anything is trained.
@@ -79,7 +79,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ConfigError(f"stage={cfg.stage}: must be one of {', '.join(stages or ())}")
     quieten()
     keep_lasting()
-    # The search says itself what becomes of its candidates, and of what other processes prepare for it.
+    # A search prints its own lines about its candidates, and about the prepare job when that runs in another process.
     apart = bool(cfg.search.trials) or (cfg.stage == "prepare" and not board.narrated)
     try:
         with aside(apart), activity(cfg.title):
@@ -91,21 +91,21 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 withdraw()
             return results
     finally:
-        gc.collect()  # the next candidate of this process needs the memory
+        gc.collect()  # frees the memory for the next candidate of this process
 
 
 @cache
 def keep_lasting() -> None:
-    """Lets the collector pass over what is there before the first run: it stays, and there is much of it."""
+    """Excludes the objects that exist before the first run from garbage collection: they are many, and all stay."""
     gc.collect()
     gc.freeze()
 
 
 def attempt(cfg: DictConfig) -> tuple[dict[str, float], bool]:
-    """Checks a config, prepares what it needs, and does what its stage is there for.
+    """Checks a config, trains a missing teacher, and runs the work of the config's stage.
 
     Returns:
-        The held-out metrics, and whether they are new.
+        The held-out metrics, and whether they were computed just now, not read from an earlier run.
     """
     checked = [staged(cfg, name) for name in (("mini", "full") if cfg.stage == "prepare" else ())]
     cfg = staged(cfg, cfg.stage)
@@ -113,8 +113,8 @@ def attempt(cfg: DictConfig) -> tuple[dict[str, float], bool]:
         check(one)
     work = {"prepare": prepare, "latency": remeasure}.get(cfg.stage, train)
     own = work is train and not cfg.search.trials and make_trainer(cfg, logger=False).is_global_zero
-    with at_work(Path(cfg.paths.output)) if own else nullcontext():  # a search has locks of its own
-        if not cfg.search.trials:  # of a search, the prepare job has seen to it
+    with at_work(Path(cfg.paths.output)) if own else nullcontext():  # a search job has its own locks
+        if not cfg.search.trials:  # in a search, the prepare job has made the teacher
             ensure_teacher(cfg)
         settle_precision(cfg)
         if results := finished(cfg):
@@ -123,7 +123,7 @@ def attempt(cfg: DictConfig) -> tuple[dict[str, float], bool]:
 
 
 def settle_precision(cfg: DictConfig) -> None:
-    """Replaces `auto` by what the run began with or, of a search, by what its prepare job has chosen for all."""
+    """Replaces precision `auto`: in a search by the prepare job's choice, else by the one that the run began with."""
     if cfg.trainer.precision != "auto" or cfg.stage == "prepare":
         return
     if cfg.search.trials:
@@ -134,12 +134,12 @@ def settle_precision(cfg: DictConfig) -> None:
 
 
 def quieten() -> None:
-    """Leaves the terminal to what a user can use."""
-    logging.raiseExceptions = False  # on a full disk, the log can say nothing
+    """Silences progress bars, log lines and warnings of libraries that do not help a user."""
+    logging.raiseExceptions = False  # on a full disk, logging fails too
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read, it also raises
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it raises its errors as well as logging them
     datasets.disable_progress_bars()
     for part in ("fabric", "pytorch"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
@@ -156,10 +156,10 @@ def quieten() -> None:
 
 
 def finished(cfg: DictConfig, rows: str | None = None) -> dict[str, float] | None:
-    """The results of the same run if its folder holds them. A search knows its own: it does not ask twice.
+    """Returns the first model's results if the same run has finished in its folder before; None in a search's jobs.
 
     Args:
-        rows: the digest of the data, once they are read.
+        rows: the digest of the data, once it has been read.
     """
     if cfg.stage == "prepare" or cfg.search.trials:
         return None
@@ -172,17 +172,17 @@ def finished(cfg: DictConfig, rows: str | None = None) -> dict[str, float] | Non
 
 
 def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyBenchmark | None]:
-    """The module, the data module and (for distillation) the latency callback of a config."""
+    """Builds the module, the data module and (for distillation) the latency callback of a config."""
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     latency = instantiate(cfg.get("latency"))
     students = {}
     if cfg.architectures is not None:
         students["architectures"] = [architecture(values) for values in cfg.architectures]
         students["outputs"] = instantiate(cfg.get("outputs"))
-        if cfg.stage != "full":  # the teacher is asked once for all candidates
-            students["depths"] = plain(cfg.space).get("num_hidden_layers", [])  # those that the constraints exclude too
+        if cfg.stage != "full":  # one teacher cache serves all candidates
+            students["depths"] = plain(cfg.space).get("num_hidden_layers", [])  # also depths that constraints exclude
     module = instantiate(cfg.module, **students)
-    # Read and tokenized once for all candidates of a process. A tokenizer goes with the module's model.
+    # Read and tokenized once for all candidates of a process. The tokenizer is the one of the module's model.
     key = (
         json.dumps(plain(cfg.data), sort_keys=True),
         stamp(plain(cfg.data)),
@@ -196,14 +196,14 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     check_fit(module.source_config, module.tokenizer, source, data.texts_per_row, data.max_length)
     if latency and isinstance(module, StudentDistiller):
         latency.protocol.check(module.teacher_config)
-    if isinstance(module, StudentDistiller) and not cfg.search.trials:  # of a search, the prepare job has checked it
+    if isinstance(module, StudentDistiller) and not cfg.search.trials:  # in a search, the prepare job has checked it
         module.check_teacher()
     data.transfer_epochs = module.transfer_epochs
     return module, data, latency
 
 
 def prepare(cfg: DictConfig) -> tuple[dict[str, float], bool]:
-    """Everything that a search's jobs need, made or refused before the first of them."""
+    """Makes and checks what all jobs of a search need, before the first of them: teacher outputs, precision, chance."""
     space = instantiate(cfg.space)
     for activation in space.dimensions["hidden_act"]:
         check_activation(activation)
@@ -226,7 +226,7 @@ def prepare(cfg: DictConfig) -> tuple[dict[str, float], bool]:
 
 
 def remeasure(cfg: DictConfig) -> tuple[dict[str, float], bool]:
-    """Measures again what a search measured on a busy host."""
+    """Repeats the latency measurements that a search made on a busy host."""
     latency = instantiate(cfg.latency)
     for stage in ("mini", "full"):
         study = open_study(OmegaConf.merge(cfg, {"stage": stage}))  # type: ignore[arg-type]
@@ -235,9 +235,9 @@ def remeasure(cfg: DictConfig) -> tuple[dict[str, float], bool]:
 
 
 def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
-    """Fits, from `last.ckpt` if the folder holds one; validates the best weights, exports them and tells.
+    """Fits, from `last.ckpt` if the folder holds one; then validates, exports and reports the best weights.
 
-    On several devices each process comes here; the first writes what is left behind.
+    On several devices every process runs this; only the first (global rank 0) writes files.
     """
     output, export = Path(cfg.paths.output), cfg.paths.export
     profiler = TimeTable() if cfg.profile else PassThroughProfiler()
@@ -254,7 +254,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
         callbacks.append(latency)
     if export:
         callbacks.append(ExportModels(export))
-    if cfg.search.trials and latency:  # `prepare` makes sure that a search measures
+    if cfg.search.trials and latency:  # `prepare` refuses a search without `latency`
         study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
     settings: dict[str, Any] = {} if module.epochs is None else {"max_epochs": module.epochs}
@@ -264,13 +264,13 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     data.divide(trainer.global_rank, trainer.world_size)
     first = trainer.is_global_zero
     if not first:
-        logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process says it all
+        logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process logs for all of them
     with profiler.profile("keep outputs"):
         settle(module, data, trainer)
-        # A search's prepare job has judged the teacher of all its candidates.
+        # In a search, the prepare job has evaluated the teacher for all candidates.
         judged = Judgement() if cfg.search.trials else judge(module, data, trainer.strategy.root_device)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
-    if first and not cfg.search.trials:  # of a search, the study knows the settings
+    if first and not cfg.search.trials:  # in a search, the study keeps the settings
         note(output, cfg, data.digest)
     fit(trainer, module, data, last)
     check_time(trainer, cfg)
@@ -296,12 +296,12 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
         if isinstance(profiler, TimeTable):
             path = output / "profile.csv"
             log.info("where the time went (%s):\n%s", path, profiler.write(path))
-    data.trainer = None  # the next run may have the same data, and needs the memory of all this
+    data.trainer = None  # the next run may reuse the data module, and needs the memory that this Trainer holds
     return dict(module.results[0]), True
 
 
 def refuse_diverged(module: ExportingModule, output: Path) -> None:
-    """Refuses a training that has diverged; its folder can be used again, with other settings too."""
+    """Refuses a training that has diverged, and removes its checkpoints so that other settings can use the folder."""
     if module.diverged:
         for name in ("last.ckpt", "best.ckpt"):
             (output / name).unlink(missing_ok=True)
@@ -309,9 +309,9 @@ def refuse_diverged(module: ExportingModule, output: Path) -> None:
 
 
 def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer) -> None:
-    """What the rows that have been read decide: the classes, the teacher's answers, the word embeddings to train."""
+    """Sets what depends on the rows: class names, teacher outputs, and which word embeddings are trained."""
     module.name_classes(data.class_names)
-    masked = data.masking is not None  # a pass changes its rows, and brings words that are in none
+    masked = data.masking is not None  # masking changes the rows in every epoch, and adds words that are in no row
     if isinstance(module, StudentDistiller):
         module.open_teacher(trainer, None if masked else data.corpus)
     for model in () if masked else module.exports.values():
@@ -319,38 +319,38 @@ def settle(module: ExportingModule, data: EncodedDataModule, trainer: L.Trainer)
 
 
 def ensure_teacher(cfg: DictConfig) -> None:
-    """Trains the teacher if its config says how and it is not there yet; then it is kept and reused.
+    """Trains the teacher if the config has `teacher.prepare` and its folder does not exist yet; else reuses it.
 
     Raises:
-        ConfigError: the one that is there was made with other settings, or of other data.
+        ConfigError: the existing teacher was trained with other settings or on other data.
     """
     folder = Path(cfg.teacher.path)
     training = Path(f"{folder}.training")
-    if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # brought by the user
+    if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # the user's own
         return
     with alone(folder.with_suffix(".lock"), f"the teacher {folder}"):
         training_cfg = staged(teachers_config(cfg, folder, training), "full")
         settle_precision(training_cfg)
         try:
             if earlier_results(training, training_cfg) is None or not folder.is_dir():
-                log.info("the teacher %s: training it, if it is not there", folder)
+                log.info("the teacher %s: training it, unless it is finished", folder)
                 attempt(training_cfg)
         except OtherRunError as error:
             raise ConfigError(
-                f"teacher.path={folder}: a teacher made otherwise ({error.difference}); must be another folder, where "
-                "one is made anew"
+                f"teacher.path={folder}: holds a teacher trained {error.difference}; must be another folder, "
+                "to train a new one"
             ) from error
         except DivergedError as error:
             raise ConfigError(f"teacher.path={folder}: its training (teacher.prepare) failed: {error}") from error
 
 
 def teachers_config(cfg: DictConfig, folder: Path, training: Path) -> DictConfig:
-    """The config that trains the teacher: that of its `prepare`, with the parts of this one that it inherits whole."""
+    """Composes the config that trains the teacher from `teacher.prepare` and the groups named in `teacher.inherits`."""
     own = {"paths.export": str(folder), "paths.output": str(training), "paths.runs": cfg.paths.runs}
     steps = plain(cfg.teacher.prepare) | own
     made = compose("train", [override(key, value) for key, value in steps.items()])
     with open_dict(made):
         for part in cfg.teacher.get("inherits") or ():
             made[part] = copy.deepcopy(cfg[part])
-            made[part]._set_parent(made)  # what it takes from elsewhere, as its seed, is the teacher's own
+            made[part]._set_parent(made)  # interpolations, as `${seed}`, then give the teacher's own values
     return made

@@ -1,4 +1,4 @@
-"""A run's folder: who works in it, which settings its results are of, and the results once the run has finished."""
+"""A run's folder: its lock, the settings of the run, and its results once it has finished."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from kdnas.locks import free, holders
 
 SETTINGS, RESULTS, PREPARED = "settings.json", "results.json", "prepared.json"
 LOCK = ".lock"
-"""Of a run's folder, held by the process that works in it."""
+"""The lock file in a run's folder, held by the process that trains there."""
 
 
 class OtherRunError(ConfigError):
-    """A folder holds another run than the one that is to go on there.
+    """The folder holds a run with other settings than the one to be continued there.
 
     Args:
-        folder: the run's.
-        key: in which they differ.
-        here, there: its value in the run that is asked for, and in the one that the folder holds.
+        folder: the run's folder.
+        key: the first setting that differs.
+        here, there: its values in the requested run, and in the run that the folder holds.
     """
 
     def __init__(self, folder: Path, key: str, here: Any, there: Any) -> None:
@@ -40,10 +40,10 @@ class OtherRunError(ConfigError):
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a run's folder meanwhile. The lock ends with the process, however that ends.
+    """Locks a run's folder, so that no other run works in it. The kernel frees the lock when the process ends.
 
     Raises:
-        ConfigError: another run is at work there, or it cannot be written to.
+        ConfigError: another run is at work there, or the folder cannot be written to.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder("paths.output", folder)
@@ -55,7 +55,7 @@ def at_work(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if {path.name for path in folder.iterdir()} == {LOCK}:  # it was refused
+            if {path.name for path in folder.iterdir()} == {LOCK}:  # the run was refused
                 (folder / LOCK).unlink()
                 with suppress(OSError):
                     for path in made:
@@ -63,10 +63,11 @@ def at_work(folder: Path) -> Iterator[None]:
 
 
 def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -> list[dict[str, float]] | None:
-    """The results of a run if that very run has finished in its folder before.
+    """Returns the results of a run if the same run has finished in its folder before.
 
     Args:
-        rows: the digest of the rows; None before they are read, when nothing is known of data that look different.
+        rows: the digest of the rows; None before they are read: then results count only if the data's files are
+            unchanged.
 
     Raises:
         ConfigError: the folder holds the results or a checkpoint of a run with other settings, or damaged files.
@@ -87,27 +88,27 @@ def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -
 
 
 def earlier_precision(folder: Path) -> str | None:
-    """The precision that a run began with in its folder; None if there was none."""
+    """Returns the precision that the run in a folder began with; None if there was no run."""
     with suppress(OSError, ValueError, AttributeError):
         return json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("trainer.precision")
     return None
 
 
 def note(folder: Path, config: DictConfig, rows: str) -> None:
-    """Writes down, in a run's folder, what its checkpoints and results will be of; `rows` is the digest of its data."""
+    """Writes a run's identity into its folder before it trains; `rows` is the digest of its data."""
     make_folder("paths.output", folder)
     with whole(folder / SETTINGS) as path:
         path.write_text(json.dumps(identity(config, rows), indent=1) + "\n")
 
 
 def write_results(path: Path, results: list[dict[str, float]]) -> None:
-    """Writes the held-out figures of a run that has finished, a mapping for each of its models."""
+    """Writes the held-out metrics of a finished run, a mapping for each of its models."""
     with whole(path) as aside:
         aside.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def read_results(path: Path) -> list[dict[str, float]]:
-    """What `write_results` wrote.
+    """Reads what `write_results` wrote.
 
     Raises:
         ConfigError: a damaged file.
@@ -120,13 +121,14 @@ def read_results(path: Path) -> list[dict[str, float]]:
 
 
 def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes what the prepare job of a search has settled for all of its jobs.
+    """Writes the values that the prepare job of a search has determined for all jobs.
 
     Args:
-        folder: the prepare job's own.
-        facts: `precision` (as Lightning names it), `teacher_metrics` and `chance` (held-out metrics by name, of the
-            teacher and of the best constant prediction; empty where the objective has no metric), `teacher` (what the
-            teacher costs to run, see `Cost.to_dict`), `held_out_rows` (how many rows the metrics are measured on).
+        folder: the prepare job's folder.
+        facts: `precision` (as Lightning names it), `rows` (the digest of the data), `teacher_metrics` and `chance`
+            (held-out metrics by name, of the teacher and of the best constant prediction; empty where the objective
+            has no metric), `teacher` (its cost, see `Cost.to_dict`), `held_out_rows` (the number of examples that the
+            metrics are computed on).
     """
     with whole(folder / PREPARED) as aside:
         aside.write_text(json.dumps(facts, indent=1) + "\n")
@@ -156,7 +158,7 @@ def _damaged(path: Path) -> ConfigError:
 
 
 def withdraw() -> None:
-    """Takes away the folder that Hydra has made for a run, if it holds nothing but Hydra's own notes."""
+    """Removes the folder that Hydra made for a run, if it holds nothing but Hydra's own files."""
     config = HydraConfig.get()
     if OmegaConf.is_missing(config.runtime, "output_dir"):  # composed by hand
         return
@@ -165,7 +167,7 @@ def withdraw() -> None:
         return
     for path in (*(folder / notes).iterdir(), folder / f"{config.job.name}.log", folder / LOCK):
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # the first that holds something else, or is not to be removed, ends it
+    with suppress(OSError):  # stops at the first folder that is not empty
         (folder / notes).rmdir()
         folder.rmdir()
         folder.parent.rmdir()

@@ -1,4 +1,4 @@
-"""The words of the commands that a search suggests: with its own task, data and config folders."""
+"""The commands that a search suggests, with its own task, data and config folders."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from kdnas.config import override
 
 OWN = ("proxy", "batch_size", "batch_tokens", "seed")
-"""The settings of the data that fine-tuning has its own values for."""
+"""The data settings that fine-tuning has its own values for."""
 
 
 def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:
-    """The command that fine-tunes on a search's own task, or else on the one that the config suggests (`finetune`).
+    """Returns the command that fine-tunes on a search's task, or on the one that the config suggests (`finetune`).
 
-    Settings of the task and its data that the groups of the same names do not have are written out.
+    Settings of the task and its data that differ from the config groups' are added as overrides.
     """
     begun = [*command(hydra), "+experiment=finetune"]
     where = [override("paths.runs", config.paths.runs)] if config.paths.runs != "runs" else []
@@ -35,7 +35,7 @@ def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:
 
 
 def command(hydra: DictConfig) -> list[str]:
-    """`python train.py`, with the folders of configs that the search was given."""
+    """Returns the words `python train.py`, with the config folders that the search was given."""
     words = ["python", "train.py"]
     own = Path(__file__).resolve().parent.parent / "conf"
     for source in hydra.runtime.config_sources:
@@ -49,7 +49,7 @@ def command(hydra: DictConfig) -> list[str]:
 
 
 def leaves(values: Any, key: str) -> dict[str, Any]:
-    """The values of a part of a config by their whole keys, as they were written; lists are values."""
+    """Flattens a part of a config to unresolved values by dotted key; lists are values."""
     if OmegaConf.is_config(values):
         values = OmegaConf.to_container(values, resolve=False)
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""The search as a Hydra sweeper: who chooses is the controller, where jobs run is the launcher.
+"""The search as a Hydra sweeper: the controller chooses the candidates, the Hydra launcher runs their jobs.
 
 Hydra imports this at every start, so nothing heavy is imported until a search begins.
 """
@@ -48,19 +48,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SEARCHING = ("search", "space", "controller", "reward", "hydra")
-"""The parts of a config that a distillation by hand does without, ..."""
+"""The parts of a search's config that a single distillation has no use for, except `FINALISTS`."""
 FINALISTS = "search.stages.full"
-"""... but for this one, which is what the distillation is."""
+"""The settings of a full distillation within the search's config."""
 DISTILLED = ("module", "data", "trainer", "seed")
-"""The parts that decide what comes out of a candidate's training, ..."""
+"""The parts of a config that decide the results of a candidate's training."""
 COMPARED = (*DISTILLED, "space", "reward", "latency")
-"""... and whether rewards compare."""
+"""The parts of a config that must be equal for the rewards of two candidates to be comparable."""
 LOOK_EVERY = 1.0
-"""Seconds between two looks at the study while jobs run."""
+"""Seconds between two readings of the study while jobs run."""
 
 
 class KDNASSweeper(Sweeper):
-    """Runs one search; `hydra/sweeper=kdnas`. Jobs report through the study, so return values do not count."""
+    """Runs one search (`hydra/sweeper=kdnas`). Jobs report through the study; their return values are not used."""
 
     def __init__(self) -> None:
         self.launcher: Launcher
@@ -124,9 +124,9 @@ class KDNASSweeper(Sweeper):
             rows, precision = prepared.pop("rows"), mini.optuna.user_attrs.get("precision", prepared["precision"])
             refuse_changes(mini, decisive(staged(self.config, "mini"), rows, precision, COMPARED))
             if full.renew(decisive(staged(self.config, "full"), rows, precision, DISTILLED)):
-                log.info("the finalists are distilled anew: their settings are others")
+                log.info("the finalists are distilled anew: their settings have changed")
             self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
-            for study in (mini, full):  # so that no job of a search that was moved aside can tell this one
+            for study in (mini, full):  # so that jobs of an earlier search, moved aside, cannot report to this one
                 study.optuna.set_user_attr("search", self.search)
             for study in (mini, full):
                 study.settle(prepared)
@@ -147,7 +147,7 @@ class KDNASSweeper(Sweeper):
                 self._report(mini, full)
 
     def _report(self, candidates: Study, finalists: Study) -> None:
-        """Writes the report, and says what came out: the answer, the table, and how to go on."""
+        """Writes the report, and logs the best candidate, the table and the commands to go on with."""
         from kdnas import reports
 
         results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists)
@@ -167,14 +167,14 @@ class KDNASSweeper(Sweeper):
             log.info("\n%s", part.rstrip(), extra={"plain": True})
 
     def _measure_again(self, *studies: Study) -> None:
-        """Runs a job, where the candidates' jobs run, that measures what was measured on a busy host."""
+        """Runs a job, through the launcher, that repeats the measurements that were made on a busy host."""
         if any(study.busy for study in studies):
             (returned,) = self._launch([["stage=latency", "job=latency", f"search.id={self.search}"]])
             if returned.status == JobStatus.FAILED:
                 log.warning("latencies of a busy host could not be measured again: %s", reason(returned))
 
     def _job(self, stage: str, gang: Gang, settings: SearchSettings) -> list[str]:
-        """The overrides that make a job of these trials; after the user's own, enough to repeat it by hand."""
+        """Returns the overrides of the job that runs these trials. With the user's own before them, they repeat it."""
         numbers = [trial.number for trial in gang]
         architectures = ",".join(
             "{" + ",".join(f"{name}:{value}" for name, value in trial.params.items()) + "}" for trial in gang
@@ -192,11 +192,11 @@ class KDNASSweeper(Sweeper):
         ]
 
     def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
-        """Runs jobs to their end; those again that met a disk which could not be written to.
+        """Runs jobs to their end; repeats the jobs that failed because a disk could not be written to.
 
         Raises:
-            ConfigError: the launcher cannot run them. They may be as good as any others, and stay as they are.
-            DiskError: the disk still cannot be written to. The same goes for them.
+            ConfigError: the launcher cannot run jobs. Their trials stay running, for the same command to go on.
+            DiskError: the disk still cannot be written to. The trials stay running too.
             SystemExit: a job called `exit`.
         """
         returned = self._run(jobs)
@@ -213,20 +213,20 @@ class KDNASSweeper(Sweeper):
         return returned
 
     def _met_a_disk(self, returned: JobReturn) -> DiskError | None:
-        """The disk error that ended a job, if one did; of a process that died without a word it is the likeliest."""
+        """Returns the disk error that ended a job, if any; tests the folder's disk if the process died silently."""
         if returned.status != JobStatus.FAILED:
             return None
         died = isinstance(returned._return_value, DiedError)
         return disk_error(returned._return_value, *([self.folder] if died else []))
 
     def _run(self, jobs: list[list[str]]) -> list[JobReturn]:
-        """Runs jobs to their end, once."""
+        """Runs jobs to their end, without repeating any."""
         try:
             return list(self.launcher.launch([[*self.overrides, *job] for job in jobs], initial_job_idx=0))
         except ConfigError:
             raise
         except Exception as error:
-            if met := disk_error(error, self.folder):  # Hydra could not write its notes
+            if met := disk_error(error, self.folder):  # Hydra could not write its own files
                 return [JobReturn(status=JobStatus.FAILED, _return_value=met)] * len(jobs)
             log.exception("the launcher gave up")
             raise ConfigError(f"hydra/launcher: {type(error).__name__}: {error}; the same command goes on") from error
@@ -234,7 +234,7 @@ class KDNASSweeper(Sweeper):
             sys.exit(f"ended by a job; {GOES_ON}")
 
     def _prepare(self, retries: int) -> None:
-        """Runs the job that makes or refuses what the others need, again if its process dies."""
+        """Runs the prepare job, again if its process dies; raises the error that it failed with."""
         job = ["stage=prepare", "job=prepare", "title=preparing"]
         elsewhere = not isinstance(self.launcher, BasicLauncher)
         note = partial(last_line, self.folder / "prepare") if elsewhere else None
@@ -251,7 +251,7 @@ class KDNASSweeper(Sweeper):
 
 
 def refuse_sweeps(overrides: list[str]) -> None:
-    """`search.py` chooses the architectures itself; a comma sweep would be a second search."""
+    """Refuses sweep overrides (`key=a,b`): a search chooses the architectures itself, and takes one value a key."""
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.is_sweep_override():
             raise ConfigError(
@@ -262,7 +262,7 @@ def refuse_sweeps(overrides: list[str]) -> None:
 
 @contextmanager
 def in_folder(folder: Path) -> Iterator[None]:
-    """The search folder: writable, nobody else's meanwhile, gone again if the search is refused before it begins."""
+    """Makes and locks the search folder; removes a new one again if the search is refused before it begins."""
     from kdnas.search.journal import JOURNAL
 
     made = not folder.exists()
@@ -283,10 +283,10 @@ def in_folder(folder: Path) -> Iterator[None]:
 
 
 def set_aside(folder: Path) -> None:
-    """Moves what an earlier search left, if any, to a folder beside it.
+    """Moves the files of an earlier search, if any, to a folder beside the search folder.
 
-    A job of it that runs would go on writing to where the new search is, so it has to be ended before. One that is
-    still to start finds another search there, and leaves.
+    Refused while a job of the earlier search runs, which would write into the new search. A job that is still queued
+    will find another search there, and end.
     """
     from kdnas.search.journal import JOURNAL
 
@@ -306,10 +306,12 @@ def set_aside(folder: Path) -> None:
 
 
 def distillation_overrides(overrides: list[str], full: Mapping[str, Any]) -> list[str]:
-    """Those of a search's overrides that a distillation by hand needs too; what only finalists get, for all of it.
+    """Returns the overrides of `search.py` that `train.py` needs to repeat a full distillation.
+
+    Overrides of `search.stages.full.<key>` become overrides of `<key>`.
 
     Args:
-        full: what the stage of a full distillation changes in the settings; what it sets counts for nothing elsewhere.
+        full: the settings of the stage `full`, by dotted key; overrides of the same keys elsewhere are left out.
     """
     chosen: list[str] = []
     for word in overrides:
@@ -322,13 +324,13 @@ def distillation_overrides(overrides: list[str], full: Mapping[str, Any]) -> lis
 
 
 def refuse_changes(study: Study, settings: dict[str, Any]) -> None:
-    """Observations are only comparable under the same settings; the first run's are kept in the study.
+    """Refuses to go on under settings other than those the study was made with; keeps the first run's in the study.
 
     Args:
-        settings: what decides the rewards (see `kdnas.identity`).
+        settings: everything that decides the rewards (see `kdnas.identity`).
 
     Raises:
-        ConfigError: they differ from those kept.
+        ConfigError: the settings differ, so rewards would not be comparable.
     """
     known = study.optuna.user_attrs.get("settings")
     if known is None:
@@ -342,14 +344,14 @@ def refuse_changes(study: Study, settings: dict[str, Any]) -> None:
 
 
 def decisive(config: DictConfig, rows: str, precision: str, parts: Sequence[str]) -> dict[str, Any]:
-    """What decides the results of a search's stage, with the precision that `auto` has come to."""
+    """Returns what decides the results of a search stage (see `identity`), with the precision in place of `auto`."""
     settings = identity(config, rows, parts)
     return settings | ({"trainer.precision": precision} if settings["trainer.precision"] == "auto" else {})
 
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Everything that the search says of itself, also in a file. Jobs reset the root logger, not this one."""
+    """Writes the log lines of kdnas to a file too. Hydra's jobs reset the root logger, not the logger `kdnas`."""
     handler = logging.FileHandler(path)
     handler.setFormatter(Lines("%Y-%m-%d %H:%M:%S"))
     handler.addFilter(told)
@@ -364,14 +366,14 @@ def log_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def watching(study: Study, narrator: Narrator) -> Iterator[None]:
-    """Narrates in the background while jobs run, wherever they run."""
+    """Logs each trial that ends, from a background thread, while jobs run in this or other processes."""
     ended = threading.Event()
 
     with activity(narrator.what, total=narrator.total, note=lambda: narrator.standing) as shown:
         shown.begin_at(len(narrator.told))
 
         def look() -> None:
-            with suppress(OSError):  # the search will meet it
+            with suppress(OSError):  # the search itself will raise it
                 narrator.narrate(study)
             shown.done = len(narrator.told)
 
@@ -390,7 +392,7 @@ def watching(study: Study, narrator: Narrator) -> Iterator[None]:
 
 
 def last_line(folder: Path) -> str:
-    """What a job that runs in another process has said last, in its own log; nothing if it has said nothing yet."""
+    """Returns the last line that a job in another process wrote to its log; empty if there is none yet."""
     logs = sorted(folder.glob("*.log"))
     said = logs[-1].read_text(errors="replace").splitlines() if logs else []
     return said[-1].partition(" - ")[2] if said else ""

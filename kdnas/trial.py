@@ -1,4 +1,4 @@
-"""Whether models of a family can be distilled, measured, exported and fine-tuned: tried on a tiny one."""
+"""Tests, on a tiny model, whether models of a family can be distilled, measured, exported and fine-tuned."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from kdnas.families import (
 
 LENGTH = 8
 SPARE = 4_000_000
-"""Parameters of a tiny model, beyond which most are in tables of further inputs, whose size no architecture changes."""
+"""The most parameters of a tiny model. One with more has tables of other inputs, which no architecture shrinks."""
 ARCHITECTURES = (TINY, Architecture(3, 3, 12, 40, "relu"))
-"""Two that differ in all five values, so that nothing of a student can depend on its teacher's."""
+"""Two architectures that differ in all five values, so that both a teacher's and a student's are tested."""
 
 
 def refusal(config: PreTrainedConfig) -> str | None:
-    """Says why students of a config's family cannot be made; None where they can."""
+    """Returns why students of a config's family cannot be made; None where they can."""
     for name, known in (("encoder", MODEL_MAPPING), ("classifier", MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)):
         if type(config) not in known:
             return f"transformers has no {name} of it"
@@ -48,15 +48,15 @@ def refusal(config: PreTrainedConfig) -> str | None:
         return "it does not read text"
     try:
         return next(filter(None, (_fault(tiny(config, architecture)) for architecture in ARCHITECTURES)), None)
-    except Exception as error:  # a family that does not go with one of the steps can raise anything
+    except Exception as error:  # an unsuitable family can raise anything
         return reason(error)
 
 
 def check_architecture(config: PreTrainedConfig) -> None:
-    """Refuses a student's config whose five values do not go together in its family.
+    """Refuses a student's config whose five values cannot be combined in its family.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: the model cannot be built or run.
     """
     layer = copy.deepcopy(config)
     layer.num_hidden_layers = 1
@@ -71,7 +71,7 @@ def check_architecture(config: PreTrainedConfig) -> None:
 @by_config
 @apart
 def _fault(config: PreTrainedConfig) -> str | None:
-    """Takes a tiny model through all that is done with a student; says what is wrong with it."""
+    """Runs a tiny model through every step of a student's life; returns what is wrong with it, if anything."""
     if count_parameters(config) > SPARE:
         return "it has tables of other inputs than text, as large for every student"
     try:
@@ -86,7 +86,7 @@ def _fault(config: PreTrainedConfig) -> str | None:
     if not all(parameter.grad.isfinite().all() for parameter in encoder.parameters() if parameter.grad is not None):
         return "its gradients are not finite"
     if not _reads_both_ways(config):
-        return "a token knows nothing of later ones; must be an encoder"
+        return "tokens do not attend to later ones; must be an encoder"
     if run(make(AutoModelForSequenceClassification, config), LENGTH).logits.shape != (2, 2):
         return "its classifier does not give a logit a class"
     return None
@@ -94,7 +94,7 @@ def _fault(config: PreTrainedConfig) -> str | None:
 
 @torch.no_grad()
 def _reads_both_ways(config: PreTrainedConfig) -> bool:
-    """Whether a row's first state depends on its last token."""
+    """Returns whether the first token's state depends on the last token."""
     encoder = new_encoder(config).eval()
     tokens = torch.arange(LENGTH) + 8  # no special ones
     other = torch.cat([tokens[:-1], tokens[-1:] + 1])

@@ -1,4 +1,4 @@
-"""Weights put into models, and what of them does not fit."""
+"""Loads weights into models, and reports the tensors that do not fit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kdnas.errors import ConfigError
 
 DATA: dict[str, Any] = {"trust_remote_code": False}
-"""How anything of a model is loaded: code that comes with it is not run, and nobody is asked whether it may be."""
+"""Arguments of every `from_pretrained`: code that comes with a model is never run, and the user is never asked."""
 WEIGHTS = DATA | {"weights_only": True, "dtype": torch.float32}
-"""How weights are: of a pickle, tensors and nothing else."""
+"""Arguments for loading weights: of a pickle, only tensors; in fp32."""
 POSITIONS = ("position_ids", "token_type_ids")
-"""Constants that older versions of transformers saved beside the weights."""
+"""Buffers that older versions of transformers saved beside the weights."""
 
 
 def from_folder(auto: Any, source: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
-    """Makes a model of one of the Auto classes with a folder's or hub id's weights; names those that do not fit."""
+    """Loads a model by one of the Auto classes from a folder or hub id; also returns the names that do not fit."""
     model, report = auto.from_pretrained(
         source, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **WEIGHTS
     )
@@ -30,9 +30,9 @@ def from_folder(auto: Any, source: str, config: PreTrainedConfig) -> tuple[PreTr
 
 
 def fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
-    """Copies weights, of an encoder or of one with a head, into a model that is either; returns what did not fit.
+    """Copies weights into a model and returns the names that do not fit. Either may have a head or be an encoder alone.
 
-    The names are the model's own.
+    The returned names are the model's own.
     """
     encoder = f"{model.base_model_prefix}."
     whole, bare = any(name.startswith(encoder) for name in weights), model.base_model is model
@@ -49,18 +49,18 @@ def fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
 
 
 def check_encoder(model: PreTrainedModel, wrong: Iterable[str], source: str) -> None:
-    """Refuses weights if any of the encoder's did not fit, or is no number; heads and poolers may be of any kind.
+    """Refuses weights of which any of the encoder's does not fit or is not finite; heads and poolers are not checked.
 
     Args:
-        wrong: the names that did not fit.
-        source: the setting to blame, with its value.
+        wrong: the names of tensors that do not fit.
+        source: the setting that names the weights, with its value, for the message.
 
     Raises:
-        ConfigError: there are such weights.
+        ConfigError: a tensor of the encoder does not fit, or is not finite.
     """
     encoder = f"{model.base_model_prefix}."
     parts = tuple(f"{name}." for name, _ in model.base_model.named_children() if name != "pooler")
-    # Transformers names what is missing as the model does, and what is left over as the file does.
+    # Transformers reports missing keys by the model's names, and unexpected keys by the file's.
     wrong = sorted({name for name in wrong if name.removeprefix(encoder).startswith(parts)})
     if wrong:
         raise ConfigError(

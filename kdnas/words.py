@@ -1,4 +1,4 @@
-"""The words of a command line, checked before Hydra reads them. What its grammar refuses comes with a way to say it."""
+"""Checks the arguments of a command line before Hydra parses them, and suggests how to quote what it would refuse."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from kdnas.config import in_quotes
 from kdnas.errors import ConfigError, shown
 
 SHARED = ("paths.output", "paths.export")
-"""Settings that the jobs of a multirun cannot have in common."""
+"""Settings that must differ between the jobs of a multirun."""
 
 
 def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
-    """Returns the words as Hydra is to read them: flags first, and `~` at the beginning of a value written out.
+    """Returns the arguments for Hydra: flags first, and `~` at the beginning of a value expanded.
 
     Args:
-        words: all of a command's arguments.
+        words: all arguments of the command.
         conf: the folder of configs.
-        sweeps: whether the command chooses among several values itself, without `-m`.
+        sweeps: whether the command itself is a sweep, without `-m`.
 
     Raises:
-        ConfigError: the first word that cannot be right.
+        ConfigError: an argument is wrong; the message names the first.
     """
     known, unknown = get_args_parser().parse_known_args(words)
     if known.resolve and known.cfg == "hydra":
@@ -41,15 +41,17 @@ def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
         fixed = not override.is_sweep_override() and override.value() is not None and "${" not in word
         if several and override.key_or_group in SHARED and fixed:
             raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
-    flags = [word for word in words if word not in overrides]  # first: Hydra reads no overrides on both sides of one
+    flags = [
+        word for word in words if word not in overrides
+    ]  # first, since Hydra takes no overrides on both sides of a flag
     return flags + [at_home(word, overrides[word]) for word in words if word in overrides]
 
 
 def parsed(word: str) -> Override:
-    """One override.
+    """Parses an override.
 
     Raises:
-        ConfigError: Hydra's grammar does not have it.
+        ConfigError: it is not in Hydra's grammar.
     """
     try:
         override = OverridesParser.create().parse_override(word)
@@ -68,7 +70,7 @@ def parsed(word: str) -> Override:
 
 
 def quoted(word: str) -> str:
-    """The word for a shell with its value as one text; empty where quotes do not help."""
+    """Returns the override, for a shell, with its value quoted as one text; empty where quotes do not help."""
     key, _, value = word.partition("=")
     better = f"{key}={in_quotes(value)}"
     try:
@@ -79,7 +81,7 @@ def quoted(word: str) -> str:
 
 
 def check_group(word: str, override: Override, conf: Path) -> None:
-    """Refuses what Hydra has no words for: a group of configs that is given a value which names none of them."""
+    """Refuses a value of a config group that cannot be the name of a config, with the names that there are."""
     key, value = override.key_or_group, override.value()
     chooses = not override.is_delete() and not override.is_sweep_override() and (conf / key).is_dir()
     if chooses and not isinstance(value, str | list):
@@ -88,7 +90,7 @@ def check_group(word: str, override: Override, conf: Path) -> None:
 
 
 def at_home(word: str, override: Override) -> str:
-    """The word with a path below `~` written out: no shell does it inside quotes, and no library for itself."""
+    """Expands `~` at the beginning of an override's value: the shell does not, within an argument, nor does Hydra."""
     value = override.value()
     if not isinstance(value, str) or not value.startswith("~"):
         return word

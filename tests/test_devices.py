@@ -263,7 +263,7 @@ def test_tasks_of_slurm_train_together_and_make_their_teacher_once(sources, tmp_
     ]
     said = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    assert "".join(said).count("is not there yet: training it") == 1
+    assert "".join(said).count("training it, unless it is finished") == 1
     agree(one, folder / "run")
 
 

@@ -119,7 +119,7 @@ REFUSED = {
     "gpt2": "has no intermediate_size, hidden_act",
     "ibert": "I-BERT only supports 'gelu'",
     "layoutlm": "the cost of a pass cannot be counted",
-    "llama": "a token knows nothing of later ones",
+    "llama": "tokens do not attend to later ones",
     "longformer": "the cost of a pass cannot be counted",
     "luke": "tables of other inputs than text",
     "mobilebert": "mobilebert model cannot be distilled",
@@ -141,7 +141,7 @@ def test_what_cannot_go_all_the_way_is_refused(family):
 
 
 def test_a_decoder_by_setting_is_refused():
-    with pytest.raises(ConfigError, match="a token knows nothing of later ones"):
+    with pytest.raises(ConfigError, match="tokens do not attend to later ones"):
         check_config(config_of("bert", is_decoder=True), "teacher.path", "x")
 
 

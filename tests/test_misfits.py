@@ -166,7 +166,7 @@ MISFITS = {
     # -- families
     "family unknown": (config(model_type="evil", auto_map={"AutoConfig": "evil.Config"}), TEXT, NONE),
     "decoder": (only(GPT2Config()), TEXT, "a gpt2 model has no intermediate_size, hidden_act; use a BERT-like encoder"),
-    "decoder by setting": (config(is_decoder=True), TEXT, "a token knows nothing of later ones; must be an encoder"),
+    "decoder by setting": (config(is_decoder=True), TEXT, "tokens do not attend to later ones; must be an encoder"),
     "both": (only(T5Config()), TEXT, "a t5 model has no intermediate_size, hidden_act; use a BERT-like encoder"),
     "pictures": (only(ViTConfig()), TEXT, ODD),
     "attention from the hub": (config(attn_implementation="evil/kernel"), TEXT, "asks for the attention evil/kernel"),

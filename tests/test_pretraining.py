@@ -325,7 +325,7 @@ def test_an_encoder_that_is_not_there_is_refused_with_its_path(teacher, tmp_path
         (["architectures=[]"], "architectures=[]: must name at least one student"),
         (["architecture.hidden_act=gellu"], "architecture.hidden_act=gellu: must be one of"),
         (["teacher.path=/no/such/teacher"], "teacher.path=/no/such/teacher: no model there"),
-        (["data.masking=null"], "data.masking=null: leaves nothing to guess"),
+        (["data.masking=null"], "data.masking=null: leaves no tokens to predict"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(teacher, tmp_path, overrides, says):

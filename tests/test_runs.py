@@ -177,7 +177,7 @@ def test_a_teacher_is_trained_on_its_students_data(words, teacher, text_dataset,
         assert ("accuracy_again" in figures) == bool(words)
         rows = (other / "train.jsonl").read_text()
         (other / "train.jsonl").write_text(rows.partition("\n")[2])
-        with pytest.raises(ConfigError, match=r"^teacher.path=.*: a teacher made otherwise \(with data \(rows\)="):
+        with pytest.raises(ConfigError, match=r"^teacher.path=.*: holds a teacher trained with data \(rows\)="):
             runner.ensure_teacher(cfg)
         (other / "train.jsonl").write_text(rows)
         runner.ensure_teacher(cfg)

@@ -417,7 +417,7 @@ def test_texts_without_labels_are_learned_from_until_labels_are_needed(classifie
         (["trainer.precision=17"], "Precision 17 is invalid"),
         (["trainer.max_epochs=3"], "trainer.max_epochs=3: must be null; the stages have epochs of their own"),
         (["trainer.max_steps=30"], "trainer.max_steps=30: must be -1; the stages have epochs of their own"),
-        (["task=rte"], "tells 3 classes apart; the task has 2"),
+        (["task=rte"], "the teacher has 3 labels, the task 2"),
     ],
 )
 def test_bad_settings_are_refused(classifier, tmp_path, overrides, says):
@@ -427,7 +427,7 @@ def test_bad_settings_are_refused(classifier, tmp_path, overrides, says):
 
 
 def test_a_teacher_without_a_classifier_is_refused(teacher, tmp_path):
-    with pytest.raises(ConfigError, match="tells 2 classes apart; the task has 3"):
+    with pytest.raises(ConfigError, match="the teacher has 2 labels, the task 3"):
         Classifier(3).load(teacher)
     with pytest.raises(ConfigError, match="has no classifier; must be fine-tuned"):
         Classifier(2).load(teacher)

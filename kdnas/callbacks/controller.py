@@ -1,4 +1,4 @@
-"""A Lightning callback that turns what a candidate learned into a reward and tells the study."""
+"""A Lightning callback that computes the students' rewards and reports them to the study."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ControllerUpdate(L.Callback):
     """Reports each student's trial when the final validation ends; the study's controller learns from it.
 
     Args:
-        study: of the stage that is run; its sampler is told of every trial and trains when an episode is complete.
+        study: the study of the stage that is run; its sampler learns of every trial and trains after each episode.
         trials: the students' trial numbers.
-        reward: of held-out metrics and costs.
+        reward: computes the reward from held-out metrics and costs.
         latency: the callback that has measured the costs.
-        export: the folder that the students were left in, to be noted with the trials.
+        export: the folder that the students are exported to, stored with the trials.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ControllerUpdate(L.Callback):
         seconds = (time.monotonic() - self._start) / len(self.trials)
         self.latency.measure_again(module)
         self.study.teacher = teacher = self.latency.teacher
-        if teacher.busy:  # estimates differ from job to job, and rewards have to compare
+        if teacher.busy:  # estimates differ between jobs, and rewards must be comparable
             teacher = self.study.teacher or teacher
         told = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
         for i, (trial, student, metrics, cost) in enumerate(told):
@@ -68,6 +68,6 @@ class ControllerUpdate(L.Callback):
                 self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)
             else:
                 self.study.fail(trial, f"no reward: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
-        # For want of memory, of which there is more alone. Last: a gang that is gone on with has all its members.
+        # Lost students get jobs of their own, with more memory. Last: a gang is resumed with all of its members.
         pairs = zip(self.trials, module.trainees, strict=True)
         self.study.part([trial for trial, student in pairs if student.lost])

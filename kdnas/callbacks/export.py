@@ -1,4 +1,4 @@
-"""A Lightning callback that leaves the trained models behind as Hugging Face folders."""
+"""A Lightning callback that exports the trained models as Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class ExportModels(L.Callback):
-    """Writes each of the module's `exports`, with its tokenizer, when the final validation ends; none that diverged.
+    """Exports each of the module's models that has not diverged, with the tokenizer, after the final validation.
 
     Args:
-        folder: for a single model; several go to numbered folders below it.
+        folder: the folder of a single model; several models go to numbered folders in it.
     """
 
     def __init__(self, folder: str) -> None:

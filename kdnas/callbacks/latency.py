@@ -1,4 +1,4 @@
-"""A Lightning callback that measures what the students cost to run, before they are trained."""
+"""A Lightning callback that measures the students' cost (latency, parameters, FLOPs) before they are trained."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 class LatencyBenchmark(L.Callback):
     """Measures teacher and students on each accelerator, once for each architecture, device and protocol.
 
-    Of several processes that train together the first measures; the others wait for it.
+    In a training on several devices, only the first process measures; the others wait.
 
     Args:
-        table: the file that keeps the latencies.
-        accelerators: cpu, cuda, mps; None measures on all that this machine has.
+        table: the file of the latency table.
+        accelerators: any of cpu, cuda, mps; None for all that this machine has.
         patience: seconds that a process waits for a quiet host.
-        fresh: measure anew, once in a process, what the table has.
+        fresh: whether to measure anew, once in a process, latencies that the table holds.
         protocol: fields of `kdnas.latency.Protocol`.
     """
 
@@ -60,7 +60,7 @@ class LatencyBenchmark(L.Callback):
         return Cost(count_parameters(config), flops, latency)
 
     def teacher_cost(self, config: PreTrainedConfig) -> Cost:
-        """The teacher's cost, found once for all candidates of a process, unless the host was busy."""
+        """Returns the teacher's cost, measured once for all candidates of a process unless the host was busy."""
         key = (config.to_json_string(), self.table.path, tuple(self.accelerators), self.protocol)
         cost = shared("teacher's cost", key, lambda: self.cost(config))
         if cost.busy:
@@ -83,7 +83,7 @@ class LatencyBenchmark(L.Callback):
                 )
 
     def measure_again(self, module: StudentDistiller) -> None:
-        """Measures once more what was measured on a busy host when training began; it may be quiet by now."""
+        """Repeats the measurements that were made on a busy host when training began."""
         if self.teacher.busy:
             self.teacher = self.teacher_cost(module.teacher_config)
         pairs = zip(self._configs, self.students, strict=True)

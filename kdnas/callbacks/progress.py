@@ -1,4 +1,4 @@
-"""A Lightning callback that shows how far one training is."""
+"""A Lightning callback that shows the progress of one training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kdnas.screen import Activity, activity
 
 log = logging.getLogger(__name__)
 LOOK = 1.0
-"""Seconds between two looks at the training loss: each waits for the device."""
+"""Seconds between two readings of the training loss: each waits for the device."""
 
 
 class Progress(ProgressBar):
-    """Shows a training and its validations as activities, and says a line of each epoch's held-out figures.
+    """Shows a training and its validations as activities, and logs each epoch's held-out metrics in a line.
 
     Args:
-        title: of the training, as "demo_teacher".
+        title: the title of the training, as "demo_teacher".
     """
 
     def __init__(self, title: str) -> None:
@@ -84,7 +84,7 @@ class Progress(ProgressBar):
         self._open["validating"].close()
         self._validating = None
 
-    # -- the end, whatever it is
+    # -- the end, with or without an error
 
     def _close(self) -> None:
         self._close_validating()
@@ -102,12 +102,12 @@ class Progress(ProgressBar):
 
 
 def of(trainer: L.Trainer) -> str:
-    """How many epochs there are in all, as "/4"; nothing where steps are counted."""
+    """Returns the number of epochs, as "/4"; empty where the training is limited by steps."""
     return f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
 
 
 def figures(results: Sequence[Mapping[str, float]]) -> str:
-    """Tells held-out figures; of several students the lowest and the highest of each."""
+    """Formats held-out metrics; for several students, the lowest and the highest value of each."""
     told = []
     for name in results[0] if results else ():
         values = [one[name] for one in results]
@@ -117,8 +117,8 @@ def figures(results: Sequence[Mapping[str, float]]) -> str:
 
 
 def share(trainer: L.Trainer, batches: int) -> float:
-    """How much of the training is done after so many batches of the epoch, from 0 to 1."""
+    """Returns the share of the training that is done after `batches` batches of the epoch, from 0 to 1."""
     if trainer.max_steps != -1:
         return trainer.global_step / trainer.max_steps
-    # Epochs count alike, though with a transfer set some have more batches than others.
+    # All epochs count equally, though with a transfer set the first have more batches.
     return (trainer.current_epoch + batches / trainer.num_training_batches) / (trainer.max_epochs or 1)

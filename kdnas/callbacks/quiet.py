@@ -12,10 +12,10 @@ from kdnas.host import QuietHost
 
 
 class QuietSteps(L.Callback):
-    """Holds the host for the length of each step, so that no measurement on it runs meanwhile (see `QuietHost`).
+    """Holds the host's lock during each step, so that no measurement runs on the host meanwhile (see `QuietHost`).
 
-    Of several processes on a host that train together only the first does: one that had to wait for a measurement
-    while another is in the step, and waits for it, would never get to go. The others get as far as the first is needed.
+    In a DDP training only the first process of a host does so. If each did, one could wait for a measurement, the
+    measurement for a process within its step, and that process for the first one's gradients: a deadlock.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What every data module here shares: reading a dataset, tokenizing it once, batching it by length."""
+"""The base class of the data modules: reads a dataset, tokenizes it once, batches it by length."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ from kdnas.errors import ConfigError, is_number, require, require_whole
 from kdnas.screen import activity
 
 LEAST_TOKENS = 8
-"""Tokens that a row must have room for: the special ones, and something between them."""
+"""The least `max_length`: room for the special tokens and a few others."""
 HELD_OUT_SEED = 0
-"""Draws the held-out rows: they are the same whatever a run's seed, so that figures of several seeds compare."""
+"""The seed that draws the held-out rows, whatever a run's seed is, so that metrics of several seeds are comparable."""
 CUT = "cut"
-"""The column that says whether a row was longer than it may be."""
+"""The column that says whether a row was truncated."""
 
 
 class EncodedDataModule(L.LightningDataModule):
-    """Train and held-out rows, tokenized, in length-bucketed batches padded to their own longest row.
+    """Training and held-out rows, tokenized, in length-bucketed batches padded to their own longest row.
 
     Args:
-        tokenizer: the teacher's.
-        source: the dataset, which messages name.
+        tokenizer: the teacher's tokenizer; None for a data module that only checks its settings.
+        source: the dataset, as messages name it.
         proxy: the fraction of the training rows to train on, drawn once from the seed.
-        rows: at most so many training rows before that; None for all.
-        held_out: at most so many held-out rows, the same ones whatever the seed; None for all.
-        max_length: tokens of a row; what is longer is cut.
-        batch_size: rows a batch, over all devices: a run's course does not depend on how many there are.
-        batch_tokens: tokens a batch, about, in place of rows: batches of short rows then have more of them.
-        seed: of the proxy, the row limits, the order and the masks.
+        rows: the most training rows, before the proxy is drawn; None for all.
+        held_out: the most held-out rows, the same ones whatever the seed; None for all.
+        max_length: the most tokens of a row; longer rows are truncated.
+        batch_size: rows a batch over all devices, so that a run does not depend on the number of devices.
+        batch_tokens: the approximate number of tokens a batch, in place of `batch_size`.
+        seed: draws the proxy and the limited rows, the order and the masks.
         masking: hides tokens and gives them as `labels`; None leaves the text as it is.
 
     Attributes:
-        transfer: rows without labels to train on as well, in the first `transfer_epochs`; None if there are none.
-        transfer_epochs: set by whom the labels are for.
-        first_epoch: the one that a resumed run goes on with.
-        rank, world: this process's share of every batch, and of how many (see `divide`).
+        transfer: further rows without labels, which the first `transfer_epochs` train on too; None if there are none.
+        transfer_epochs: the number of epochs that need no labels, taken from the module.
+        first_epoch: the epoch that a resumed run goes on with.
+        rank, world: the index of this process among the `world` processes that share every batch (see `divide`).
         train, validation: the rows, once `setup` has read them.
-        parts: where the rows of each set come from, and what was left out of them, by the set's name.
-        further: more held-out rows by name, if `load` has any; `val_dataloader` then gives a list of loaders, the
-            first of which decides.
-        class_names: of the labels' classes in the order of their ids, once `setup` has read them; None for none.
+        parts: the sources of each set's rows, and counts of the rows left out, by the set's name.
+        further: further held-out splits by name, if `load` has any; `val_dataloader` then gives a list of loaders, of
+            which the first decides.
+        class_names: the names of the classes in the order of their ids, after `setup`; None if they have no names.
 
     Raises:
         ConfigError: a setting out of range, or (in `setup`) data that is missing, empty or without the columns.
@@ -98,7 +98,7 @@ class EncodedDataModule(L.LightningDataModule):
         if tokenizer is not None and masking is not None:
             masking.check(copy.deepcopy(tokenizer))
         self.source = source
-        self.tokenizer = copy.deepcopy(tokenizer)  # encoding sets its truncation, with which it would be exported
+        self.tokenizer = copy.deepcopy(tokenizer)  # encoding changes its truncation, which would be exported
         self.masking = masking
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
         self.max_length, self.batch_size, self.seed = max_length, batch_size, seed
@@ -117,7 +117,7 @@ class EncodedDataModule(L.LightningDataModule):
 
     @abstractmethod
     def load(self) -> tuple[Dataset, Dataset]:
-        """Tokenized training and held-out rows (see `encode`), in a random order; may set `transfer` and `further`."""
+        """Reads and tokenizes training and held-out rows (see `encode`), shuffled; may set `transfer` and `further`."""
 
     def setup(self, stage: str | None = None) -> None:
         if self.train is not None:
@@ -141,11 +141,11 @@ class EncodedDataModule(L.LightningDataModule):
 
     @property
     def classes(self) -> int | None:
-        """How many classes the labels are of: None where nobody says, 1 for numbers."""
+        """The number of classes; None if it is not known before the rows are read, 1 for regression."""
         return None
 
     def read(self, name: str, source: Source, split: str, texts: Sequence[str], label: str | None = None) -> Part:
-        """Reads rows for the set of that name."""
+        """Reads rows of a split for the set of the given name."""
         part = source.read(split, texts, label)
         self.parts.setdefault(name, []).append(part)
         return part
@@ -167,7 +167,7 @@ class EncodedDataModule(L.LightningDataModule):
 
     @property
     def digest(self) -> str:
-        """What identifies the rows that were read, with their labels: those that the proxy leaves out as well."""
+        """A digest of all rows that were read, with their labels, including the rows that the proxy leaves out."""
         corpus = self.corpus if self.proxy == 1 else FlatCorpus(self._read, self.collate)
         said = hashlib.sha256(corpus.digest.encode())
         for one in corpus.sets:
@@ -176,19 +176,19 @@ class EncodedDataModule(L.LightningDataModule):
 
     @property
     def texts_per_row(self) -> int:
-        """The most texts that are tokenized together: 2 where rows are pairs."""
+        """The number of texts that are tokenized together: 2 where rows are pairs."""
         return 1
 
     @property
     def sets(self) -> list[Dataset]:
-        """All rows that are trained on or held out."""
+        """The sets of rows that are trained on or held out."""
         return [rows for rows in (self.train, self.transfer, self.validation, *self.further.values()) if rows]
 
     def divide(self, rank: int, world: int) -> None:
-        """Makes the loaders give one of `world` shares of every batch.
+        """Makes the loaders give this process its shard of every batch: the `rank`-th of `world`.
 
         Raises:
-            ConfigError: too few rows for every device to have one, of a batch or held out.
+            ConfigError: a batch or a held-out split has fewer rows than there are devices.
         """
         if self.batch_size < world:
             raise ConfigError(
@@ -223,7 +223,7 @@ class EncodedDataModule(L.LightningDataModule):
             )
 
     def _cut(self, encoded: BatchEncoding, texts: list[list[str]], short: list[list[str]]) -> list[bool]:
-        """Whether each row is longer than what is left of it."""
+        """Returns for each row whether it was truncated."""
         if encoded.encodings is None:  # a slow tokenizer's
             whole = self.tokenizer(*short, verbose=False)["input_ids"]
             over = [len(row) > self.max_length for row in whole]
@@ -233,28 +233,28 @@ class EncodedDataModule(L.LightningDataModule):
         return [a or b for a, b in zip(over, shorter, strict=True)]
 
     def _fingerprint(self, dataset: Dataset, columns: Sequence[str], label: str | None) -> str:
-        """Names tokenized rows, so that `datasets` finds them again; its own names hold all of this object's state."""
+        """Returns the fingerprint by which `datasets` caches tokenized rows; its own would hash all of this object."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         rules = json.loads(backend.to_str()) if backend is not None else {"vocabulary": self.tokenizer.get_vocab()}
-        rules |= {"truncation": None, "padding": None}  # which the last call has left behind
+        rules |= {"truncation": None, "padding": None}  # set by the last call
         settings = [self.tokenizer.truncation_side, list(self.tokenizer.model_input_names), self.max_length]
         said = [dataset._fingerprint, type(self.tokenizer).__name__, rules, settings, list(columns), label, CUT]
-        # A slow tokenizer's rules are in what it was made from.
+        # The rules of a slow tokenizer are in its arguments.
         more = f"{self.masking} {'' if backend is not None else self.tokenizer.init_kwargs}"
         return hashlib.sha256(f"{json.dumps(said, sort_keys=True)} {more}".encode()).hexdigest()[:16]
 
     def sample(self, part: Part, rows: int | None, seed: int, key: str) -> None:
-        """Shuffles rows, and goes on with at most so many, by the setting that says how many."""
+        """Shuffles a part's rows and keeps the first `rows`; `key` is the setting that limits them."""
         part.rows = part.rows.shuffle(seed=seed)
         if rows and rows < len(part.rows):
             part.keep(part.rows.select(range(rows)), f"over {key}={rows}")
 
     def fraction(self, rows: Dataset) -> Dataset:
-        """The proxy's share of rows, which are in a random order."""
+        """Returns the first rows, up to the proxy's share; the rows are already shuffled."""
         return rows.select(range(max(1, round(self.proxy * len(rows)))))
 
     def held_out_batches(self) -> Iterator[tuple[int, BatchEncoding]]:
-        """Batches of every held-out row, whatever the devices, each with the number of its split; the first decides."""
+        """Yields batches of every held-out row, undivided between devices, each with the index of its split."""
         for split, rows in enumerate((self.validation, *self.further.values())):
             assert rows is not None, "setup() comes first"
             yield from ((split, batch) for batch in self.corpus.batches_of(self._flat(rows)))
@@ -274,7 +274,7 @@ class EncodedDataModule(L.LightningDataModule):
         return loaders if self.further else loaders[0]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch.to(device, non_blocking=True)  # Lightning would wait for each of its tensors
+        return batch.to(device, non_blocking=True)  # Lightning's own copy is blocking
 
     def _flat(self, rows: Dataset) -> Flat:
         return self.corpus.sets[next(i for i, known in enumerate(self.sets) if known is rows)]
@@ -285,12 +285,12 @@ class EncodedDataModule(L.LightningDataModule):
             lengths, self.batch_size, shuffle, self.seed, self._epoch, self.rank, self.world, self.batch_tokens
         )
         collate: Callable[[Any], BatchEncoding] = self.collate
-        if self.masking is not None:  # held-out masks are always the same
+        if self.masking is not None:  # held-out masks are the same in every epoch
             epoch = self._epoch if shuffle else lambda: -1
             collate = MaskingCollator(self.tokenizer, self.masking, self.seed, epoch, self.collate)
-        pinned = torch.cuda.is_available()  # so that batches travel while the device is at work
+        pinned = torch.cuda.is_available()  # batches are then copied while the device computes
         return DataLoader(ConcatDataset(parts), batch_sampler=sampler, collate_fn=collate, pin_memory=pinned)
 
     def _epoch(self) -> int:
-        # Lightning draws a resumed run's first batch before it restores the epoch.
+        # Lightning fetches a resumed run's first batch before it restores the epoch.
         return max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)

@@ -1,4 +1,4 @@
-"""What became of the rows that were read: how many were left out, and why; how many of each class are left."""
+"""Counts of rows: how many were read, how many were left out and why, and how many there are of each class."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from kdnas.errors import ConfigError
 
 log = logging.getLogger(__name__)
 TRAINING, HELD_OUT, TRANSFER = "training", "held-out", "transfer"
-"""The names of sets of rows."""
+"""The names of the sets of rows."""
 SEEN = r"[^\s\pZ\p{Cc}\p{Cf}]"
-"""A character that can be seen."""
+"""A pattern for a visible character."""
 
 
 class Part:
-    """Rows on their way from a file into a run, with an account of those that are left out on the way.
+    """Rows of one source, with counts of the rows that filters have left out.
 
     Args:
-        rows: as they were read.
-        origin: where they come from.
-        notes: what else there is to say of them.
+        rows: the rows as they were read.
+        origin: a description of the source.
+        notes: warnings about the rows.
 
     Attributes:
-        rows: those that are left.
+        rows: the rows that are kept so far.
     """
 
     def __init__(self, rows: Dataset, origin: str, notes: Sequence[str] = ()) -> None:
@@ -38,7 +38,7 @@ class Part:
         self._steps: list[tuple[str, dict[str, int]]] = [(f"{len(rows)} rows read ({origin})", {})]
 
     def keep(self, rows: Dataset, why: str) -> None:
-        """Goes on with some of the rows; `why` says what the others are, as "without label"."""
+        """Keeps some of the rows; `why` describes the rows left out, as "without label"."""
         left_out = self._steps[-1][1]
         if len(rows) < len(self.rows):
             left_out[why] = left_out.get(why, 0) + len(self.rows) - len(rows)
@@ -48,18 +48,18 @@ class Part:
         self.keep(self.rows if mask.all() else self.rows.select(np.flatnonzero(mask)), why)
 
     def keep_texts(self, columns: Sequence[str]) -> None:
-        """Goes on with the rows that have a text to read in every column."""
+        """Keeps the rows that have a visible character in every column."""
         for column in columns:
             self.keep_where(_mask(pc.match_substring_regex(values(self.rows, column), SEEN)), "without text")
 
     def keep_present(self, columns: Sequence[str], why: str) -> None:
-        """Goes on with the rows that have a value in every column."""
+        """Keeps the rows that have a value in every column."""
         for column in columns:
-            if self.rows.data.column(column).null_count:  # known without a look at the values
+            if self.rows.data.column(column).null_count:  # cheap: Arrow stores this count
                 self.keep_where(_mask(pc.is_valid(values(self.rows, column))), why)
 
     def become(self, rows: Dataset, what: str) -> None:
-        """Goes on with what the rows were cut up into."""
+        """Replaces the rows by the pieces that they were split into, and counts on from these."""
         self._steps.append((f"{len(rows)} {what}", {}))
         self.rows = rows
 
@@ -80,18 +80,18 @@ def _mask(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def values(rows: Dataset, column: str) -> pa.ChunkedArray:
-    """A column's values in the rows' order."""
+    """Returns a column's values in the order of the rows."""
     return rows.select_columns([column]).with_format("arrow")[:][column]
 
 
 def class_counts(rows: Dataset, classes: int | None, names: Sequence[str] | None) -> dict[str, int]:
-    """Counts the tokenized rows of each class, under its name if it has one."""
+    """Counts the tokenized rows of each class, by its name or else its id."""
     counts = np.bincount(values(rows, "labels").to_numpy(), minlength=classes or 0).tolist()
     return {names[number] if names else str(number): count for number, count in enumerate(counts)}
 
 
 def repeated(rows: Flat, known: Flat) -> int:
-    """Counts the rows whose tokens are those of a known row, with whatever label."""
+    """Counts the rows whose tokens are equal to those of a known row, whatever their labels."""
     wanted = list(_tokens(rows))
     found = set(wanted).intersection(_tokens(known))
     return sum(tokens in found for tokens in wanted)
@@ -105,15 +105,15 @@ def _tokens(rows: Flat) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Account:
-    """What a set of rows is made of.
+    """The composition of a set of rows.
 
     Args:
-        name: of the set.
-        parts: where its rows come from, and what was left out.
-        used: how many rows there are.
-        share: says why they are fewer than were left.
-        cut: how many of them were cut at `tokens` tokens.
-        classes: how many there are of each class; empty without classes.
+        name: the name of the set.
+        parts: the sources of its rows, with counts of the rows left out.
+        used: the number of rows.
+        share: a note on why fewer rows are used than were kept, as the proxy.
+        cut: the number of rows that were truncated at `tokens` tokens.
+        classes: the number of rows of each class; empty without classes.
     """
 
     name: str
@@ -125,10 +125,10 @@ class Account:
     classes: Mapping[str, int]
 
     def check(self, source: object) -> None:
-        """Refuses a set of no rows, and one to train on or to choose by that has one class only.
+        """Refuses an empty set, and a training or held-out set with a single class.
 
         Args:
-            source: which the message names.
+            source: the dataset, as messages name it.
         """
         origin = "; ".join(map(str, self.parts))
         if not self.used:
@@ -140,11 +140,11 @@ class Account:
             )
 
     def say(self, repeated: int, same: bool) -> None:
-        """Logs the account in one line, and warns of what may be wrong.
+        """Logs the counts in one line, and warnings about what may be wrong.
 
         Args:
-            repeated: how many of the rows are among the training rows.
-            same: whether they come from the same place as those.
+            repeated: the number of rows that are among the training rows.
+            same: whether the rows come from the same source as the training rows.
         """
         said = [*map(str, self.parts), f"{self.used} used{self.share}, {self.cut} cut at {self.tokens} tokens"]
         if self.classes:
@@ -156,7 +156,7 @@ class Account:
             for note in part.notes:
                 log.warning("%s: %s", self.name, note)
         if same or repeated == self.used:
-            log.warning("%s: these rows are trained on as well; their figures say nothing of other texts", self.name)
+            log.warning("%s: these rows are trained on as well; their metrics say nothing about other texts", self.name)
         missing = [name for name, count in self.classes.items() if not count]
         if missing and self.name == TRAINING:
             log.warning("%s: no row is of class %s", self.name, ", ".join(missing))

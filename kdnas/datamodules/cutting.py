@@ -1,18 +1,18 @@
-"""Long texts: cut before they are tokenized, which takes 200 bytes and more a character."""
+"""Shortens long texts before they are tokenized: tokenizing takes 200 bytes and more of memory a character."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 FEW, MOST = 16, 1_000_000
-"""Characters of a text that are looked at: for each token of a row at first, and in all at last."""
+"""Characters of a text that are tokenized: for each token of a row in the first attempt, and the most in all."""
 
 
 def shortened(text: str, tokenizer: Tokenizer, tokens: int) -> str:
-    """Cuts a text, between words, to a part that has more than so many tokens; a shorter text stays whole.
+    """Cuts a text, between words, to a part that still has more than `tokens` tokens; a shorter text stays whole.
 
-    What is left out has no part in a row of so many tokens, except behind a million characters of next to nothing.
-    (Of a pair of such texts, a row's odd token may go to the other one.)
+    A row of `tokens` tokens is the same as that of the whole text, except where a million characters give fewer
+    tokens. (In a pair of long texts, the truncation may give the odd token to the other text.)
     """
     size = FEW * tokens
     while size < min(len(text), MOST):
@@ -24,7 +24,7 @@ def shortened(text: str, tokenizer: Tokenizer, tokens: int) -> str:
 
 
 def _beginning(text: str, size: int) -> str:
-    """The whole words among the first characters, or these if they are of one."""
+    """Returns the whole words among the first `size` characters, or all of these if they are within one word."""
     return "".join(text[:size].rsplit(maxsplit=1)[:1])
 
 

@@ -1,4 +1,4 @@
-"""How CSV and TSV files are read: every cell as text, so that "NA" is a text and 007 keeps its zeros."""
+"""Options for reading CSV and TSV files: every cell is text, so that "NA" is a text and 007 keeps its zeros."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from datasets import BuilderConfig, Dataset, Value
 from kdnas.errors import ConfigError, require, shown
 
 USUAL: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "skip_blank_lines": False}
-"""Options of pandas that lose no row without a word: an empty cell is missing, and "NA", "None" or "null" is a text."""
+"""Options of pandas that lose no row silently: an empty cell is missing, and "NA", "None" or "null" is a text."""
 TABS: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE}
-"""Options for .tsv files: a quote is a letter, as in GLUE's. A stray one would swallow the rows up to the next."""
+"""Options for .tsv files: a quote is a character, as in GLUE's files. A stray one would join rows up to the next."""
 QUOTE = '"'
 
 
 def check_options(options: Any, key: str) -> dict[str, Any]:
-    """Returns the options of `pandas.read_csv` that are given, without those that are null."""
+    """Checks the given options of `pandas.read_csv`, and returns those that are not null."""
     require(
         options is None or isinstance(options, Mapping), f"{key}.csv", options, "options of pandas.read_csv by name"
     )
     given = {str(name): value for name, value in (options or {}).items() if value is not None}
-    if given.get("sep") == r"\t":  # as it is typed
+    if given.get("sep") == r"\t":  # as users type it
         given["sep"] = "\t"
     if "na_values" in given:
         markers = given["na_values"] if isinstance(given["na_values"], list | tuple) else [given["na_values"]]
@@ -35,28 +35,28 @@ def check_options(options: Any, key: str) -> dict[str, Any]:
 
 
 def options_of(files: Sequence[str], declared: BuilderConfig | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Puts together how files are read.
+    """Returns the options to read files with: the user's before the dataset card's, these before the usual ones.
 
     Args:
-        files: paths or addresses.
-        declared: what a dataset's own card says.
-        given: by the user.
+        files: paths or URLs.
+        declared: the config in a dataset's card, if there is one.
+        given: the user's options.
     """
     tabs = TABS if files and all(".tsv" in file.lower().rpartition("/")[2] for file in files) else {}
     return USUAL | tabs | _differing(declared) | given
 
 
 def _differing(config: BuilderConfig | None) -> dict[str, Any]:
-    """The options of a config that are not the reader's usual ones."""
+    """Returns the options of a builder config that differ from its defaults."""
     if config is None:
         return {}
     usual = vars(type(config)())
-    general = {*vars(BuilderConfig()), "features", "column_names", "delimiter"}  # the last two are copied into others
+    general = {*vars(BuilderConfig()), "features", "column_names", "delimiter"}  # the last two are aliases
     return {name: value for name, value in vars(config).items() if name not in general and value != usual[name]}
 
 
 def header(file: str, options: Mapping[str, Any], key: str) -> list[str]:
-    """Reads the names of a file's columns.
+    """Reads the column names of a file.
 
     Raises:
         ConfigError: options that `pandas.read_csv` does not take.
@@ -71,7 +71,7 @@ def header(file: str, options: Mapping[str, Any], key: str) -> list[str]:
 
 
 def as_numbers(rows: Dataset, column: str) -> Dataset:
-    """Turns a column of text into whole numbers or, if they are none, into numbers; leaves it if they are neither."""
+    """Casts a text column to int64 if all of its values are integers, else to float64 if all are numbers."""
     values = pa.array(filter(None, rows.unique(column)), pa.string())
     for kind in ("int64", "float64"):
         try:
@@ -83,7 +83,7 @@ def as_numbers(rows: Dataset, column: str) -> Dataset:
 
 
 def quote_notes(rows: Dataset, columns: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    """Says what the reading of quotes may have spoilt in texts, and how to read them otherwise."""
+    """Returns warnings about texts that the handling of quotes may have spoilt, with the option that changes it."""
     plain = options.get("quoting") == csv.QUOTE_NONE
     quote = options.get("quotechar") or QUOTE
     odd = 0

@@ -1,4 +1,4 @@
-"""Tokenized rows end to end in a few tensors, from which a batch is cut in no time."""
+"""Tokenized rows, concatenated in a few tensors, from which batches are sliced quickly."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.host import QuietHost
 
 COLUMNS = ("input_ids", "token_type_ids", "words")
-"""Those with a number for each token."""
+"""The columns that have a number for each token."""
 ALIGNED = 8
-"""Batches are padded to a multiple of this, which accelerators like."""
+"""Batches are padded to a multiple of this length, which is faster on accelerators."""
 
 
 class Flat(TorchDataset[dict[str, Tensor]]):
-    """Rows of a dataset as `EncodedDataModule.encode` leaves it.
+    """The rows of a dataset that `EncodedDataModule.encode` has tokenized.
 
     Args:
         dataset: the rows.
-        row, token: the numbers of its first ones, in a corpus of several.
+        row, token: the indices of its first row and token in a corpus of several datasets.
     """
 
     def __init__(self, dataset: Dataset, row: int = 0, token: int = 0) -> None:
@@ -55,7 +55,7 @@ class Flat(TorchDataset[dict[str, Tensor]]):
         return int(self.lengths.sum())
 
     def unlabelled(self) -> Flat:
-        """The same rows without their labels."""
+        """Returns the same rows without their labels."""
         other = object.__new__(Flat)
         other.__dict__ |= self.__dict__ | {"labels": None}
         return other
@@ -71,14 +71,14 @@ class Flat(TorchDataset[dict[str, Tensor]]):
 
 
 class PadCollator:
-    """Makes a batch of rows, padded to the longest: what Hugging Face's collators give, and a little more.
+    """Makes a batch of rows, padded to the longest: as Hugging Face's collators do, with three more entries.
 
-    Besides the models' inputs and `labels`, a batch has `lengths` (of the rows, numbers), `tokens` and `rows` (the
-    numbers of its tokens, end to end, and of its rows, in the corpus). These are no tensors, and stay on the host.
+    Besides the models' inputs and `labels`, a batch has `lengths` (of the rows, a list), `tokens` and `rows` (the
+    indices of its real tokens, concatenated, and of its rows in the corpus, NumPy arrays). These stay on the host.
 
     Args:
-        padding: the id of the token to pad with.
-        limit: tokens that no batch is padded beyond, as models may have no positions for more.
+        padding: the id of the padding token.
+        limit: the length that no batch is padded beyond, as models may have no positions for more.
     """
 
     def __init__(self, padding: int, limit: int | None = None) -> None:
@@ -105,12 +105,12 @@ class PadCollator:
 
 
 class FlatCorpus:
-    """Several sets of rows, numbered through: all that a run asks the teacher about.
+    """Several sets of rows with consecutive indices: everything that a run needs teacher outputs for.
 
     Args:
-        datasets: in a fixed order.
-        collate: makes their batches.
-        budget: tokens of one.
+        datasets: the sets, in a fixed order.
+        collate: makes batches of rows.
+        budget: the most tokens of a batch.
     """
 
     def __init__(self, datasets: Sequence[Dataset], collate: PadCollator, budget: int = 4096) -> None:
@@ -131,7 +131,7 @@ class FlatCorpus:
 
     @cached_property
     def vocabulary(self) -> Tensor:
-        """The ids of the tokens that there are, in order."""
+        """The ids of the tokens that occur, in order."""
         return torch.unique(torch.cat([one.columns["input_ids"].unique() for one in self.sets])).long()
 
     def batches(self) -> Iterator[BatchEncoding]:
@@ -139,7 +139,7 @@ class FlatCorpus:
             yield from self.batches_of(one)
 
     def batches_of(self, one: Flat) -> Iterator[BatchEncoding]:
-        """Every row of one of the sets once."""
+        """Yields every row of one of the sets once, in batches."""
         for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):
-            with QuietHost().busy():  # until the next is asked for
+            with QuietHost().busy():  # held while the caller uses the batch
                 yield self.collate([one[row] for row in rows])

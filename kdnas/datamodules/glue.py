@@ -1,4 +1,4 @@
-"""Labelled single texts or pairs: GLUE's tasks and whatever is laid out like them."""
+"""Labelled single texts or pairs: GLUE's tasks and datasets of the same form."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from kdnas.errors import ConfigError, require, require_whole
 
 
 class GlueDataModule(EncodedDataModule):
-    """A classification or regression task. Distillation uses the same rows and needs their labels only at its end.
+    """A classification or regression task. Distillation uses the same rows, and their labels only in its last stage.
 
     Args:
         path, name, files, csv: the dataset (see `Source`).
-        columns: one text column, or two that make a pair.
-        label: the column of classes (names, class ids or other whole numbers), or of numbers to learn. Rows without
-            one, or with a class id below 0, are left out.
-        num_labels: classes, 1 for numbers; None for as many as there are.
-        labels: names of the classes, in the order of their ids, where the data has numbers; where it has names, their
-            order; None for the data's own (names without an order of their own are sorted).
+        columns: one text column, or two columns of pairs.
+        label: the column of classes (names, class ids or other whole numbers), or of regression targets. Rows without
+            a label, or with a class id below 0, are left out.
+        num_labels: the number of classes, 1 for regression; None for as many as the data has.
+        labels: the names of the classes in the order of their ids, where the data has numbers; the order of the
+            classes, where the data has names; None for the dataset's own names and order, or else sorted names.
         split, validation: the splits to train on and to hold out.
-        also: further splits to hold out, by the name that their figures get (MNLI's mismatched one).
-        extra: further sources to train on, each a mapping with `path` (or `files`), `columns` and, if not as usual,
+        also: further splits to hold out, by the suffix of their metrics' names (as MNLI's mismatched split).
+        extra: further sources to train on, each a mapping with `path` (or `files`), `columns` and, optionally,
             `name`, `csv`, `split` and `label`. With a label (whose class names must be the task's) they are training
             rows like the task's own; with `label: null` they are a transfer set for the stages that need no labels. A
-            text or pair that the rows before it hold, or the held-out ones, is left out.
-        settings: of `EncodedDataModule`; `rows` counts for each source.
+            text or pair that an earlier row or a held-out row holds is left out.
+        settings: arguments of `EncodedDataModule`; `rows` limits each source.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class GlueDataModule(EncodedDataModule):
         return self.encode_all(parts)
 
     def encode_all(self, parts: dict[str, Part]) -> tuple[Dataset, Dataset]:
-        """Tokenizes the rows of each set that can be learned from; keeps further held-out ones as `further`."""
+        """Filters, labels and tokenizes the rows of each set; keeps further held-out splits as `further`."""
         for part in parts.values():
             self._readable(part, self.label)
         classes = self._classes(parts)
@@ -98,13 +98,13 @@ class GlueDataModule(EncodedDataModule):
         return self.encode(rows, self.columns, self.label), self.encode(parts[HELD_OUT].rows, self.columns, self.label)
 
     def _readable(self, part: Part, label: str | None) -> None:
-        """Goes on with the rows that have texts and, if one is asked for, a label, as a whole number if it is one."""
+        """Keeps the rows that have texts; casts labels that are whole numbers stored as floats to integers."""
         part.keep_texts([name for name in part.rows.column_names if name in self.columns])
         if label and self.num_labels != 1:
             as_ids(part, label)
 
     def _classes(self, parts: Mapping[str, Part]) -> Classes | None:
-        """Finds the task's classes and keeps their names; None where labels are numbers to learn."""
+        """Finds the task's classes and keeps their names; returns None for a regression."""
         train = parts[TRAINING].rows
         if self.num_labels == 1 or (self.num_labels is None and self.labels is None and is_numeric(train, self.label)):
             for part in parts.values():
@@ -116,14 +116,14 @@ class GlueDataModule(EncodedDataModule):
         return classes
 
     def _label(self, part: Part, classes: Classes | None) -> None:
-        """Goes on with the rows that have a class id, or a number, for a label."""
+        """Keeps the rows that have a label, and replaces it by its class id."""
         if classes is not None:
             part.keep(classes.encode(part.rows, self.label), "without label")
         elif self.num_labels != 1:
             part.keep(from_zero(part.rows, self.label), "without label")
 
     def _extend(self, train: Part, held_out: Sequence[Part], classes: Classes | None) -> Dataset:
-        """Joins the task's rows with those of the labelled sources; keeps the others as `transfer`."""
+        """Joins the task's rows with those of labelled further sources; keeps unlabelled ones as `transfer`."""
         train.rows = train.rows.select_columns([*self.columns, self.label])
         for source, settings in self.extra:
             self._further(classes, source, **settings)
@@ -145,7 +145,7 @@ class GlueDataModule(EncodedDataModule):
         split: str = "train",
         label: str | None = "label",
     ) -> None:
-        """Reads a further source's rows under the task's column names."""
+        """Reads the rows of a further source, and renames its columns to the task's."""
         if len(columns) != len(self.columns):
             raise ConfigError(f"{source.key}.columns={columns}: must be {len(self.columns)}, as the task's")
         part = self.read(TRAINING if label else TRANSFER, source, split, columns, label)
@@ -158,9 +158,9 @@ class GlueDataModule(EncodedDataModule):
 
 
 def as_ids(part: Part, label: str) -> None:
-    """Turns labels into whole numbers if they are some.
+    """Casts float labels to integers if all of them are whole numbers; leaves out missing ones.
 
-    Where one is missing, pandas stores the others as 0.0 and 1.0.
+    Pandas stores 0 and 1 as 0.0 and 1.0 where a label is missing.
     """
     if "float" not in kind_of(part.rows, label):
         return
@@ -176,7 +176,7 @@ def texts(rows: Dataset, columns: Sequence[str]) -> set[tuple[str, ...]]:
 
 
 def new_rows(rows: Dataset, columns: Sequence[str], known: set[tuple[str, ...]]) -> Dataset:
-    """The rows whose texts are not known yet, each text once; they are known from then on."""
+    """Returns the rows whose texts are not in `known`, each text once, and adds them to `known`."""
     keep = []
     for index, text in enumerate(zip(*(rows[column] for column in columns), strict=True)):
         if text not in known:

@@ -1,4 +1,4 @@
-"""A language-inference task made by the project itself: sentences, and labels that follow from their logic.
+"""A synthetic natural-language-inference task: sentences, and labels that follow from their logic.
 
 A sentence counts the things of a kind that have, or lack, a property::
 
@@ -9,11 +9,11 @@ trees. A word implies the words above it (poodles are dogs), and two words of a 
 is above the other (no dogs are cats, and nothing runs while it sleeps). Nothing else is known: there may be dogs that
 are neither poodles nor beagles, and the dimensions are independent. A name is a noun that holds of exactly one thing.
 
-**Existence.** Whoever speaks of a kind takes it to exist: a pair is judged in the worlds where the kinds of both
+**Existence.** A sentence about a kind implies that it exists: a pair is judged in the worlds where the kinds of both
 sentences have members. So "all dogs are running" implies "some dogs are running" and contradicts "no dogs are running".
 
 **Labels.** A premise entails a hypothesis if no such world makes the first true and the second false, contradicts it
-if none makes both true, and is neutral otherwise. Both are one question, which `consistent` answers.
+if none makes both true, and is neutral otherwise. `consistent` decides both questions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from transformers import BertTokenizer
 ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
 """The label ids of GLUE's MNLI."""
 CLASSES = ("entailment", "neutral", "contradiction")
-"""Their names."""
+"""The names of the classes, by label id."""
 
 PATHS: dict[str, tuple[str, ...]] = {
     "size": ("small", "big"),
@@ -63,14 +63,14 @@ PATHS: dict[str, tuple[str, ...]] = {
 """Each dimension's trees, as the paths from the most general word to the most specific ones."""
 
 OPTIONAL = {"size": 0.4, "manner": 0.3, "place": 0.6}
-"""The dimensions that a sentence may leave open, and how often it does not."""
+"""The dimensions that a sentence may leave out, with the probability that it has them."""
 
 NAMES = frozenset({"anna", "clara", "ben", "david"})
 
 WORDS = {name: tuple(dict.fromkeys("/".join(paths).split("/"))) for name, paths in PATHS.items()}
 DIMENSION = {word: name for name, words in WORDS.items() for word in words}
 ABOVE: dict[str, frozenset[str]] = {}
-"""Each word with all that it implies, itself among them."""
+"""Each word with all words that it implies, itself included."""
 for _path in (path for paths in PATHS.values() for path in paths):
     _steps = _path.split("/")
     ABOVE |= {word: frozenset(_steps[: depth + 1]) for depth, word in enumerate(_steps)}
@@ -93,12 +93,12 @@ OF_KINDS = {
     "at least two {} are {}": Count(2, inside=True, at_least=True),
     "fewer than two {} are {}": Count(2, inside=True, at_least=False),
 }
-OF_NAMES = {  # the one bearer exists and has what no bearer lacks
+OF_NAMES = {  # exactly one thing has the name, so "all" and "some" are equal
     "{} is {}": Count(1, inside=False, at_least=False),
     "{} is not {}": Count(1, inside=True, at_least=False),
 }
 PATTERNS = OF_KINDS | OF_NAMES
-"""What sentences look like, and what they count."""
+"""The patterns of sentences, and what they count."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,16 @@ class Meaning:
     count: Count
 
     def denied(self) -> Meaning:
-        """What holds where this does not."""
+        """Returns the negation."""
         number, inside, at_least = self.count
-        if self.kind <= NAMES:  # who does not have the property lacks it
+        if self.kind <= NAMES:  # the one thing either has the property or lacks it
             return replace(self, count=Count(number, not inside, at_least))
         return replace(self, count=Count(number, inside, not at_least))
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A pattern, and a word of each dimension ("" where it is left open)."""
+    """A pattern, and a word of each dimension ("" where it is left out)."""
 
     pattern: str
     size: str
@@ -140,13 +140,13 @@ class Sentence:
 
 @cache
 def implied(words: frozenset[str]) -> frozenset[str]:
-    """All that holds of a thing of which these words hold."""
+    """Returns all words that hold of a thing of which the given words hold."""
     return frozenset[str]().union(*(ABOVE[word] for word in words))
 
 
 @cache
 def compatible(words: frozenset[str]) -> bool:
-    """Whether no two of these words exclude each other."""
+    """Returns whether no two of the words exclude each other."""
     return not any(
         DIMENSION[one] == DIMENSION[other] and one not in ABOVE[other] and other not in ABOVE[one]
         for one, other in combinations(words, 2)
@@ -154,11 +154,11 @@ def compatible(words: frozenset[str]) -> bool:
 
 
 def consistent(one: Meaning, other: Meaning) -> bool:
-    """Whether some world, with members of both kinds, makes both true.
+    """Returns whether some world, with members of both kinds, makes both true.
 
-    Claims of "at least" and of existence ask for things; claims of "fewer" are rules about all things of a kind, with
-    `number - 1` exceptions. Let each thing that is asked for be as little else as it can. If all of them can keep the
-    rules, together they are the world; if one cannot, there is none. (A rule about two does not bind one thing.)
+    Claims of "at least" and of existence require things; claims of "fewer" are rules about all things of a kind, with
+    `number - 1` exceptions. Give each required thing only the words that it must have. If every one of them can keep
+    the rules, together they are such a world; if one cannot, there is none. (A rule about two does not bind one thing.)
     """
     rules = [claim for claim in (one, other) if not claim.count.at_least]
     return all(
@@ -169,7 +169,7 @@ def consistent(one: Meaning, other: Meaning) -> bool:
 
 
 def asked_for(claim: Meaning) -> Iterator[tuple[int, frozenset[str], frozenset[str] | None]]:
-    """The things that there must be: how many, the words that hold of each, and words that do not hold together."""
+    """Yields the things that must exist: how many, the words that hold of each, and words that must not all hold."""
     yield 1, claim.kind, None
     number, inside, at_least = claim.count
     if at_least:
@@ -177,8 +177,8 @@ def asked_for(claim: Meaning) -> Iterator[tuple[int, frozenset[str], frozenset[s
 
 
 def possible(has: frozenset[str], lacks: frozenset[str] | None, rules: list[Meaning]) -> bool:
-    """Whether a thing of which those words hold, and these not all, can keep the rules."""
-    # Once is enough: a rule adds properties and no kind, so that it never makes another rule apply.
+    """Returns whether a thing of which all words of `has`, but not all of `lacks`, hold can keep the rules."""
+    # One pass is enough: a rule adds properties and no kinds, so it never makes another rule apply.
     rules = [rule for rule in rules if rule.kind <= implied(has)]
     known = implied(has.union(*(rule.property for rule in rules if not rule.count.inside)))
     forbidden = [rule.property for rule in rules if rule.count.inside] + ([lacks] if lacks is not None else [])
@@ -186,7 +186,7 @@ def possible(has: frozenset[str], lacks: frozenset[str] | None, rules: list[Mean
 
 
 def relation(premise: Sentence, hypothesis: Sentence) -> int:
-    """The label of a pair."""
+    """Returns the label of a pair."""
     given, claim = premise.meaning, hypothesis.meaning
     if not consistent(given, claim.denied()):
         return ENTAILMENT
@@ -194,13 +194,13 @@ def relation(premise: Sentence, hypothesis: Sentence) -> int:
 
 
 def sentence(rng: Random) -> Sentence:
-    """Any sentence."""
+    """Draws a sentence."""
     said = {name: rng.random() < OPTIONAL.get(name, 1.0) for name in WORDS}
     return well_formed("", {name: rng.choice(words) if said[name] else "" for name, words in WORDS.items()}, rng)
 
 
 def variation(original: Sentence, rng: Random) -> Sentence:
-    """The sentence with some of its words replaced, and often its pattern."""
+    """Draws a variation of a sentence: some of its words replaced, and often its pattern."""
     words = {name: getattr(original, name) for name in WORDS}
     for name, word in words.items():
         if rng.random() < 0.22:
@@ -209,7 +209,7 @@ def variation(original: Sentence, rng: Random) -> Sentence:
 
 
 def well_formed(pattern: str, words: dict[str, str], rng: Random) -> Sentence:
-    """A sentence of these words, except that names have no size, and of this pattern, except where it does not fit."""
+    """Makes a sentence of these words; drops the size of names, and draws a pattern if the given one does not fit."""
     fitting = OF_NAMES if words["noun"] in NAMES else OF_KINDS
     if fitting is OF_NAMES:
         words = words | {"size": ""}
@@ -218,18 +218,18 @@ def well_formed(pattern: str, words: dict[str, str], rng: Random) -> Sentence:
 
 @cache
 def substitutes(name: str, word: str) -> list[str]:
-    """The other words of a dimension, "" among them if it is optional; those above and below the word three times."""
+    """Returns the other words of a dimension, with "" if it is optional; words above and below the word three times."""
     others = [other for other in (*WORDS[name], *[""][: name in OPTIONAL]) if other != word]
     related = [other for other in others if not word or not other or other in ABOVE[word] or word in ABOVE[other]]
     return others + 2 * related
 
 
 def pairs(rows: int, seed: int) -> list[dict[str, str | int]]:
-    """Different labelled pairs. The seed decides all of them, and more rows only add to fewer.
+    """Draws distinct labelled pairs. They depend on the seed alone, and the first n are the same for any `rows`.
 
     Labels come in shuffled threes, so that every stretch of the list is balanced: slices of it are disjoint splits.
-    A hypothesis is drawn first, and then varied until it has a premise of the label that is due. So a hypothesis says
-    nothing of its label.
+    A hypothesis is drawn first, and then varied until it has a premise for the next label. So a hypothesis alone
+    carries no information about the label.
     """
     rng = Random(seed)
     found: dict[tuple[str, str], int] = {}
@@ -247,12 +247,12 @@ def pairs(rows: int, seed: int) -> list[dict[str, str | int]]:
 
 
 def vocabulary() -> list[str]:
-    """The words that sentences are made of, sorted."""
+    """Returns the words that occur in sentences, sorted."""
     return sorted({*" ".join([*PATTERNS, *ABOVE]).replace("{}", "").split()})
 
 
 def tokenizer(max_length: int = 64) -> BertTokenizer:
-    """BERT's own WordPiece, to which each word is one piece."""
+    """Makes a BERT tokenizer with every word of the grammar as one piece."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab = {piece: number for number, piece in enumerate(special + vocabulary())}
     return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=max_length, padding_side="right")

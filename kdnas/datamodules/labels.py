@@ -1,4 +1,4 @@
-"""The labels of a task's rows: names, numbers or truth values, made into class ids that are the same in all splits."""
+"""Maps the labels of a task's rows (names, numbers or truth values) to class ids that are the same in all splits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kdnas.tasks.classes import order_of
 
 log = logging.getLogger(__name__)
 Label = str | int
-"""What a label says, however it is written down: a name, or a whole number."""
+"""A label: a name, or a whole number."""
 SHOWN = 8
-"""Labels that a message tells."""
+"""The most labels that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Classes:
     """The classes of a task.
 
     Args:
-        ids: of the labels that stand for a class.
-        names: of the classes, in the order of their ids; None where they are numbers only.
+        ids: the class id of each label.
+        names: the names of the classes, in the order of their ids; None where they are numbers only.
     """
 
     ids: Mapping[Label, int]
     names: tuple[str, ...] | None = None
 
     def encode(self, rows: Dataset, column: str) -> Dataset:
-        """The rows that have a label, with its class id in place of it."""
+        """Returns the rows that have a label, with its class id in its place."""
         feature = rows.features[column]
         if isinstance(feature, ClassLabel | Value) and _are_ids(feature, self.ids):
             rows = rows.cast_column(column, Value("int64"))
@@ -55,7 +55,7 @@ class Classes:
 
 
 def label_of(value: Any, feature: Any) -> Label | None:
-    """What a cell of a label column says; None where that is nothing, and the cell itself if it can be no label."""
+    """Returns the label in a cell; None for an empty cell, and the cell itself if it cannot be a label."""
     if isinstance(feature, ClassLabel) and isinstance(value, int):
         value = feature.int2str(value) if value >= 0 else None
     if isinstance(value, str):
@@ -66,10 +66,10 @@ def label_of(value: Any, feature: Any) -> Label | None:
 
 
 def labels_of(rows: Dataset, column: str, source: object) -> list[Label]:
-    """The different labels of the rows, in order.
+    """Returns the distinct labels of the rows, in order.
 
     Raises:
-        ConfigError: cells that can be no label of a class.
+        ConfigError: a cell cannot be the label of a class.
     """
     feature = rows.features[column]
     cells = rows.unique(column) if isinstance(feature, Value | ClassLabel) else rows[:1][column]
@@ -83,7 +83,7 @@ def labels_of(rows: Dataset, column: str, source: object) -> list[Label]:
 
 
 def declared(feature: ClassLabel) -> list[Label]:
-    """The labels that a feature names, in the order of their ids."""
+    """Returns the labels that a feature names, in the order of their ids."""
     labels = [label_of(i, feature) for i in range(feature.num_classes)]
     return ["" if label is None else label for label in labels]
 
@@ -91,16 +91,17 @@ def declared(feature: ClassLabel) -> list[Label]:
 def classes_of(
     splits: Mapping[str, Dataset], column: str, num_labels: int | None, names: Sequence[str] | None, source: object
 ) -> Classes:
-    """The classes that the labels of a task's splits stand for.
+    """Finds the classes of a task from the labels of its splits.
 
     Args:
-        splits: by name; the first is trained on.
-        num_labels: how many classes the task has; None for as many as there are.
-        names: of classes that are numbers in the data, or the order of those that are names; None for their own.
-        source: of the data, as messages name it.
+        splits: the rows of each split by name; the first is the training split.
+        num_labels: the number of classes; None for as many as the training rows have.
+        names: the names of classes that are numbers in the data, or the order of classes that are names; None for the
+            data's own.
+        source: the dataset, as messages name it.
 
     Raises:
-        ConfigError: other labels than that.
+        ConfigError: the labels are not those of `num_labels` or `names`, or held-out rows have unknown ones.
     """
     train, *held_out = splits
     feature = splits[train].features[column]
@@ -121,7 +122,7 @@ def classes_of(
 
 
 class _MisfitError(Exception):
-    """What a column holds and what would be allowed."""
+    """The labels do not fit: what the column holds, and what would be allowed."""
 
     def __init__(self, held: str, allowed: str) -> None:
         super().__init__(held)
@@ -129,7 +130,7 @@ class _MisfitError(Exception):
 
 
 def _classes(labels: Sequence[Any], num_labels: int | None, names: Sequence[str] | None, held: str) -> Classes:
-    """The classes of the labels that are trained on, which are in order; `held` says what their column holds."""
+    """Finds the classes of sorted training labels; `held` describes what their column holds."""
     count = num_labels or len(names or labels)
     ids = list(range(count))
     if all(isinstance(label, int) for label in labels):
@@ -145,10 +146,10 @@ def _classes(labels: Sequence[Any], num_labels: int | None, names: Sequence[str]
 
 
 def _numbers(labels: Sequence[int], ids: list[int], named: bool, held: str) -> Sequence[int]:
-    """The numbers that stand for classes: the class ids or, of other numbers, those that there are."""
+    """Returns the numeric labels of the classes: the class ids or, if other numbers are used, all that occur."""
     known = [label for label in labels if _is_label(label)]
     if len(labels) == len(ids):
-        return labels  # -1 and 1 or one to five stars, or the ids themselves
+        return labels  # as -1 and 1, or 1 to 5 stars, or the ids themselves
     allowed = f"whole numbers from 0 to {ids[-1]}"
     if not set(known) <= set(ids):
         raise _MisfitError(f"{held}, as {known[-1]}", _or_as_many(allowed, len(known)))
@@ -162,7 +163,7 @@ def _or_as_many(allowed: str, count: int) -> str:
 
 
 def check_numbers(rows: Dataset, column: str, source: object) -> None:
-    """Refuses the rows of a regression whose labels are no numbers."""
+    """Refuses rows of a regression whose labels are not finite numbers."""
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         allowed = _or_as_many("numbers", feature.num_classes)
@@ -173,20 +174,20 @@ def check_numbers(rows: Dataset, column: str, source: object) -> None:
 
 
 def is_numeric(rows: Dataset, column: str) -> bool:
-    """Whether a column holds numbers that no feature calls classes."""
+    """Returns whether a column holds numbers that the dataset does not declare as classes."""
     feature = rows.features[column]
     return not isinstance(feature, ClassLabel) and "string" not in getattr(feature, "dtype", "")
 
 
 def from_zero(rows: Dataset, column: str) -> Dataset:
-    """The rows but for those with a whole number below 0, which says that they have no label."""
+    """Leaves out rows with an integer label below 0, which means that they have no label."""
     if "int" not in held_by(rows, column):
         return rows
     return rows.filter(lambda labels: [label >= 0 for label in labels], input_columns=column, batched=True)
 
 
 def check_names(names: Any, num_labels: int | None) -> tuple[str, ...] | None:
-    """The names of a task's classes as they are given, if they can be some; None for none."""
+    """Checks the given names of a task's classes, and returns them; None if there are none."""
     if names is None:
         return None
     fits = isinstance(names, list | tuple) and all(isinstance(name, str | int) and str(name) for name in names)
@@ -202,10 +203,10 @@ def check_names(names: Any, num_labels: int | None) -> tuple[str, ...] | None:
 
 
 def further_classes(rows: Dataset, column: str, classes: Classes, source: object) -> Classes:
-    """The task's classes as a further source writes them, by their names where it has names.
+    """Maps the labels of a further source to the task's classes: names by name, numbers as class ids.
 
     Raises:
-        ConfigError: it has other classes, or names while the task's classes have none.
+        ConfigError: the source has other classes, or has names while the task's classes have none.
     """
     feature = rows.features[column]
     labels = declared(feature) if isinstance(feature, ClassLabel) else labels_of(rows, column, source)
@@ -227,7 +228,7 @@ def further_classes(rows: Dataset, column: str, classes: Classes, source: object
 
 
 def held_by(rows: Dataset, column: str) -> str:
-    """What a column holds, as messages say it."""
+    """Describes what a column holds, for messages."""
     feature = rows.features[column]
     return feature.dtype if isinstance(feature, Value | ClassLabel) else "lists or the like"
 
@@ -237,19 +238,19 @@ def refusal(source: object, column: str, held: str, allowed: str) -> ConfigError
 
 
 def _are_ids(feature: ClassLabel | Value, ids: Mapping[Label, int]) -> bool:
-    """Whether labels are class ids as they stand, and need not be looked up one by one."""
+    """Returns whether the labels are already class ids, so that they need not be mapped one by one."""
     if isinstance(feature, ClassLabel):
         return all(ids.get(label) == i for i, label in enumerate(declared(feature)))
     return "int" in feature.dtype and all(label == i for label, i in ids.items())
 
 
 def _is_label(label: Label) -> bool:
-    """Whether it is one: a number below 0 says that a row has none, where it is not among the classes."""
+    """Returns whether a value is a label: a number below 0 that is no class means that the row has none."""
     return isinstance(label, str) or label >= 0
 
 
 def _place(label: Label) -> tuple[bool, int, str]:
-    """Numbers by their size, then names by their letters."""
+    """Sort key: numbers by value, then names alphabetically."""
     return (True, 0, label) if isinstance(label, str) else (False, label, "")
 
 

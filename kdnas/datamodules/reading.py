@@ -1,4 +1,4 @@
-"""Where rows come from: a dataset on the hub, a local folder laid out like one, or files."""
+"""Reads rows from a dataset on the hub, a local folder of the same layout, or files."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ READERS = {
     ".arrow": "arrow",
     ".txt": "text",
 }
-"""What reads a file, by its ending."""
+"""The builder of `datasets` that reads a file, by its ending."""
 COMPRESSED = (".gz", ".bz2", ".xz")
 SAVED = ("state.json", "dataset_dict.json")
-"""The files by which a folder of `save_to_disk` is known."""
+"""Files that a folder has if `save_to_disk` wrote it."""
 NESTED = "lists or the like"
-"""What a column holds that has several values a row."""
+"""The description, in messages, of a column with several values a row."""
 
 
 class Source:
-    """A dataset whose splits are read one by one: what is wrong with one that nobody asks for does not matter.
+    """A dataset whose splits are read one by one, so that a broken split that is not used does no harm.
 
     Args:
         path: a hub id, a folder, or a file (its rows are the split `train`).
-        name: of the dataset's config.
-        files: in place of both, files by split: for each a path, a pattern, or a list of these, as seen from `path` if
-            that is a folder.
-        csv: options of `pandas.read_csv`; null ones are as `kdnas.datamodules.dialect` has them.
+        name: the name of the dataset's config.
+        files: in place of both, files by split: for each a path, a pattern, or a list of these, relative to `path` if
+            it is a folder.
+        csv: options of `pandas.read_csv`; null ones take the defaults of `kdnas.datamodules.dialect`.
         key: the setting that holds these arguments.
 
     Raises:
-        ConfigError: arguments that name no dataset; files that are not there.
+        ConfigError: the arguments name no dataset, or a file does not exist.
     """
 
     def __init__(
@@ -73,10 +73,11 @@ class Source:
         return f"{self.key}.files={{{', '.join(f'{split}: {self._named(split)}' for split in self.files)}}}"
 
     def read(self, split: str, texts: Sequence[str], label: str | None = None) -> Part:
-        """Reads the rows of a split that have all of the texts and, if one is asked for, the label.
+        """Reads the rows of a split that have a value in all text columns and in the label column, if one is given.
 
         Raises:
-            ConfigError: nothing readable there; no such split or column; no rows; texts that are none.
+            ConfigError: the dataset cannot be read, has no such split or column, or no rows; a text column holds
+                something else.
         """
         rows, builder = self._load(split, [*texts, *([label] if label else [])])
         if not len(rows):
@@ -104,7 +105,7 @@ class Source:
         return rows, builder
 
     def _builder(self, split: str, columns: Sequence[str]) -> DatasetBuilder:
-        """What reads one split alone; of a dataset on the hub, which is well formed, all of them."""
+        """Returns the builder of one split alone or, for a dataset on the hub, of all splits."""
         if self.files is not None:
             self._check_split(split, self.files)
             files = self.files[split]
@@ -124,13 +125,13 @@ class Source:
 
     @cached_property
     def _dataset(self) -> DatasetBuilder:
-        """What reads all splits, and knows the files of each."""
+        """The builder of all splits, which knows the files of each."""
         if any(Path(str(self.path), name).exists() for name in SAVED):
             raise ValueError("it is as save_to_disk writes it, which is for load_from_disk; to_parquet writes files")
-        return load_dataset_builder(str(self.path), self.name)  # which runs no code that comes with a dataset
+        return load_dataset_builder(str(self.path), self.name)  # never runs code of a dataset
 
     def _csv(self, split: str, files: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
-        """How CSV files are read; where `columns` are given, they alone, and as text."""
+        """Returns the arguments to read CSV files with; if `columns` are given, only these are read, as text."""
         options = options_of(files, self._dataset.config if self.files is None else None, self.csv)
         if columns:
             self._check_columns(split, header(files[0], options, self.key), columns)
@@ -143,7 +144,7 @@ class Source:
         return {}
 
     def _typed(self, rows: Dataset, label: str) -> Dataset:
-        """CSV rows with labels as the dataset declares them, or as numbers where they are some."""
+        """Casts the labels of CSV rows to numbers where all are numbers, and to the type that the dataset declares."""
         declared = (self._dataset.info.features or {}).get(label) if self.files is None else None
         rows = as_numbers(rows, label) if kind_of(rows, label) == "string" else rows
         return rows.cast_column(label, declared) if declared else rows
@@ -164,7 +165,7 @@ class Source:
 
     @contextmanager
     def _blamed(self, split: str) -> Iterator[None]:
-        """Names the source in what its reader raises."""
+        """Turns errors of the reader into a `ConfigError` that names the source."""
         place = f"{self.path}, name {self.name}" if self.name else self.path
         key, allowed = f"{self.key}.path", "a folder that holds one, or a hub id within reach"
         if self.files is not None:
@@ -175,7 +176,7 @@ class Source:
             except UnicodeError as error:
                 raise not_utf8(self, error) from error
             except DatasetGenerationError as error:
-                cause = error.__cause__ or error  # which says what is wrong
+                cause = error.__cause__ or error  # the cause has the specific message
                 if isinstance(cause, UnicodeError):
                     raise not_utf8(self, cause) from error
                 raise cause from None
@@ -186,14 +187,14 @@ def not_utf8(source: Source, error: UnicodeError) -> ConfigError:
 
 
 def further_source(source: Any, optional: Sequence[str], key: str) -> tuple[Source, dict[str, Any]]:
-    """Takes a mapping apart into what a `Source` is made of, and the rest.
+    """Splits a mapping into a `Source` and the remaining settings.
 
     Args:
-        optional: what the mapping may hold beside `columns` and a source's own keys.
-        key: the setting that holds it.
+        optional: the keys that the mapping may have besides `columns` and a source's own keys.
+        key: the setting that holds the mapping.
 
     Raises:
-        ConfigError: it cannot be a further source.
+        ConfigError: a key is missing or unknown.
     """
     keys = set(source) if isinstance(source, Mapping) else set()
     allowed = ("path", "name", "files", "csv", *optional)
@@ -205,7 +206,7 @@ def further_source(source: Any, optional: Sequence[str], key: str) -> tuple[Sour
 
 
 def check_columns(columns: Any) -> list[str]:
-    """The text columns as they are given, if they can be some."""
+    """Checks the given text columns, and returns them."""
     fits = isinstance(columns, Sequence) and not isinstance(columns, str) and 1 <= len(columns) <= 2
     if not fits or not all(isinstance(column, str) for column in columns):
         raise ConfigError(
@@ -215,16 +216,17 @@ def check_columns(columns: Any) -> list[str]:
 
 
 def kind_of(dataset: Dataset, column: str) -> str:
-    """What a column holds, as `string` or `int64`; `NESTED` where that is not one value a row."""
+    """Returns the dtype of a column, as `string` or `int64`; `NESTED` if it has several values a row."""
     feature = dataset.features[column]
     return feature.dtype if isinstance(feature, Value | ClassLabel) else NESTED
 
 
 def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
-    """Finds the files of each split.
+    """Finds the files of each split; returns their paths.
 
     Raises:
-        ConfigError: no files by split; a file that is not there, or of an unknown kind; several kinds in a split.
+        ConfigError: not a mapping of splits; a file that does not exist or is of an unknown kind; files of several
+            kinds in a split.
     """
     require(
         isinstance(files, Mapping) and bool(files), key, files, "files by split, as {train: a.csv, validation: b.csv}"
@@ -241,7 +243,7 @@ def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
 
 
 def _matching(path: Path, key: str) -> list[str]:
-    """The file, or those that a pattern matches, in order."""
+    """Returns the file, or the files that a pattern matches, sorted."""
     files = [str(path)] if path.is_file() else sorted(filter(_is_file, glob(str(path), recursive=True)))
     require(bool(files), key, path, "a file that is there, or a pattern of some")
     for file in files:
@@ -254,7 +256,7 @@ def _is_file(path: str) -> bool:
 
 
 def _reader(path: str) -> str | None:
-    """What reads a file, compressed or not; None if nothing does."""
+    """Returns the builder of `datasets` that reads a file, compressed or not; None if there is none."""
     name = Path(path).name.lower()
     for ending in COMPRESSED:
         name = name.removesuffix(ending)

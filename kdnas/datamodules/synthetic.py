@@ -1,4 +1,4 @@
-"""The built-in task: language inference over a small grammar, made on the spot, with no network."""
+"""The built-in task: language inference over a small grammar, generated without network access."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from kdnas.datamodules.counting import HELD_OUT, TRAINING, Part
 from kdnas.datamodules.glue import GlueDataModule
 
 UNLIKE_OTHERS = 1_000_003
-"""Far from any seed that a user would train with."""
+"""The seed of the held-out pairs, far from any seed that a user would train with."""
 
 
 class SyntheticNLI(GlueDataModule):
-    """GLUE-like pairs from `kdnas.datamodules.grammar`; no held-out pair is among the training pairs.
+    """NLI pairs from `kdnas.datamodules.grammar`; no held-out pair is among the training pairs.
 
     Args:
-        rows, held_out: how many pairs to make.
-        settings: of `EncodedDataModule`.
+        rows, held_out: the number of pairs to generate.
+        settings: arguments of `EncodedDataModule`.
     """
 
     def __init__(self, rows: int = 12_000, held_out: int = 1_000, **settings: Any) -> None:
@@ -44,7 +44,7 @@ class SyntheticNLI(GlueDataModule):
 
 
 def untrained(num_labels: int, **architecture: Any) -> tuple[BertForSequenceClassification, Tokenizer]:
-    """A new BERT over the grammar's vocabulary and its tokenizer: where the built-in teacher starts.
+    """Makes a randomly initialised BERT over the grammar's vocabulary, and its tokenizer: the teacher to be trained.
 
     Args:
         architecture: fields of `BertConfig`.

@@ -1,4 +1,4 @@
-"""Unlabelled text to distil on: single texts or pairs, from one or several datasets."""
+"""Unlabelled text for distillation: single texts or pairs, from one or several datasets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kdnas.screen import activity
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORTEST = 4
-"""Words below which a piece of text is a heading or a list mark rather than a sentence."""
+"""The fewest words of a sentence; shorter pieces of text are headings or list marks."""
 
 
 def pieces(text: str) -> list[str]:
-    """A text's sentences, headings and list marks: cut at line ends and after . ! ?; at least one."""
+    """Splits a text into sentences, headings and list marks, at line ends and after . ! ?; returns at least one."""
     found = [piece for line in text.splitlines() for piece in SENTENCE_END.split(line.strip()) if piece]
     return found or [""]
 
@@ -30,16 +30,16 @@ def is_sentence(piece: str) -> bool:
 
 
 class TextDataModule(EncodedDataModule):
-    """Text from a dataset and, if given, further ones mixed in.
+    """Text from a dataset and, optionally, from further ones mixed in.
 
     Args:
         path, name, files, csv: the dataset (see `Source`).
-        columns: one column of texts, or two that make pairs.
+        columns: one text column, or two columns of pairs.
         split, validation: splits to train on and to hold out; without `validation`, 5 % of the rows of `split`
             are held out, the same ones whatever the seed.
-        sentences: cut the texts of a single column into sentences.
-        extra: further sources, each a mapping with the keys above; `rows` and `held_out` count for each source.
-        settings: of `EncodedDataModule`.
+        sentences: whether to split the texts of a single column into sentences.
+        extra: further sources, each a mapping with the keys above; `rows` and `held_out` limit each source.
+        settings: arguments of `EncodedDataModule`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TextDataModule(EncodedDataModule):
         )
 
     def _hold_out(self, train: Part, source: Source) -> Part:
-        """Takes one row of twenty away from the training rows."""
+        """Moves 5 % of the training rows to a held-out part."""
         if len(train.rows) < 2:
             raise ConfigError(f"{source}: leaves one row; must be two to hold one out ({train})")
         size = max(1, round(0.05 * len(train.rows)))
@@ -116,7 +116,7 @@ class TextDataModule(EncodedDataModule):
 
 
 def cut_up(part: Part, column: str) -> None:
-    """Goes on with the sentences of a column of texts."""
+    """Replaces a part's texts by their sentences."""
 
     def cut(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         found = [piece for text in batch[column] for piece in pieces(text)]

@@ -1,4 +1,4 @@
-"""The teacher's outputs, computed once and kept: in memory, or on disk for all processes and searches to come."""
+"""The teacher cache: outputs computed once and kept in memory, or on disk for other processes and later searches."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 GB = 10**9
 LOCK = ".lock"
 FORMAT = 1
-"""Of what is kept: to be raised when it would be another for the same teacher and rows."""
+"""The version of the cache's format, to be raised when the cached values of a teacher and rows change."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One kept output of the teacher: a row of numbers for each token, or for each row of text."""
+    """One cached tensor, (items, width): an item is a token, or a row of text."""
 
     name: str
     items: int
@@ -49,7 +49,7 @@ class Part:
 
 
 def parts_of(needs: Needs, teacher: Teacher, corpus: Corpus) -> list[Part]:
-    """What has to be kept so that needs can be met."""
+    """Returns the tensors to cache for the given needs."""
     config = teacher.config
     logits = [Part("logits", corpus.rows, config.num_labels or 0, torch.float32)]
     states = [Part(f"states-{layer:02d}", corpus.tokens, config.hidden_size, KEPT) for layer in sorted(needs.states)]
@@ -58,17 +58,17 @@ def parts_of(needs: Needs, teacher: Teacher, corpus: Corpus) -> list[Part]:
 
 
 class NoRoomError(Exception):
-    """Why something cannot be kept."""
+    """There is too little room for the cache; the message says why."""
 
 
 class KeptOutputs(TeacherOutputs):
-    """Outputs that are looked up. They are of clean text: what a pass changes, as masks do, cannot be kept.
+    """Teacher outputs from a cache. They are of unmasked text: masks change with every epoch.
 
-    States are bf16 and flat, one token after the other without padding; logits are fp32.
+    Hidden states are bf16, (tokens, hidden size) without padding; logits are fp32, (rows, classes).
 
     Args:
-        limit: GB that may be taken.
-        otherwise: the form to take where this one does not fit; None runs the teacher on every batch.
+        limit: the most GB to take.
+        otherwise: the form to use if this cache does not fit; None runs the teacher on every batch.
     """
 
     name: str
@@ -81,7 +81,7 @@ class KeptOutputs(TeacherOutputs):
     def check(self, masked: bool) -> None:
         if masked:
             raise ConfigError(
-                f"outputs={self.name}: keeps what the teacher says of a text, which data.masking changes with every "
+                f"outputs={self.name}: caches the teacher's outputs for a text, which data.masking changes with every "
                 "epoch; must be online"
             )
 
@@ -103,20 +103,20 @@ class KeptOutputs(TeacherOutputs):
     @property
     @abstractmethod
     def where(self) -> str:
-        """As a message says it."""
+        """The place of the cache, for messages."""
 
     @abstractmethod
     def keep(
         self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
     ) -> Mapping[str, Tensor]:
-        """The wanted parts, (items, width) each; those that are not there yet are computed.
+        """Returns the wanted tensors, (items, width) each; computes the missing ones.
 
         Raises:
-            NoRoomError: they would be too much.
+            NoRoomError: they do not fit.
         """
 
     def within(self, size: int, free: float, what: str) -> None:
-        """Refuses what is too much: for the limit, or for half of what is free."""
+        """Refuses a size above the limit, or above half of the free space; `what` names the device for the message."""
         if size > self.limit * GB:
             raise NoRoomError(f"more than outputs.limit={self.limit:.3g}")
         if size > free / 2:
@@ -138,7 +138,7 @@ class KeptOutputs(TeacherOutputs):
 
 
 class MemoryOutputs(KeptOutputs):
-    """Outputs in memory, that of the accelerator where they take less than half of what is free there."""
+    """A cache in memory: the accelerator's if it takes less than half of its free memory, else the host's."""
 
     name = "memory"
     where = "in memory"
@@ -160,15 +160,15 @@ class MemoryOutputs(KeptOutputs):
 
 
 class DiskOutputs(KeptOutputs):
-    """Outputs in files, one a layer, that are mapped into memory: the page cache is shared by all processes.
+    """A cache in memory-mapped files, one a layer: all processes share the page cache.
 
-    Whichever process comes first computes what is missing, while the others wait. What has not been used for longest
-    makes room for what is new.
+    The first process computes what is missing, while the others wait. The least recently used folders are removed to
+    make room.
 
     Args:
-        folder: holds a folder for each combination of teacher, rows and precision. They can be removed at any time
-            when nothing runs.
-        limit: GB that may be taken by all of them together.
+        folder: holds a folder for each combination of teacher, rows and precision. These can be removed whenever
+            nothing runs.
+        limit: the most GB that all of them may take together.
     """
 
     name = "disk"
@@ -185,8 +185,8 @@ class DiskOutputs(KeptOutputs):
         self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
     ) -> Mapping[str, Tensor]:
         folder = self.folder / key
-        with suppress(OSError):  # it is not there yet, or somebody else's
-            os.utime(folder)  # it is in use: before anything else, or it might make room for another's
+        with suppress(OSError):  # it does not exist yet, or belongs to another user
+            os.utime(folder)  # marks it as used, first of all, so that no other process removes it
         if any(not self._is_whole(folder, part) for part in wanted):
             self.within(sum(part.bytes for part in wanted), math.inf, "")
             make_folder("outputs.folder", folder)
@@ -203,7 +203,7 @@ class DiskOutputs(KeptOutputs):
 
     def _write(self, folder: Path, parts: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
         size = sum(part.bytes for part in parts)
-        for left in folder.glob(".*"):  # by a process that died while it wrote
+        for left in folder.glob(".*"):  # left by a process that died while writing
             if left.name != LOCK:
                 left.unlink()
         self._make_room(folder, size)
@@ -216,12 +216,14 @@ class DiskOutputs(KeptOutputs):
                 raise NoRoomError(f"it cannot be written to ({error.strerror})") from error
             log.info("keeping %.3g GB of the teacher's outputs in %s", size / GB, folder)
             fill({part.name: _mapped(files[part.name], part, shared=True) for part in parts}, teacher, corpus, device)
-            for path in files.values():  # a name promises the content, to other nodes and after a crash
+            for (
+                path
+            ) in files.values():  # a file must be complete once it has its name, on other nodes and after a crash
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
 
     def _make_room(self, folder: Path, size: int) -> None:
-        """Removes what has not been used for longest, until what is to come fits beside the rest."""
+        """Removes the least recently used folders until `size` more bytes are within the limit."""
         others = [path for path in self.folder.iterdir() if path.is_dir() and path != folder]
         taken = {path: _bytes(path) for path in sorted(others, key=lambda path: path.stat().st_mtime)}
         taken[folder] = _bytes(folder)
@@ -229,7 +231,7 @@ class DiskOutputs(KeptOutputs):
             if sum(taken.values()) + size <= self.limit * GB:
                 break
             with suppress(OSError), (path / LOCK).open("a") as lock:
-                if free(lock):  # nobody writes there
+                if free(lock):  # no process writes there
                     log.info("removing %s: outputs.limit=%.3g", path, self.limit)
                     shutil.rmtree(path, ignore_errors=True)
                     del taken[path]
@@ -238,7 +240,7 @@ class DiskOutputs(KeptOutputs):
 
 
 def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
-    """Runs the teacher over all rows, and puts what it says where it belongs."""
+    """Runs the teacher over all rows and writes its outputs into the given tensors."""
     numbers = {kind: {int(name[-2:]) for name in kept if name.startswith(f"{kind}-")} for kind in ("states", "first")}
     needs = Needs(frozenset(numbers["states"]), frozenset(numbers["first"]), "logits" in kept)
     online = OnlineTeacher().open(teacher, corpus, needs, device)
@@ -253,7 +255,7 @@ def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: t
             if given.logits is not None and needs.logits:
                 _put(kept["logits"], batch["rows"], given.logits)
             shown.advance(len(batch["tokens"]))
-    forget("teacher")  # it has said all
+    forget("teacher")  # frees its memory: all outputs are cached
 
 
 def _put(kept: Tensor, items: Any, values: Tensor) -> None:
@@ -261,7 +263,7 @@ def _put(kept: Tensor, items: Any, values: Tensor) -> None:
 
 
 def _bytes(folder: Path) -> int:
-    """Of a folder's files; another process may be removing them."""
+    """Returns the size of a folder's files in bytes; another process may be removing them."""
     total = 0
     for path in folder.glob("*"):
         with suppress(OSError):
@@ -270,7 +272,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Makes a file of a size, so that a full disk is an error now, and no crash later."""
+    """Allocates a file, so that a full disk raises an error now and does not crash the process later (SIGBUS)."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, max(size, 1))
@@ -279,6 +281,6 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _mapped(path: Path, part: Part, shared: bool = False) -> Tensor:
-    """A file as a tensor, (items, width); `shared` writes what is changed to the file."""
+    """Maps a file as a tensor, (items, width); with `shared`, changes are written to the file."""
     flat = torch.from_file(str(path), shared=shared, size=part.items * part.width, dtype=part.dtype)
     return flat.view(part.items, part.width)

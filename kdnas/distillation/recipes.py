@@ -1,6 +1,6 @@
-"""Recipes: which model a student is, and which objectives it is trained on, one stage after the other.
+"""Recipes: the class of the student model, and the objectives of its training stages.
 
-`conf/objective` names these functions. They refuse what is wrong before there is a student or a teacher.
+`conf/objective` names these functions. They refuse wrong settings before a student or a teacher is made.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], Objective]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training with one objective.
+    """A stage of a training, with one objective.
 
     Args:
-        name: as users see it.
-        objective: of each student.
-        epochs: how many; None for all that the Trainer has.
-        learning_rate: the peak; None for the module's.
-        gradual: begin with the head alone and unfreeze top-down; by the last epoch everything is trained.
-        monitor: the held-out figure that decides which of its weights go on: `loss`, or a metric (larger is better).
+        name: the name that users see.
+        objective: makes each student's objective.
+        epochs: the number of epochs; None for all epochs of the Trainer.
+        learning_rate: the peak learning rate; None for the module's.
+        gradual: whether to begin with the head alone and unfreeze top-down; in the last epoch everything is trained.
+        monitor: the held-out metric that decides which weights the next stage begins with: `loss`, or a metric
+            (larger is better).
     """
 
     name: str
@@ -57,11 +58,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How students are distilled.
+    """The settings of a distillation.
 
     Args:
-        head: the model that a student is.
-        stages: in order; either one with all the Trainer's epochs, or each with its own.
+        head: the kind of student model.
+        stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.
         metrics: torchmetrics objects by name, computed on the predictions for labelled rows; the deciding one first.
     """
 
@@ -70,18 +71,21 @@ class Recipe:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def needs(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> Needs:
-        """What the stages of a student need of its teacher."""
+        """Returns the teacher outputs that the stages of a student need."""
         with torch.device("meta"):
             return Needs.all(stage.objective(student, teacher).needs for stage in self.stages)
 
     @property
     def epochs(self) -> int | None:
-        """Of all stages; None where the Trainer decides."""
+        """The number of epochs of all stages; None where the Trainer decides."""
         epochs = [stage.epochs for stage in self.stages if stage.epochs is not None]
         return sum(epochs) if epochs else None
 
     def stage_at(self, epoch: int) -> tuple[int, int]:
-        """The index of an epoch's stage, and the epochs of that stage before it. Past the end: the last stage."""
+        """Returns the index of an epoch's stage, and the number of epochs of that stage before it.
+
+        Epochs past the end belong to the last stage.
+        """
         begin = 0
         for index, stage in enumerate(self.stages):
             if stage.epochs is None or epoch < begin + stage.epochs or index == len(self.stages) - 1:
@@ -91,7 +95,7 @@ class Recipe:
 
 
 def hidden_states(mapping: str = "uniform_last", normalize: str = "none") -> Recipe:
-    """KD-NAS v2, Eq. 1: see `HiddenStateObjective` for the settings."""
+    """Makes the recipe of KD-NAS v2, Eq. 1: see `HiddenStateObjective` for the settings."""
     layer_mapping(mapping, student=1, teacher=1)
     check_normalize(normalize)
     objective = partial(HiddenStateObjective, mapping=mapping, normalize=normalize)
@@ -106,14 +110,14 @@ def xtremedistil(
     labels: Mapping[str, Any],
     metric: str | None = None,
 ) -> Recipe:
-    """KD-NAS v1, Eq. 1-3: representation, logits, hard labels, each in its own stage.
+    """Makes the recipe of KD-NAS v1, Eq. 1-3: representation, logits, hard labels, each in its own stage.
 
     Args:
-        num_labels: classes of the task; 1 for regression.
-        metrics: of the task, torchmetrics objects by name.
+        num_labels: the number of classes; 1 for regression.
+        metrics: the task's metrics, torchmetrics objects by name.
         representation: `loss` and `tokens` of `Representation`, `epochs`, `learning_rate`.
-        logits, labels: `epochs`, `learning_rate`, and `gradual`: as the public code of XtremeDistil, begin with the
-            head alone and unfreeze top-down.
+        logits, labels: `epochs`, `learning_rate`, and `gradual`: begin with the head alone and unfreeze top-down, as
+            the public code of XtremeDistil does.
         metric: the name of the metric that decides which weights of the last stage are the best; None for the first.
     """
     head = Classifier(num_labels)
@@ -131,13 +135,13 @@ def xtremedistil(
 
 
 def masked_lm(representation: Mapping[str, Any], tokens: Mapping[str, Any]) -> Recipe:
-    """KD-NAS v1, section 4.2: the last layer's states of masked text, then masked language modelling.
+    """Makes the recipe of KD-NAS v1, section 4.2: the last hidden states of masked text, then masked LM.
 
-    Without the first stage it is pre-training (Appendix A), and needs the teacher's config and tokenizer alone.
+    Without the first stage this is pre-training (Appendix A), and needs only the teacher's config and tokenizer.
 
     Args:
         representation: `loss` of `Representation` (here over all real tokens), `epochs`, `learning_rate`.
-        tokens: `epochs` (null where it is the only stage: the Trainer's), `learning_rate`, `gradual`.
+        tokens: `epochs` (null for the Trainer's, if this is the only stage), `learning_rate`, `gradual`.
     """
     chosen, settings = representation_of({"tokens": "all", **representation})
     return Recipe(
@@ -149,7 +153,7 @@ def masked_lm(representation: Mapping[str, Any], tokens: Mapping[str, Any]) -> R
 
 
 def representation_of(settings: Mapping[str, Any]) -> tuple[ObjectiveFactory, dict[str, Any]]:
-    """The objective of a representation stage, and the rest of its settings."""
+    """Returns the objective of a representation stage, and the rest of its settings."""
     chosen, rest = {}, dict(settings)
     for key, allowed in (("loss", tuple(REPRESENTATION_LOSSES)), ("tokens", REPRESENTATION_TOKENS)):
         chosen[key] = rest.pop(key)
@@ -159,7 +163,7 @@ def representation_of(settings: Mapping[str, Any]) -> tuple[ObjectiveFactory, di
 
 
 def stages(**parts: tuple[ObjectiveFactory, Mapping[str, Any], str]) -> list[Stage]:
-    """Those of the named stages that have epochs; each from its objective, its settings and its monitor."""
+    """Makes the stages that have epochs, each from its objective, its settings and its monitor."""
     made = []
     for name, (objective, settings, monitor) in parts.items():
         epochs, rate = settings["epochs"], settings["learning_rate"]

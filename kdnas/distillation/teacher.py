@@ -1,4 +1,4 @@
-"""What the students learn from: the teacher's outputs, behind one interface."""
+"""The teacher's outputs, behind one interface."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from kdnas.packing import Layout, Outputs, outputs
 from kdnas.shared import shared
 
 KEPT = torch.bfloat16
-"""Of states: what a pass in bf16 gives, at half the space of fp32."""
+"""The dtype of cached hidden states: what a forward pass in bf16 gives, at half the size of fp32."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What objectives want to know of the teacher.
+    """The teacher outputs that objectives need.
 
     Attributes:
-        states: layers (from 1) whose states of all real tokens they want.
-        first: layers of which the rows' first tokens will do.
-        logits: whether they want the logits.
+        states: the layers (from 1) whose hidden states are needed for all real tokens.
+        first: the layers whose hidden states are needed for the rows' first tokens alone.
+        logits: whether the logits are needed.
     """
 
     states: frozenset[int] = frozenset()
@@ -51,15 +51,15 @@ class Needs:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher that need not be loaded to be known.
+    """A description of the teacher, which is loaded only when it has to run.
 
     Args:
         path: a folder or hub id.
-        head: what the students are; says how the teacher is loaded.
-        config: its config.
-        precision: of its passes, as Lightning names it.
-        context: makes the context of a pass, with that precision.
-        order: for each of the data's classes, the place of its logit in the model's; None where it is the same.
+        head: the kind of student model, which decides how the teacher is loaded.
+        config: the teacher's config.
+        precision: the precision of its forward passes, as Lightning names it.
+        context: makes the context manager of a forward pass in that precision.
+        order: for each of the data's classes, the index of its logit in the teacher's; None where they are equal.
     """
 
     path: str
@@ -71,64 +71,64 @@ class Teacher:
 
     @property
     def identity(self) -> str:
-        """Names the very model, and how it is run."""
+        """A key that changes with the weights, the config, the precision or the order of classes."""
         weights = fingerprint(Path(self.path)) or f"{self.path} {getattr(self.config, '_commit_hash', None)}"
         order = "" if self.order is None else f" {self.order}"
         return f"{weights} {self.config.to_json_string()} {self.head} {self.precision}{order}"
 
     def load(self) -> PreTrainedModel:
-        """The model, frozen; all candidates of a process have the same."""
+        """Loads the model, frozen; all candidates of a process share it."""
 
         def make() -> PreTrainedModel:
             model = self.head.load(self.path).eval().requires_grad_(False)
             for part in model.modules():
                 if self.precision == "bf16-mixed" and isinstance(part, nn.Linear):
-                    part.to(torch.bfloat16)  # once, and not on every pass as autocast does
+                    part.to(torch.bfloat16)  # once, where autocast would cast in every pass
             return model
 
         return shared("teacher", self.identity, make)
 
 
 class Corpus(Protocol):
-    """All rows that a run asks the teacher about."""
+    """All rows that a run needs teacher outputs for."""
 
     rows: int
     tokens: int
 
     @property
     def digest(self) -> str:
-        """Names the very rows, in their order."""
+        """A digest of the rows and their order."""
         ...
 
     def batches(self) -> Iterator[BatchEncoding]:
-        """Every row once; `rows` and `tokens` of a batch say which they are."""
+        """Yields every row once, in batches with the indices `rows` and `tokens`."""
         ...
 
 
 class TeacherOutputs(ABC):
-    """Gives the teacher's outputs for a batch; nothing above it knows whether they are computed or kept."""
+    """Gives the teacher's outputs for a batch, whether computed or cached."""
 
     @abstractmethod
     def check(self, masked: bool) -> None:
-        """Refuses rows that it cannot be asked about: `masked` ones are others with every pass.
+        """Refuses rows that it cannot give outputs for; `masked` says whether masks change the rows in every epoch.
 
         Raises:
-            ConfigError: such rows.
+            ConfigError: outputs of such rows cannot be cached.
         """
 
     @abstractmethod
     def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> TeacherOutputs:
-        """What is to be asked from now on: this, or the next best form where this one does not fit.
+        """Prepares the outputs; returns the object to call from now on: this one, or another form if it does not fit.
 
         Args:
-            corpus: the rows that will be asked about; None where each pass changes them.
-            needs: all that will be asked for.
-            device: of the batches.
+            corpus: the rows that outputs are needed for; None where masks change them in every epoch.
+            needs: all outputs that will be needed.
+            device: the device of the batches.
         """
 
     @abstractmethod
     def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
-        """The outputs for a batch on `device`."""
+        """Returns the needed outputs for a batch on the device."""
 
 
 class OnlineTeacher(TeacherOutputs):
@@ -139,7 +139,7 @@ class OnlineTeacher(TeacherOutputs):
         self.teacher: Teacher
 
     def check(self, masked: bool) -> None:
-        """It can be asked about any."""
+        """Accepts any rows."""
 
     def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> OnlineTeacher:
         self.teacher = teacher
@@ -155,9 +155,9 @@ class OnlineTeacher(TeacherOutputs):
         return Outputs({layer: states[layer] for layer in needs.states}, self._ordered(given.logits), first)
 
     def _ordered(self, logits: Tensor | None) -> Tensor | None:
-        """The logits in the order of the data's classes."""
+        """Returns the logits in the order of the data's classes."""
         return logits if logits is None or self.teacher.order is None else logits[:, list(self.teacher.order)]
 
     def _narrow(self, states: Tensor) -> Tensor:
-        """As they would be kept, where that is all that a pass is good for: every student has less to read."""
+        """Casts states to the cache's dtype if the forward pass has no more precision: students read less memory."""
         return states.to(KEPT) if self.teacher.precision == "bf16-mixed" else states

@@ -1,4 +1,4 @@
-"""What an inference costs in time: how it is measured, and the table that keeps it."""
+"""Inference latency: how it is measured, and the table that stores it."""
 
 from kdnas.latency.accelerators import ACCELERATORS, check_accelerators, device_name
 from kdnas.latency.measure import Protocol, measure_config

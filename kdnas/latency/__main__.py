@@ -1,4 +1,4 @@
-"""Prints a table of latencies: python -m kdnas.latency runs/latency.jsonl"""
+"""Prints the latency table: python -m kdnas.latency runs/latency.jsonl"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The accelerators that latencies are measured on, and what their makers call them."""
+"""The accelerators that latencies are measured on, and the names of their devices."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from kdnas.errors import ConfigError
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What a measurement has to know of an accelerator.
+    """The functions that measure on an accelerator.
 
     Attributes:
         available: whether this machine has one.
-        synchronize: waits for the work that it was given.
-        clock: the seconds that its work has taken so far; on a CPU, processor time alone, so that a wait for a
-            processor that other programs have does not count.
-        used_by_others: the share of it that other programs use.
+        synchronize: waits for all queued work.
+        clock: the time in seconds; on a CPU, processor time, which does not include waiting for a processor that
+            other programs use.
+        used_by_others: the share of the accelerator that other programs use.
     """
 
     available: Callable[[], bool]
@@ -37,16 +37,16 @@ class Accelerator:
 
 
 def gpu_in_use(pause: float = 1.2) -> float:
-    """The share of time that the current GPU was at work while this process gave it none, as the driver says.
+    """Returns the share of time that the current GPU works while this process leaves it idle, from nvidia-smi.
 
     Args:
-        pause: seconds to leave the GPU alone before: the driver speaks of up to the last one.
+        pause: seconds to leave the GPU idle before; the driver averages over up to one second.
     """
     time.sleep(pause)
     command = ["nvidia-smi", f"--id=GPU-{torch.cuda.get_device_properties().uuid}", "--query-gpu=utilization.gpu"]
     try:
         return float(_said([*command, "--format=csv,noheader,nounits"])) / 100
-    except ValueError:  # no such command, or a part of a GPU, of which the driver does not know
+    except ValueError:  # no nvidia-smi, or a MIG device, for which the driver gives no number
         return 0.0
 
 
@@ -69,7 +69,7 @@ def check_accelerators(wanted: list[str]) -> None:
 
 
 def device_name(accelerator: str) -> str:
-    """The device as its maker calls it."""
+    """Returns the name of the device's model."""
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
     return f"{cpu_name()} ({os.cpu_count()} cores)" if accelerator == "cpu" else f"{cpu_name()} {accelerator}"
@@ -77,13 +77,13 @@ def device_name(accelerator: str) -> str:
 
 @cache
 def cpu_name() -> str:
-    """The processor as its maker calls it, after the board that it is on where the system knows that."""
+    """Returns the name of the processor's model, after that of the board, where the system knows it."""
     board = _text("/proc/device-tree/model").strip("\0 \n")
     return ", ".join(filter(None, [board, _processor()]))
 
 
 def _processor() -> str:
-    """The first name that one of the system's sources has: an ARM has none in /proc/cpuinfo, but numbers."""
+    """Returns the first name that a source of the system gives; for an ARM, /proc/cpuinfo has only numbers."""
     cpuinfo = _text("/proc/cpuinfo")
     for name in (
         _field("model name", cpuinfo),
@@ -99,7 +99,7 @@ def _processor() -> str:
 
 
 def _numbers(cpuinfo: str) -> str:
-    """An ARM's maker and part, as `aarch64 41/d0c`; big and little cores are two parts."""
+    """Returns an ARM's implementer and part, as `aarch64 41/d0c`; big and little cores are two parts."""
     makers, parts = (
         "+".join(sorted(set(re.findall(rf"^CPU {name}\s*: 0x(\w+)", cpuinfo, re.MULTILINE))))
         for name in ("implementer", "part")
@@ -108,7 +108,7 @@ def _numbers(cpuinfo: str) -> str:
 
 
 def _field(name: str, text: str) -> str:
-    """All values that a text of `name : value` lines has for a name: big and little cores have two."""
+    """Returns all values of a name in `name : value` lines: big and little cores have two."""
     found = re.findall(rf"^[ \t]*{name}[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE)
     return " + ".join(dict.fromkeys(found))
 
@@ -120,7 +120,7 @@ def _text(path: str) -> str:
 
 
 def _said(command: list[str], **environment: str) -> str:
-    """What a command of the system prints; nothing if there is none, or it fails."""
+    """Runs a system command and returns its output; empty if it does not exist or fails."""
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=10, check=True, env=os.environ | environment

@@ -1,4 +1,4 @@
-"""Whether other programs disturbed a measurement."""
+"""Detects whether other programs disturbed a measurement."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
 SLACK = 1.1
-"""How many times its processor time an inference may take that nothing disturbed."""
+"""The largest ratio of elapsed time to processor time of an undisturbed inference."""
 DAEMONS = 0.25
-"""Processors that a quiet host's own services may use."""
+"""The number of processors that the services of a quiet host may use."""
 WATCHED = 0.2
-"""Seconds for which a host is watched at least: it counts processor time in hundredths of a second."""
+"""The least seconds to watch a host for: it counts processor time in hundredths of a second."""
 STAT, CORES = Path("/proc/stat"), Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One inference.
+    """The times of one inference.
 
     Attributes:
-        elapsed: milliseconds.
-        worked: milliseconds by the accelerator's clock; those of several threads are added up.
-        interrupted: whether the scheduler took a processor away from it.
+        elapsed: wall-clock time in milliseconds.
+        worked: milliseconds by the accelerator's clock, summed over threads.
+        interrupted: whether the scheduler preempted it.
     """
 
     elapsed: float
@@ -38,12 +38,12 @@ class Timing:
 
     @property
     def own(self) -> float:
-        """The milliseconds without those of waiting for a processor, as far as they are known."""
+        """The milliseconds without the wait for a processor, as far as it is known."""
         return min(self.elapsed, self.worked)
 
 
 def time_once(infer: Callable[[], object], clock: Callable[[], float]) -> Timing:
-    """Times one inference by the wall and by the accelerator's clock."""
+    """Times one inference by the wall clock and by the accelerator's clock."""
     interruptions = getrusage(RUSAGE_SELF).ru_nivcsw
     worked, start = clock(), time.perf_counter()
     infer()
@@ -52,13 +52,13 @@ def time_once(infer: Callable[[], object], clock: Callable[[], float]) -> Timing
 
 
 class Others:
-    """Watches what other programs use of the host's processors.
+    """Watches how much other programs use the host's processors.
 
-    A program that computes beside a measurement need not interrupt it to slow it down: two processors can be threads of
-    one core. The system lets programs share a core when no other is free.
+    A program that runs beside a measurement can slow it down without interrupting it: two processors can be threads of
+    one core. The system lets programs share a core when no other core is free.
 
     Args:
-        threads: of the measurement.
+        threads: the number of threads of the measurement.
     """
 
     def __init__(self, threads: int) -> None:
@@ -66,20 +66,20 @@ class Others:
         self._start, self._used = time.perf_counter(), used_by_others()
 
     def disturb(self) -> bool:
-        """Whether they have used more than a measurement can bear."""
+        """Returns whether other programs have used more processor time than an undisturbed measurement allows."""
         time.sleep(max(0.0, WATCHED - (time.perf_counter() - self._start)))
         used, seconds = used_by_others() - self._used, time.perf_counter() - self._start
         return used > self.allowed * seconds
 
 
 def cores() -> int:
-    """The host's cores; of those that have two threads, each is one."""
+    """Returns the number of physical cores of the host."""
     siblings = {path.read_text() for path in CORES.glob("cpu[0-9]*/topology/thread_siblings_list")}
     return len(siblings) or os.cpu_count() or 1
 
 
 def used_by_others() -> float:
-    """Seconds of processor time that the host has spent on other processes; falls behind where it does not say."""
+    """Returns the seconds of processor time that other processes have used; 0 where the system does not tell."""
     try:
         user, nice, system, _, _, *interrupts = map(int, STAT.read_text().split("\n", 1)[0].split()[1:9])
     except (OSError, ValueError):

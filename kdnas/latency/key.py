@@ -1,4 +1,4 @@
-"""Everything that a latency depends on."""
+"""The key of the latency table: everything that a latency depends on."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ IRRELEVANT = {
     *("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id"),
     *("add_cross_attention", "tie_word_embeddings", "is_encoder_decoder", "return_dict", "gradient_checkpointing"),
 }
-"""Settings of a model that do not change what its encoder computes, or are in the protocol."""
+"""Settings of a model's config that do not change the encoder's computation, or are in the protocol."""
 VARIABLES = (
     *("OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_AFFINITY"),
     *("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "LD_PRELOAD"),
 )
-"""Environment variables that change how fast the libraries below torch are."""
+"""Environment variables that change the speed of the libraries below torch."""
 
 
 def table_key(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> dict[str, Any]:
-    """What two measurements have in common that must agree, in values that JSON keeps; most are there to be read."""
+    """Returns the key of a measurement as JSON values; measurements with equal keys are comparable."""
     model = {name: getattr(config, name) for name in ("model_type", *Architecture.__dataclass_fields__)}
     device = {"accelerator": accelerator, "device": device_name(accelerator), "host": device_name("cpu")}
     return model | {"config": config_digest(config)} | device | asdict(protocol) | software(config) | settings(protocol)
 
 
 def config_digest(config: PreTrainedConfig) -> str:
-    """A digest of all that a model is built from, so that no family's own settings are forgotten."""
+    """Returns a digest of all relevant settings of a config, including those of its family alone."""
     values = json.loads(config.to_json_string(use_diff=False))
     relevant = {
         name: value
@@ -62,7 +62,7 @@ def software(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def settings(protocol: Protocol) -> dict[str, Any]:
-    """What this process may use of the host, and how."""
+    """Returns what this process may use of the host, and settings of torch and the environment."""
     return {
         "cores": min(protocol.threads, available_cores()),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -72,7 +72,7 @@ def settings(protocol: Protocol) -> dict[str, Any]:
 
 
 def available_cores() -> float:
-    """Processors that this process may use: those it is bound to, or fewer where its container has a quota."""
+    """Returns the number of processors that this process may use, by its affinity and its container's quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no such file, or a quota of "max"
         quota, period = QUOTA.read_text().split()

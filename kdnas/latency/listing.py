@@ -1,4 +1,4 @@
-"""The table of latencies, to read."""
+"""Prints the latency table for people."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kdnas.latency.table import read_table
 
 MISSING = "–"
 WIDTH = 160
-"""Columns of text when there is no terminal to ask."""
+"""The width of the output in characters where it is not a terminal."""
 
 
 def list_latencies(path: Path, console: Console | None = None) -> None:
-    """Prints what a table holds, a line for each key.
+    """Prints the latest latency of each key in the table, a line each.
 
     Raises:
-        ConfigError: no table there, or one without a latency.
+        ConfigError: there is no table, or it holds no latency.
     """
     latest = {str(row["key"]): row for row in read_table(path)} if path.is_file() else {}
     if not latest:
@@ -40,7 +40,7 @@ def list_latencies(path: Path, console: Console | None = None) -> None:
 
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
-    """The texts of one line by column; lines of earlier versions lack some."""
+    """Returns the texts of one line by column; lines of earlier versions lack some values."""
     key = {name: str(value) for name, value in row["key"].items()}
 
     def text(form: str, *names: str) -> str:

@@ -1,4 +1,4 @@
-"""How a latency is measured."""
+"""Measures the latency of a model."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kdnas.latency.disturbance import Others, Timing, time_once
 from kdnas.search.study import Latency
 
 MANY = 1024
-"""Threads beyond those of any host."""
+"""The most threads that are accepted; no host has as many."""
 HOPELESS = 5
-"""Disturbed inferences beyond the undisturbed ones with which a run is given up."""
+"""A run is given up when so many more inferences were disturbed than undisturbed."""
 WIDE = 0.25
-"""The share of the median that a spread may have; on a quiet host it has 2 to 10 %."""
+"""The largest ratio of spread to median of a reliable latency; on a quiet host it is 2 to 10 %."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How latency is measured.
+    """The settings of a latency measurement.
 
     Args:
-        batch_size, length: of the input; every position is a real token.
-        threads: of the CPU; pinned during the measurement.
-        warmup: inferences that are not counted.
-        repeats: inferences of one run that are.
-        runs: each with a freshly made model, so that an unlucky memory layout shows in the spread.
-        dtype: of weights and activations, as torch names it.
+        batch_size, length: the shape of the input; every position is a real token.
+        threads: the number of CPU threads during the measurement.
+        warmup: the number of inferences before those that are counted.
+        repeats: the number of counted inferences of one run.
+        runs: the number of runs, each with a new model, so that an unlucky memory layout shows in the spread.
+        dtype: the dtype of weights and activations, as torch names it.
     """
 
     batch_size: int = 1
@@ -47,7 +47,7 @@ class Protocol:
         for name in ("batch_size", "length", "threads", "repeats", "runs"):
             require_whole(f"latency.{name}", getattr(self, name), 1)
         require_whole("latency.warmup", self.warmup, 0)
-        # torch makes as many threads as it is told to, or dies of it.
+        # torch starts any number of threads, or crashes.
         require(self.threads <= MANY, "latency.threads", self.threads, f"at most {MANY}")
         dtype = getattr(torch, str(self.dtype), None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -89,9 +89,9 @@ def measure(model: PreTrainedModel, accelerator: str, protocol: Protocol) -> lis
 def measure_config(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
     """Measures a model of this config, randomly initialised: latency does not depend on weights.
 
-    Its median and spread are those of undisturbed inferences. On a host that is too busy for enough of them they are
-    an estimate from all inferences, and the latency says that it is `busy`; so does one with a wide spread, and one
-    that was measured while other programs used too much of the host or of the accelerator.
+    Median and spread are over undisturbed inferences. On a host that is too busy for enough of them, both are an
+    estimate from all inferences, and the latency is marked `busy`. It is also marked so if its spread is wide, or if
+    other programs used too much of the host or of the accelerator meanwhile.
     """
     protocol.check(config)
     in_use = ACCELERATORS[accelerator].used_by_others() > WIDE
@@ -112,5 +112,5 @@ def measure_config(config: PreTrainedConfig, accelerator: str, protocol: Protoco
 
 
 def reliable(median: float, spread: float) -> bool:
-    """Whether a spread is as narrow as on a quiet host."""
+    """Returns whether a spread is as narrow as on a quiet host."""
     return spread <= WIDE * median

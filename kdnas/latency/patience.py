@@ -1,4 +1,4 @@
-"""How long a process waits for a quiet host."""
+"""The wait of a process for a quiet host."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import time
 
 log = logging.getLogger(__name__)
 LONGEST = 10.0
-"""Seconds between two tries at most; the first pause is of one second, and each is twice as long as the last."""
+"""The longest pause in seconds between two attempts; pauses begin at one second and double."""
 
 
 class Patience:
-    """Waits between tries, until a quiet measurement was made or a time is over.
+    """Waits between attempts, until a quiet measurement was made or a time limit is reached.
 
-    One for all measurements of a process: a host that was busy for so long is likely to be busy for the next one too,
-    which then has one try.
+    All measurements of a process share one: a host that was busy until the limit is likely to stay busy, so that the
+    next measurement gets a single attempt.
     """
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Takes note of a quiet measurement: the next one that is disturbed is waited for again."""
+        """Resets the time limit after a quiet measurement."""
         self._since: float | None = None
         self._pause = 1.0
         self._told = False
 
     def wait(self, seconds: float) -> bool:
-        """Pauses before another try; False, at once, if `seconds` have passed since the first that was disturbed."""
+        """Pauses before another attempt; returns False if `seconds` have passed since the first disturbed one."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         left = self._since + seconds - now
@@ -47,5 +47,5 @@ class Patience:
 
 
 def load() -> float:
-    """The processes that wanted to compute during the last minute, on average."""
+    """Returns the host's load average of the last minute."""
     return os.getloadavg()[0]

@@ -1,4 +1,4 @@
-"""The table of latencies: one JSON line for each measurement, the last one of a key counts."""
+"""The latency table: one JSON line for each measurement; the last line of a key counts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kdnas.shared import shared
 
 
 class LatencyTable:
-    """Latencies by everything that they depend on, shared by all searches that use the file.
+    """Latencies by their keys (see `kdnas.latency.key`), shared by all searches that use the file.
 
-    What was measured on a busy host is given back as such, and never kept: it is measured again the next time.
+    A latency that was measured on a busy host is returned, marked as such, and not stored.
 
     Args:
-        path: of the file; made when absent.
+        path: the file; made when absent.
         patience: seconds that a process waits for a quiet host.
-        fresh: measure anew, once in a process, what the table has.
+        fresh: whether to measure anew, once in a process, latencies that the table holds.
     """
 
     def __init__(self, path: Path, patience: float = 60.0, fresh: bool = False) -> None:
@@ -41,7 +41,7 @@ class LatencyTable:
         self.host = QuietHost()
 
     def latency(self, config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
-        """Looks a latency up or, the first time, measures it while the host is quiet and keeps it."""
+        """Looks a latency up or, if the table lacks it, measures it while the host is quiet and stores it."""
         key = self.key(config, accelerator, protocol)
         if found := self._find(key):
             return found
@@ -52,7 +52,7 @@ class LatencyTable:
             if not found.busy:
                 patience.restart()
                 return found
-            # Without the lock, so that this user's other processes go on meanwhile.
+            # Waits without the lock, so that this user's other processes go on meanwhile.
             if not patience.wait(self.patience):
                 return found
 
@@ -73,7 +73,7 @@ class LatencyTable:
             return measured
         row = {"key": key, "median": measured.median, "spread": measured.spread}
         row |= {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "load": round(load(), 2)}
-        # A line that a crash cut short must not spoil this one.
+        # A crash may have left an incomplete last line.
         cut = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as file:
             file.write("\n" * cut + json.dumps(row) + "\n")
@@ -87,14 +87,14 @@ class LatencyTable:
 
 
 def read_table(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a table that hold a latency: with `key`, `median` and `spread`, the newer ones with `date` too."""
+    """Yields the lines of a table that hold a latency, with `key`, `median`, `spread` and, in newer ones, `date`."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # a line cut short by a crash: it is measured again, like all that is no latency
+            continue  # incomplete after a crash: the latency is measured again
         known = isinstance(row, dict) and isinstance(row.get("key"), dict)
         if known and _is_latency(row.get("median"), row.get("spread")):
             yield row

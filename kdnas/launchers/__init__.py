@@ -1,7 +1,7 @@
-"""Hydra launchers that lose nothing but the job that dies.
+"""Hydra launchers with which a job that dies does not affect the others.
 
-What a job has to say it tells the study. These launchers only say when every job has ended and what it died of, if it
-did: as a FAILED `JobReturn`, never as an exception that takes the other jobs' returns along.
+Jobs report their results to the study. The launchers return when every job has ended, with a FAILED `JobReturn` for
+each job that died or failed, and never raise an exception that would lose the other jobs' returns.
 """
 
 from kdnas.launchers.pool import PoolLauncher

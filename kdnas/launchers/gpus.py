@@ -1,4 +1,4 @@
-"""A GPU for each process of a host."""
+"""Assigns one GPU to each process of a host."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kdnas.locks import free
 
 
 def take_gpu(slots: Path, gpus: list[str]) -> None:
-    """Shows this process one GPU only, for as long as it lives; it must not have looked at any before.
+    """Sets CUDA_VISIBLE_DEVICES to one GPU for the rest of this process, which must not have initialised CUDA yet.
 
     Args:
-        slots: a folder for the locks by which processes share them out.
-        gpus: as CUDA_VISIBLE_DEVICES names them.
+        slots: a folder for the lock files by which processes divide the GPUs.
+        gpus: the GPUs, as CUDA_VISIBLE_DEVICES names them.
     """
     if HELD or not gpus:
         return
@@ -34,7 +34,7 @@ HELD: list[IO[str]] = []
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,4 @@
-"""Jobs in joblib's processes."""
+"""Runs jobs in joblib's worker processes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class PoolLauncher(JoblibLauncher):
-    """joblib's processes, each with its share of this host's threads, and with a GPU of its own where there are some.
+    """Runs jobs in joblib's workers, each with a share of the host's threads and, where there are GPUs, one of its own.
 
-    A worker that dies takes the others along. What was running then is run again, one job at a time, so that the one at
-    fault is known; the others go on from their checkpoints.
+    When a worker dies, joblib ends the others too. The jobs that were running are then run again, one at a time, so
+    that the job that kills its worker is found; they resume from their checkpoints.
     """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -42,7 +42,7 @@ class PoolLauncher(JoblibLauncher):
         while left := [number for number in jobs if number not in ended]:
             before = len(ended)
             suspects = self._together({i: jobs[i] for i in left}, workers, threads, ended) if workers > 1 else left[:1]
-            if len(ended) == before and not suspects:  # workers die before they have begun: none would ever
+            if len(ended) == before and not suspects:  # workers die before they begin a job
                 suspects = left[:1]
             for number in suspects:
                 self._together({number: jobs[number]}, workers, threads, ended)
@@ -52,7 +52,7 @@ class PoolLauncher(JoblibLauncher):
     def _together(
         self, jobs: Mapping[int, list[str]], workers: int, threads: int, ended: dict[int, JobReturn]
     ) -> list[int]:
-        """Runs jobs in one pool and notes what they return; if the pool broke, returns those that it was running."""
+        """Runs jobs in one pool and stores their returns; returns the jobs that were running if the pool broke."""
         from joblib import Parallel, delayed
         from joblib.externals.loky.backend import resource_tracker
         from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -63,7 +63,7 @@ class PoolLauncher(JoblibLauncher):
         with tempfile.TemporaryDirectory(prefix="kdnas-pool-") as folder:
             place = Worker(Path(folder), sweep / ".gpus", gpus())
             work = partial(place.work, self.hydra_context, self.config, self.task_function, Singleton.get_state())
-            # With one worker joblib would run the job in this process, and the job could take it down.
+            # With one worker joblib would run the job in this process, which a crash of the job would end.
             pool = Parallel(
                 n_jobs=max(2, workers),
                 backend="loky",
@@ -72,9 +72,9 @@ class PoolLauncher(JoblibLauncher):
                 pre_dispatch="n_jobs",
                 inner_max_num_threads=threads,
             )
-            resource_tracker.ensure_running()  # whose start would undo the shielding
+            resource_tracker.ensure_running()  # starting it later would unblock the signals
             try:
-                with shielding(*ASKING):  # joblib kills the workers when this process is asked to end
+                with shielding(*ASKING):  # joblib itself ends the workers
                     returns = pool(delayed(work)(number, overrides) for number, overrides in jobs.items())
                 for number, returned in returns:
                     ended[number] = returned
@@ -85,12 +85,12 @@ class PoolLauncher(JoblibLauncher):
 
 @dataclass(frozen=True)
 class Worker:
-    """What runs in a process of the pool.
+    """The function that runs in the workers of the pool, and its settings.
 
     Args:
-        begun: a folder to mark the jobs in that have begun.
-        slots: a folder for the locks by which workers share out the GPUs.
-        gpus: as CUDA_VISIBLE_DEVICES names them.
+        begun: a folder with a file for each job that has begun.
+        slots: a folder for the lock files by which workers divide the GPUs.
+        gpus: the GPUs, as CUDA_VISIBLE_DEVICES names them.
     """
 
     begun: Path
@@ -106,12 +106,12 @@ class Worker:
         from hydra_plugins.hydra_joblib_launcher._core import execute_job
         from tqdm import tqdm
 
-        tqdm.set_lock(threading.RLock())  # its own is shared by processes, and remarked upon when a worker is killed
+        tqdm.set_lock(threading.RLock())  # avoids a warning about tqdm's shared semaphore
         take_gpu(self.slots, self.gpus)
         try:
             self.mark(number).touch()
             return number, told(execute_job(number, overrides, context, config, task, state))
-        except SystemExit as error:  # would end the search
+        except SystemExit as error:  # it would end the search
             return number, died(f"its process was asked to end ({type(error).__name__})")
-        except Exception as error:  # outside of the job proper: Hydra could not write its notes
+        except Exception as error:  # outside of the task function: Hydra could not write its files
             return number, failed(error)

@@ -1,4 +1,4 @@
-"""Jobs in processes or in a queue that outlive the search, started by submitit."""
+"""Runs jobs through submitit, in processes or in SLURM's queue, that outlive the search."""
 
 from __future__ import annotations
 
@@ -33,49 +33,49 @@ from kdnas.launchers.returns import died, failed, from_json, to_json, told
 log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
 PAUSES = (5, 30, 120)
-"""Seconds before a submission that failed is tried again."""
+"""Seconds before a failed submission is tried again."""
 PATIENCE = 10.0
-"""Seconds to wait for jobs that were asked to end."""
+"""Seconds to wait for jobs to end after a signal."""
 
 
 class SubmititLauncher(BaseSubmititLauncher):
-    """Jobs that submitit starts and that outlive the search: one that is started again waits for those still there.
+    """Starts jobs by submitit. They outlive the search, and a search that is started again waits for them.
 
-    Which job is whose is kept in `.submitit/jobs.json` of the search folder, by the name in its overrides (`job=`).
+    Submitted jobs are stored in `.submitit/jobs.json` in the search folder, by the name in their overrides (`job=`).
     """
 
     LOOK_EVERY: float
-    """Seconds between two looks at which jobs are still there."""
+    """Seconds between two checks of which jobs still exist."""
     AT_ONCE: int | None = None
-    """How many to start before one has ended; None leaves that to the queue."""
+    """The most jobs that run at once; None leaves the limit to the queue."""
 
     _started: Mapping[str, Job] = {}
-    """The latest jobs that were submitted."""
+    """The jobs of the latest submission."""
     END: str
-    """The command that ends a job, before its id."""
+    """The command that ends a job, to be followed by its id."""
 
     @abstractmethod
     def alive(self, ids: set[str]) -> set[str]:
-        """Those of the jobs that are waiting or running."""
+        """Returns the jobs that are pending or running."""
 
     def leave(self, ids: set[str], error: KeyboardInterrupt) -> set[str]:
-        """Those of the jobs that go on when an error ends the search."""
+        """Returns the jobs that go on when a signal ends the search."""
         return self.alive(ids)
 
     @abstractmethod
     def fate(self, job: str) -> str:
-        """What became of a job that ended without a result."""
+        """Describes the end of a job that left no result."""
 
     def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
-        """The job itself, in its own process. What it leaves for `_returned` is data: nobody unpickles it."""
+        """Runs the job in its own process, and writes its outcome as JSON, so that `_returned` unpickles nothing."""
         from submitit import JobEnvironment
 
-        # SLURM wakes a job just before it tells it that its time is over. submitit logs that it was woken, and what is
-        # raised within a line of the log, as by the end of the time, is lost.
+        # SLURM sends SIGCONT just before the signal of the time limit. submitit's handler logs SIGCONT, and an
+        # exception raised while it logs, as by the second signal, would be lost.
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
         try:
             returned = told(super().__call__(*arguments, **named))
-        except Exception as error:  # outside of the job proper: Hydra could not write its notes
+        except Exception as error:  # outside of the task function: Hydra could not write its files
             returned = failed(error)
         with whole(JobEnvironment().paths.folder / OUTCOME) as path:
             path.write_text(json.dumps(to_json(returned)))
@@ -104,7 +104,7 @@ class SubmititLauncher(BaseSubmititLauncher):
     def _see_through(
         self, jobs: Mapping[str, list[str]], running: dict[str, Job], register: Register
     ) -> dict[str, JobReturn]:
-        """Starts what is not running yet, and waits until all have ended."""
+        """Starts the jobs that are not running yet, and waits until all have ended."""
         ended: dict[str, JobReturn] = {}
         while len(ended) < len(jobs):
             waiting = {name: jobs[name] for name in jobs if name not in running and name not in ended}
@@ -121,7 +121,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         return ended
 
     def _insist(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
-        """Submits jobs, again if the cluster has no time for it. What was submitted all the same does no harm."""
+        """Submits jobs, again after a failure. A job that was submitted despite an error finds its trials finished."""
         for pause in PAUSES:
             try:
                 return self._start(jobs, folder)
@@ -133,13 +133,13 @@ class SubmititLauncher(BaseSubmititLauncher):
         return self._start(jobs, folder)
 
     def _start(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
-        """Submits jobs, out of reach of the terminal: they outlive it, and this process knows what it has started."""
+        """Submits jobs with the terminal's signals blocked: they outlive it, and an interrupt loses no ids."""
         with shielding(signal.SIGINT, signal.SIGHUP):
             self._started = self._submit(jobs, folder)
         return self._started
 
     def _submit(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
-        """Starts jobs, as one array. Their folder is new: SLURM's ids can come again, and with them old results."""
+        """Submits jobs as one array, in a new folder: SLURM may reuse ids, and would find the results of older jobs."""
         import submitit
 
         own = {name: value for name, value in self.params.items() if name not in ("submitit_folder", "max_num_timeout")}
@@ -159,7 +159,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         }
 
     def _returned(self, job: Job) -> JobReturn:
-        """What a job that has ended gave back."""
+        """Returns the outcome of a job that has ended."""
         from submitit.core.utils import JobPaths
 
         paths = JobPaths(job.folder, job.id)
@@ -169,12 +169,12 @@ class SubmititLauncher(BaseSubmititLauncher):
 
 
 def job_of(overrides: Sequence[str]) -> str:
-    """The name of a job of the search, from the overrides that make it."""
+    """Returns the name of a job of the search, from its overrides."""
     return next(override.removeprefix("job=") for override in reversed(overrides) if override.startswith("job="))
 
 
 def same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two jobs of a name do the same: all of a search do, whatever else may have changed when it goes on."""
+    """Returns whether two jobs of equal names are the same: by the search's id, or else by all overrides."""
     marks = [[override for override in overrides if override.startswith("search.id=")] for overrides in (one, other)]
     return marks[0] == marks[1] if any(marks) else list(one) == list(other)
 
@@ -184,9 +184,9 @@ class Job:
     """A job that was submitted.
 
     Args:
-        id: the cluster's, or that of a process.
-        folder: of submitit's files, with %j for the id.
-        overrides: what it was to do.
+        id: the id in the queue, or of the process.
+        folder: the folder of submitit's files, with %j for the id.
+        overrides: the overrides that the job runs with.
     """
 
     id: str
@@ -195,10 +195,10 @@ class Job:
 
 
 class Register:
-    """Which jobs a search has submitted, on disk.
+    """The jobs that a search has submitted, stored in a file.
 
     Args:
-        path: of the file; made when absent.
+        path: the file; made when absent.
     """
 
     def __init__(self, path: Path) -> None:
@@ -213,11 +213,11 @@ class Register:
 
 
 class LocalLauncher(SubmititLauncher):
-    """Processes of this host, each with a log of its own: what SLURM does, without SLURM.
+    """Runs jobs in processes of this host, each with its own log, as SLURM would.
 
     Args:
-        n_jobs: how many run at once.
-        params: submitit's.
+        n_jobs: the number of jobs that run at once.
+        params: arguments of submitit.
     """
 
     _EXECUTOR = "local"
@@ -236,20 +236,20 @@ class LocalLauncher(SubmititLauncher):
 
     def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
         assert self.config is not None
-        signal.signal(signal.SIGTERM, raise_ended)  # submitit would pass it over, and `kill` is how to end a job
-        take_gpu(Path(str(self.config.hydra.sweep.dir)).absolute() / ".gpus", self.gpus)  # submitit hides them all
+        signal.signal(signal.SIGTERM, raise_ended)  # submitit would ignore it, and `kill` must end a job
+        take_gpu(Path(str(self.config.hydra.sweep.dir)).absolute() / ".gpus", self.gpus)  # submitit hides all GPUs
         try:
             return super().__call__(*arguments, **named)
         except Ended as error:
             sys.exit(str(error))
 
     def leave(self, ids: set[str], error: KeyboardInterrupt) -> set[str]:
-        """Ends the jobs if it was by Ctrl-C."""
+        """Ends the jobs if the signal was Ctrl-C."""
         deadline = time.monotonic() + PATIENCE
         while isinstance(error, Ended) and error.number == signal.SIGINT and time.monotonic() < deadline:
             if not (ids := self.alive(ids)):
                 break
-            for job in ids:  # again and again: while it starts, it does not listen
+            for job in ids:  # repeatedly: a process that is starting has no handler yet
                 with suppress(ProcessLookupError):
                     os.kill(int(job), signal.SIGTERM)
             time.sleep(0.2)
@@ -263,7 +263,7 @@ class LocalLauncher(SubmititLauncher):
 
 
 def command_line(pid: str) -> bytes:
-    """Of a process; empty if it has ended."""
+    """Returns the command line of a process; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -271,7 +271,7 @@ def command_line(pid: str) -> bytes:
 
 
 class SlurmLauncher(SubmititLauncher):
-    """Jobs of a SLURM cluster."""
+    """Runs jobs on a SLURM cluster."""
 
     _EXECUTOR = "slurm"
     END = "scancel"
@@ -284,7 +284,7 @@ class SlurmLauncher(SubmititLauncher):
     def alive(self, ids: set[str]) -> set[str]:
         command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
         listed = ask(command) if ids else ""
-        if listed is None:  # the controller is away: as long as it is, nobody knows better
+        if listed is None:  # SLURM's controller does not answer: assume that all jobs exist
             return ids
         jobs = {job: (state, why) for job, state, why in (line.split("|", 2) for line in listed.splitlines())}
         for state, why in (jobs[job] for job in sorted(ids & jobs.keys())):
@@ -300,7 +300,7 @@ class SlurmLauncher(SubmititLauncher):
 
 
 def ask(command: list[str]) -> str | None:
-    """What a command of SLURM prints; None if it fails, or is not there."""
+    """Runs a command of SLURM and returns its output; None if it fails or does not exist."""
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:

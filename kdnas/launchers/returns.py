@@ -1,4 +1,4 @@
-"""What a launcher gives back of a job."""
+"""The outcomes of jobs that launchers return."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kdnas.errors import ConfigError
 
 
 class RelayedError(RuntimeError):
-    """What a job raised in another process, as `<type>: <message>`."""
+    """An error that a job raised in another process, as `<type>: <message>`."""
 
 
 class DiedError(RelayedError):
-    """A job's process ended without a word of its own."""
+    """A job's process ended without reporting an error."""
 
 
 def reason(returned: JobReturn) -> str:
-    """Why a job failed; nothing if it did not."""
+    """Returns why a job failed; empty if it did not."""
     error = returned._return_value
     if returned.status != JobStatus.FAILED:
         return ""
@@ -31,14 +31,14 @@ def died(cause: str) -> JobReturn:
 
 
 def told(returned: JobReturn) -> JobReturn:
-    """What of a job's end is sure to be readable in another process: a config or an exception may not be."""
+    """Reduces a job's return to what any process can unpickle, without its config and unknown exceptions."""
     if returned.status != JobStatus.FAILED:
         return JobReturn(status=returned.status)
     return failed(returned._return_value)
 
 
 def failed(error: Exception) -> JobReturn:
-    """The end of a job by an error, which is kept if it is of a known kind."""
+    """Returns the outcome of a job that an error ended; errors of unknown types become a `RelayedError`."""
     known = disk_error(error) or error
     if type(known) not in KINDS.values():
         known = RelayedError(f"{type(error).__name__}: {error}")
@@ -46,7 +46,7 @@ def failed(error: Exception) -> JobReturn:
 
 
 def to_json(returned: JobReturn) -> Any:
-    """What `told` returned, as plain values."""
+    """Converts what `told` returned to JSON values."""
     error = returned._return_value
     return None if error is None else {"kind": type(error).__name__, "text": str(error)}
 
@@ -58,4 +58,4 @@ def from_json(outcome: Any) -> JobReturn:
 
 
 KINDS = {kind.__name__: kind for kind in (ConfigError, DiskError, RelayedError, DiedError)}
-"""The errors that a search tells apart, each made of its message."""
+"""The types of errors that a search handles differently; each is made from its message."""

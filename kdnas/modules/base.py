@@ -1,4 +1,4 @@
-"""What the modules here have in common: they are trained, judged on held-out data, and leave models behind."""
+"""The base class of the LightningModules: training, validation on held-out data, and models to export."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from kdnas.modules.metrics import SplitMetrics
 from kdnas.modules.optimization import adamw, check_optimization, linear
 
 BEST = "best"
-"""The key of the best weights so far in a checkpoint."""
+"""The checkpoint's key for the best weights so far."""
 CLIP: Mapping[str, Any] = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}
-"""How gradients are clipped, by Lightning's names."""
+"""The gradient clipping functions, by Lightning's names."""
 DIVERGED = "diverged"
-"""The key of the trainees that have diverged in a checkpoint."""
+"""The checkpoint's key for the trainees that have diverged."""
 
 
 class DivergedError(ConfigError):
-    """A training ended in numbers that are not finite. The message names the learning rate to lower."""
+    """A training produced numbers that are not finite. The message names the learning rate to lower."""
 
 
 class ExportingModule(L.LightningModule):
     """A LightningModule around Hugging Face models, trained by AdamW on a linear schedule.
 
     Args:
-        learning_rate: the peak.
+        learning_rate: the peak learning rate.
         warmup: the share of all steps over which the learning rate rises; then it falls linearly to zero.
-        betas, weight_decay: AdamW's.
+        betas, weight_decay: arguments of AdamW.
 
     Attributes:
-        tokenizer: that goes with the models.
-        head: what the models are, and which classes they tell apart.
-        monitor: the held-out figure that decides which weights are the best: a loss, or else larger is better.
-        results: the held-out figures of the last validation, for each trainee.
-        diverged: the reason, for each trainee that has diverged, by its number. Such a trainee has failed for good.
-        phase: what is trained just now, if there is more than one part to the training.
-        epochs: how many it takes; None where that is the Trainer's.
-        transfer_epochs: so many of the first need no labels.
+        tokenizer: the tokenizer of the models.
+        head: the kind of the models, with their classes.
+        monitor: the held-out metric that decides which weights are the best; larger is better, except of `loss`.
+        results: the held-out metrics of the last validation, for each trainee.
+        diverged: the reasons of the trainees that have diverged, by index. They are never trained again.
+        phase: the name of the current stage, if the training has several.
+        epochs: the number of epochs; None where the Trainer decides.
+        transfer_epochs: the number of first epochs that need no labels.
     """
 
     tokenizer: Tokenizer
@@ -76,40 +76,40 @@ class ExportingModule(L.LightningModule):
     @property
     @abstractmethod
     def exports(self) -> dict[str, PreTrainedModel]:
-        """The models to leave behind, by the prefix of their weights in the state dict."""
+        """The models to export, by the prefix of their weights in the state dict."""
 
     @property
     @abstractmethod
     def trainees(self) -> Sequence[nn.Module]:
-        """What is trained independently of each other."""
+        """The modules that are trained independently of each other."""
 
     @property
     @abstractmethod
     def held_out(self) -> Sequence[SplitMetrics]:
-        """Each trainee's metrics on held-out data; of an objective without any, none."""
+        """Each trainee's metrics on held-out data; they are empty for an objective without metrics."""
 
     @property
     @abstractmethod
     def about(self) -> dict[str, str]:
-        """What a model card says of the models' making."""
+        """How the models were made, by heading, for the model card."""
 
     def name_classes(self, names: Sequence[str] | None) -> None:
-        """Gives the models the names of the data's classes; None where the data has none."""
+        """Writes the names of the data's classes into the models' configs; None if they have no names."""
         for model in self.exports.values():
             self.head.describe(model.config, names)
 
     @property
     def best(self) -> BestWeights:
-        """The weights that did best on held-out data so far."""
+        """The weights with the best held-out metric so far."""
         if self._best is None:
             self._best = BestWeights(self.trainees)
         return self._best
 
     def check(self, masked: bool) -> None:
-        """Refuses data that cannot be trained on: `masked` says whether tokens of it are."""
+        """Refuses data that the module cannot be trained on; `masked` says whether its tokens are masked."""
 
     def on_validation_end(self) -> None:
-        # All devices have the same figures, but in the last digit they might not: one decides for all.
+        # The metrics of different devices may differ in the last digit: the first device decides for all.
         self.results = self.trainer.strategy.broadcast(self.results)
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             scores = [score(figures, self.monitor) for figures in self.results]
@@ -118,10 +118,10 @@ class ExportingModule(L.LightningModule):
     # -- divergence
 
     def judge(self, lost: Collection[int] = ()) -> None:
-        """Notes which trainees have diverged, from `results` and the weights; ends a training that has none left.
+        """Records which trainees have diverged, from `results` and the weights; stops a training with none left.
 
         Args:
-            lost: numbers of trainees that are not trained any more, and have no figures.
+            lost: the indices of trainees that ran out of memory: they are not trained, and have no metrics.
         """
         if self.trainer.sanity_checking:
             return
@@ -133,7 +133,7 @@ class ExportingModule(L.LightningModule):
             self.trainer.should_stop = True
 
     def _divergence(self, i: int) -> str | None:
-        """Which number of a trainee is not finite, if any."""
+        """Returns which value of a trainee is not finite; None if all are."""
         if not math.isfinite(loss := self.results[i].get("loss", 0.0)):
             return f"held-out loss {loss}"
         if not self.held_out[i].finite:
@@ -146,23 +146,23 @@ class ExportingModule(L.LightningModule):
 
     @property
     def _train_loss(self) -> float:
-        """The last training step's; 0 where it says nothing of a single trainee's weights."""
-        # Of a step whose loss overflows in fp16, the loss scaler makes none.
+        """The loss of the last training step; 0 where it does not tell whether the weights are finite."""
+        # In fp16, the loss scaler skips a step whose loss overflows.
         tells = len(self.trainees) == 1 and self.trainer.precision != "16-mixed"
         return float(self.trainer.callback_metrics.get("train/loss", 0.0)) if tells else 0.0
 
     @property
     def _now(self) -> str:
-        """The point of the training, for a message."""
+        """The current stage and epoch, for messages."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             return "at the end"
         return f"in {self.phase + ', ' if self.phase else ''}epoch {self.trainer.current_epoch + 1}"
 
     def refuse_diverged(self) -> None:
-        """Says that a trainee has diverged, if one has.
+        """Raises an error if a trainee has diverged.
 
         Raises:
-            DivergedError: one has.
+            DivergedError: a trainee has diverged.
         """
         models = list(self.exports.values())
         for i, reason in self.diverged.items():
@@ -176,7 +176,7 @@ class ExportingModule(L.LightningModule):
 
     @property
     def peak(self) -> float:
-        """The peak of the learning rate."""
+        """The current peak learning rate."""
         return self.learning_rate
 
     @property
@@ -185,11 +185,11 @@ class ExportingModule(L.LightningModule):
         return "module.learning_rate"
 
     def progress(self, batch_idx: int) -> float:
-        """How much of the training lies behind a batch of the current epoch, from 0 to 1."""
+        """Returns the progress of the learning rate schedule at a batch of the current epoch, from 0 to 1."""
         return self.trainer.global_step / self.trainer.estimated_stepping_batches
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Not a scheduler: a function of the progress has no state to lose, and can start anew with every stage.
+        # Not a scheduler: a function of the progress has no state to restore, and can start anew with every stage.
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.peak * linear(self.progress(batch_idx), self.warmup)
 
@@ -199,14 +199,14 @@ class ExportingModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips each trainee by itself. Lightning's own clipping refuses fused optimizers."""
+        """Clips each trainee's gradients separately. Lightning's own clipping refuses fused optimizers."""
         clip = CLIP[gradient_clip_algorithm or "norm"]
         for trainee in self.trainees if gradient_clip_val else ():
             clip(trainee.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
-        # Checkpoints are of ended epochs. With `max_steps`, Lightning goes on with what is left of such an epoch, which
-        # is nothing, and counts it: all later epochs would be other ones than in a run that was never stopped.
+        # Checkpoints are saved at the end of an epoch. With `max_steps`, Lightning resumes within that epoch, finds no
+        # batches left, and counts it again: later epochs would have other numbers than in a run without interruption.
         loop = self.trainer.fit_loop
         if loop.restarted_on_epoch_end:
             loop.epoch_progress.increment_completed()
@@ -214,7 +214,7 @@ class ExportingModule(L.LightningModule):
             loop.epoch_loop.restarting = False
 
     def on_train_batch_end(self, *_: Any) -> None:
-        # Lightning validates at the end of an epoch, but not where `max_steps` cuts one short.
+        # Lightning validates at the end of an epoch, but not if `max_steps` ends it early.
         if self.trainer.global_step == self.trainer.max_steps:
             self.trainer.should_stop = True
 
@@ -235,12 +235,12 @@ class ExportingModule(L.LightningModule):
 
 
 def finite(model: nn.Module) -> bool:
-    """Whether all of a model's weights are numbers that can be reckoned with."""
-    return not bool(sum((~value.isfinite()).any() for value in model.parameters()))  # asks the device once
+    """Returns whether all of a model's weights are finite."""
+    return not bool(sum((~value.isfinite()).any() for value in model.parameters()))  # one device sync
 
 
 def score(figures: Mapping[str, float], monitor: str) -> float:
-    """How good held-out figures are, larger is better: NaN after a divergence, lowest where a metric is undefined."""
+    """Returns a score to compare epochs by, larger is better: NaN after a divergence, -inf for an undefined metric."""
     if not math.isfinite(figures.get("loss", 0.0)):
         return math.nan
     if monitor == "loss":

@@ -36,11 +36,11 @@ from kdnas.trial import check_architecture
 
 log = logging.getLogger(__name__)
 LOST = "lost"
-"""The key of a checkpoint that says which students were lost."""
+"""The checkpoint's key for which students ran out of memory."""
 
 
 class Student(nn.Module):
-    """One student with its objectives, one a stage: everything that one architecture trains."""
+    """One student with its objectives, one for each stage, and its metrics."""
 
     model: PreTrainedModel
     held_out_loss: SumMetric
@@ -68,21 +68,21 @@ class Student(nn.Module):
         self.stage = 0
         self.lost = False
         self.compiled: Callable[..., Any] | None = None
-        # Two sums and not a MeanMetric, which drops what is NaN, or else the weights.
+        # Two sums, since a MeanMetric drops NaN values, or else its weights.
         self.held_out_loss, self.held_out_count = SumMetric("disable"), SumMetric("disable")
         self.metrics = SplitMetrics(recipe.metrics, also)
 
     def compile_encoder(self) -> None:
-        """Has the encoder compiled, once for all lengths, when it is first used."""
-        self.__dict__["compiled"] = torch.compile(self.model.base_model, dynamic=True)  # not a part, but one's shadow
+        """Compiles the encoder with dynamic shapes, at its first use."""
+        self.__dict__["compiled"] = torch.compile(self.model.base_model, dynamic=True)  # not registered as a submodule
 
     @property
     def objective(self) -> Objective:
-        """That of the current stage."""
+        """The current stage's objective."""
         return self.aims[self.stage]
 
     def unfreeze(self, share: float) -> None:
-        """Makes the share of the model's parts trainable, from the head alone (0) down to everything (1)."""
+        """Makes a share of the model's layers trainable, top-down: from the head alone (0) to all (1)."""
         self.model.requires_grad_(True)
         if share < 1:
             groups = unfreezing_groups(self.model)
@@ -91,23 +91,23 @@ class Student(nn.Module):
                     parameter.requires_grad_(False)
 
     def lose(self) -> None:
-        """Gives up this student of a gang: there is not enough memory for it. The others go on."""
+        """Stops training this student of a gang, because it ran out of memory. The others go on."""
         self.lost = True
         self.zero_grad()
 
     def forward(self, batch: BatchEncoding, teacher: Outputs) -> tuple[Tensor, Outputs]:
-        """The distillation loss of a batch, and what the student said of it."""
+        """Returns the distillation loss of a batch, and the student's outputs."""
         own = outputs(self.model, batch, self.objective.student_layers, self.compiled)
         return self.objective(own, teacher, batch), own
 
     def begin(self) -> None:
-        """Empties the held-out figures."""
+        """Resets the held-out loss and metrics."""
         self.held_out_loss.reset()
         self.held_out_count.reset()
         self.metrics.reset()
 
     def watch(self, batch: BatchEncoding, teacher: Outputs, split: int) -> None:
-        """Adds a held-out batch to the figures; the loss is of the first split alone."""
+        """Updates the metrics with a held-out batch, and the loss if the batch is of the first split."""
         loss, own = self(batch, teacher)
         if split == 0:
             count = self.objective.count(batch)
@@ -118,7 +118,7 @@ class Student(nn.Module):
             self.metrics.update(split, own.logits, batch["labels"])
 
     def figures(self) -> dict[str, float]:
-        """What the held-out batches come to, over all their items; of a lost student, not a number."""
+        """Returns the held-out loss and metrics, over all items; NaN for a lost student."""
         if self.lost:
             return dict.fromkeys(["loss", *self.metrics.names], math.nan)
         loss = float(self.held_out_loss.compute() / self.held_out_count.compute())
@@ -128,28 +128,30 @@ class Student(nn.Module):
 class StudentDistiller(ExportingModule):
     """Distils k >= 1 students from one teacher; a single student is the case k = 1.
 
-    The students share each batch and the teacher's pass over it, and nothing else: every one has its own
-    initialisation (from the seed alone, so its place in the gang changes nothing), gradient clipping, metrics and best
-    weights. A recipe of several stages is one fit: every stage begins with the best weights of the one before, a new
-    optimizer state and a new schedule.
+    The students share each batch and the teacher's outputs for it, and nothing else: each has its own initialisation
+    (from the seed alone, independent of its place in the gang), gradient clipping, metrics and best weights. A recipe
+    of several stages is one fit: every stage begins with the best weights of the previous one, a new optimizer state
+    and a new learning rate schedule.
 
     Args:
-        teacher: path or hub id of the teacher; the checkpoint keeps its tokenizer and never its weights.
+        teacher: the teacher's path or hub id; checkpoints hold its tokenizer and never its weights.
         architectures: one for each student.
         objective: the recipe (see `kdnas.distillation.recipes`).
-        learning_rate: the peak, where a stage has none of its own.
+        learning_rate: the peak learning rate of stages that have none of their own.
         warmup: the share of a stage's steps over which the learning rate rises.
-        betas, weight_decay: AdamW's.
-        dropout: what the students are distilled with; None is the teacher's. Exports always carry the teacher's.
-        seed: of the students' initial weights.
+        betas, weight_decay: arguments of AdamW.
+        dropout: the students' dropout while they are distilled; None for the teacher's. Exported configs always have
+            the teacher's.
+        seed: the seed of the students' initial weights.
         initial: a checkpoint, folder or hub id whose encoder the students start from; None for random weights.
-        also: names of the held-out splits besides the first, whose metrics decide nothing.
-        compile: the students, by `torch.compile`.
-        outputs: how the teacher is asked; None runs it on every batch.
-        depths: layers of further students that will be trained on the same rows: what they need is kept as well.
+        also: the names of the held-out splits besides the first; their metrics decide nothing.
+        compile: whether to compile the students by `torch.compile`.
+        outputs: the source of the teacher's outputs; None runs the teacher on every batch.
+        depths: the numbers of layers of further students that will be trained on the same rows; the teacher outputs
+            that they need are cached too.
 
     Logs:
-        `train/loss`, and `val/loss` and `val/<metric>`: the means over students; of several, `val/loss/<i>` too.
+        `train/loss`, `val/loss` and `val/<metric>`: the means over students; for several, `val/loss/<i>` and so on.
     """
 
     def __init__(
@@ -221,23 +223,23 @@ class StudentDistiller(ExportingModule):
         return {"distilled from": self.teacher_path, "objective": stages, **initial}
 
     def name_classes(self, names: Sequence[str] | None) -> None:
-        """Gives the students the names of the data's classes, by which the teacher's logits are put into their order.
+        """Names the students' classes after the data's, and finds the order of the teacher's logits by their names.
 
         Raises:
-            ConfigError: the teacher's classes have names too, and others.
+            ConfigError: the teacher's classes have other names.
         """
         super().name_classes(names)
         self.class_order = self.head.teacher_order(self.teacher_path, self.teacher_config, names)
 
     def check_teacher(self) -> None:
-        """Refuses a teacher whose weights cannot be read, do not fit its config or are not finite, if it is needed."""
+        """Loads the teacher, if it is needed, and refuses weights that are damaged, do not fit or are not finite."""
         if self.needs:
             self.recipe.head.load(self.teacher_path)
 
     def check(self, masked: bool) -> None:
         aims = self.trainees[0].aims
         if not masked and any(aim.needs_masks for aim in aims):
-            raise ConfigError("data.masking=null: leaves nothing to guess; must be set, as by data/masking=bert")
+            raise ConfigError("data.masking=null: leaves no tokens to predict; must be set, as by data/masking=bert")
         if masked and any(aim.needs_labels for aim in aims):
             raise ConfigError("data.masking: takes the place of the labels that the objective needs; must be null")
         if self.needs:
@@ -287,20 +289,20 @@ class StudentDistiller(ExportingModule):
 
     @property
     def needs(self) -> Needs:
-        """All that will be asked of the teacher."""
+        """All teacher outputs that the run, and students of the other `depths`, will need."""
         own = (aim.needs for student in self.trainees for aim in student.aims)
         asked = Needs.all(own) | Needs.all(self._needs_at(depth) for depth in self.depths)
-        return asked | Needs(logits=bool(asked and self.recipe.metrics))  # by which the teacher itself is judged
+        return asked | Needs(logits=bool(asked and self.recipe.metrics))  # for the teacher's own metrics
 
     def _needs_at(self, depth: int) -> Needs:
-        if depth > self.teacher_config.num_hidden_layers:  # none will be trained
+        if depth > self.teacher_config.num_hidden_layers:  # such students are refused
             return Needs()
         config = copy.deepcopy(self.trainees[0].model.config)
         config.num_hidden_layers = depth
         return self.recipe.needs(config, self.teacher_config)
 
     def open_teacher(self, trainer: Trainer, corpus: Corpus | None) -> None:
-        """Makes the teacher ready to be asked about a corpus (see `TeacherOutputs.open`)."""
+        """Prepares the teacher's outputs for a corpus (see `TeacherOutputs.open`)."""
         if self.needs:
             context, device = trainer.precision_plugin.forward_context, trainer.strategy.root_device
             self._open(self.outputs, trainer.precision, context, corpus, device)
@@ -311,18 +313,18 @@ class StudentDistiller(ExportingModule):
         self.teacher = outputs.open(teacher, corpus, self.needs, device)
 
     def ask_teacher(self, batch: BatchEncoding) -> Outputs:
-        """What the students' objectives need of the teacher, which may be nothing."""
+        """Returns the teacher outputs that the current objectives need, which may be none."""
         needs = Needs.all(student.objective.needs for student in self.trainees)
         if not needs:
             return Outputs()
-        if self.teacher is None:  # by hand, without a run
+        if self.teacher is None:  # the module is used without `kdnas.runner`
             self._open(OnlineTeacher(), "32-true", nullcontext, None, self.device)
         assert self.teacher is not None
         with self._part("ask teacher"):
             return self.teacher(batch, needs)
 
     def _part(self, name: str) -> AbstractContextManager[None]:
-        """What the profile counts by itself, if there is one."""
+        """Measures a named part of the step with the Trainer's profiler, if there is one."""
         trainer: Any = self._trainer
         return trainer.profiler.profile(name) if trainer is not None else nullcontext()
 
@@ -338,7 +340,7 @@ class StudentDistiller(ExportingModule):
 
     @torch.no_grad()
     def _teacher_variances(self, batches: Iterable[BatchEncoding]) -> dict[int, float]:
-        """The mean over features of each teacher layer's variance over the held-out tokens of all devices."""
+        """Returns each teacher layer's variance over the held-out tokens of all devices, averaged over features."""
         layers = Needs.all(student.objective.needs for student in self.trainees).states
         zero = torch.zeros((), dtype=torch.double, device=self.device)
         count, sums, squares = zero, dict.fromkeys(layers, zero), dict.fromkeys(layers, zero)
@@ -354,7 +356,7 @@ class StudentDistiller(ExportingModule):
     # -- training and validation
 
     def _share_cores(self) -> None:
-        """Lets the students of a gang work side by side on a CPU's cores, where that changes no more than rounding."""
+        """Trains the students of a gang in parallel threads on a CPU, where results change by rounding alone."""
         self.threads, several = None, min(len(self.trainees), places())
         changes = any(draws(student.model) or student.compiled is not None for student in self.trainees)
         if several > 1 and self.device.type == "cpu" and self.trainer.world_size == 1 and not changes:
@@ -362,7 +364,7 @@ class StudentDistiller(ExportingModule):
 
     @property
     def _left(self) -> list[Student]:
-        """The students that are not lost; the largest first, so that no thread begins with one when others are done."""
+        """The students that are still trained, the largest first: threads then end at about the same time."""
         return sorted(
             (student for student in self.trainees if not student.lost),
             key=lambda student: architecture_of(student.model.config).size,
@@ -373,7 +375,7 @@ class StudentDistiller(ExportingModule):
         teacher, students = self.ask_teacher(batch), self._left
         losses: list[Tensor | None] = [None] * len(students)
         if self.threads:
-            Layout.of(batch)  # once for all
+            Layout.of(batch)  # computed once, before the threads need it
             with self._part("side by side"):
                 losses = self.threads.map(lambda student: self._learn_beside(student, batch, teacher), students)
         every = torch.stack(
@@ -382,12 +384,12 @@ class StudentDistiller(ExportingModule):
                 for student, loss in zip(students, losses, strict=True)
             ]
         )
-        # The students' parameters are disjoint, so the gradient of the sum is each one's own.
+        # The students' parameters are disjoint, so the gradient of the sum is each student's own.
         self.log("train/loss", every.detach().mean(), prog_bar=True, sync_dist=True)
         return every.sum()
 
     def _loss(self, student: Student, batch: BatchEncoding, teacher: Outputs) -> Tensor:
-        """A student's loss of a batch; in a gang, with its gradients, so that its activations can be freed."""
+        """Computes a student's loss; in a gang, also runs its backward pass at once, which frees its activations."""
         loss = balanced(student(batch, teacher)[0], student.objective.count(batch))
         if len(self.trainees) == 1:
             return loss
@@ -395,7 +397,7 @@ class StudentDistiller(ExportingModule):
             return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
 
     def _learn_beside(self, student: Student, batch: BatchEncoding, teacher: Outputs) -> Tensor | None:
-        """The loss of a student at work beside others; None where they leave it too little memory."""
+        """Computes a student's loss in a thread beside others; returns None if it runs out of memory."""
         try:
             return self._loss(student, batch, teacher)
         except (RuntimeError, MemoryError) as error:
@@ -404,14 +406,14 @@ class StudentDistiller(ExportingModule):
         return None
 
     def _learn(self, student: Student, batch: BatchEncoding, teacher: Outputs) -> Tensor:
-        """The loss of a student at work by itself. One of a gang that does not fit is lost, and the others go on."""
+        """Computes a student's loss alone. A student of a gang that runs out of memory is lost; the others go on."""
         try:
             return self._loss(student, batch, teacher)
         except (RuntimeError, MemoryError) as error:
             left = [other for other in self.trainees if other is not student and not other.lost]
             if not is_out_of_memory(error) or not left or self.trainer.world_size > 1:
                 raise
-        student.lose()  # outside of the handler, whose traceback holds on to the memory
+        student.lose()  # outside of the handler, whose traceback keeps the memory in use
         log.warning("%s: does not fit into memory beside the others of its gang", architecture_of(student.model.config))
         return torch.zeros((), device=self.device)
 
@@ -439,10 +441,10 @@ class StudentDistiller(ExportingModule):
             self.log(f"val/{name}", sum(there) / len(there), prog_bar=True, sync_dist=True)
 
     def refuse_lost(self) -> None:
-        """Says which students were lost, if any.
+        """Raises an error if students were lost.
 
         Raises:
-            ConfigError: some were.
+            ConfigError: some students ran out of memory.
         """
         lost = [str(one) for one, student in zip(self.architectures, self.trainees, strict=True) if student.lost]
         if lost:
@@ -456,7 +458,7 @@ class StudentDistiller(ExportingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        # Nothing is frozen yet: DDP takes up what can be trained when the fit begins, and no more later.
+        # Nothing is frozen yet: DDP registers the parameters that require gradients when the fit begins, not later.
         for student, lost in zip(self.trainees, checkpoint[LOST], strict=True):
             student.stage, _ = self.recipe.stage_at(checkpoint["epoch"])
             student.lost = lost

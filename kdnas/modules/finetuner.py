@@ -23,15 +23,15 @@ class FineTuner(ExportingModule):
     """A sequence classifier (or, with one label, a regressor) trained on hard labels.
 
     Args:
-        source: called with `num_labels`, gives the model and its tokenizer.
-        num_labels: classes; 1 for regression.
+        source: called with `num_labels`, returns the model and its tokenizer.
+        num_labels: the number of classes; 1 for regression.
         metrics: torchmetrics objects by name, computed on predicted classes (or values).
-        also: names of further held-out splits, whose loaders follow the first; they decide nothing.
+        also: the names of further held-out splits, whose loaders follow the first; their metrics decide nothing.
         learning_rate, warmup, betas, weight_decay: as in `ExportingModule`.
         metric: the name of the metric that decides which epoch is the best; None for the first.
 
     Logs:
-        `train/loss`, and `val/<metric>` over all held-out rows; of a further split, `val/<metric>_<split>`.
+        `train/loss`, and `val/<metric>` over all held-out rows; for a further split, `val/<metric>_<split>`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FineTuner(ExportingModule):
         self.model: PreTrainedModel
         self.model, self.tokenizer = source(num_labels=num_labels)
         self.start = getattr(source, "keywords", {}).get("source")
-        self.model.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves it there
+        self.model.train()  # `from_pretrained` returns models in evaluation mode, and Lightning keeps it
         self.name_classes(None)
         self.monitor = next(iter(ordered))
         self.metrics = SplitMetrics(ordered, also)

@@ -13,8 +13,8 @@ class SplitMetrics(nn.Module):
     """The same metrics on each held-out split.
 
     Args:
-        metrics: torchmetrics objects by name, of predicted classes (or values) and labels; the deciding one first.
-        also: names of the splits after the first; their metrics are called `<metric>_<split>`.
+        metrics: torchmetrics objects by name, for predicted classes (or values) and labels; the deciding one first.
+        also: the names of the splits after the first; their metrics are called `<metric>_<split>`.
     """
 
     def __init__(self, metrics: Mapping[str, Any], also: Iterable[str] | None = None) -> None:
@@ -22,10 +22,10 @@ class SplitMetrics(nn.Module):
         order = list(metrics)
         first = MetricCollection(dict(metrics), compute_groups=False)
         self.of_splits = [first.clone(), *(first.clone(postfix=f"_{name}") for name in also or ())]
-        self.held = nn.ModuleList(self.of_splits)  # where the devices are
+        self.held = nn.ModuleList(self.of_splits)  # registers them as submodules
         self.broken = SumMetric()
 
-        # A collection sorts its metrics by name, and the deciding one comes first.
+        # A MetricCollection sorts its metrics by name; here the deciding one comes first.
         self.names = [f"{name}{metrics.postfix or ''}" for metrics in self.of_splits for name in order]
 
     def reset(self) -> None:
@@ -34,14 +34,14 @@ class SplitMetrics(nn.Module):
             metrics.reset()
 
     def update(self, split: int, logits: Tensor, labels: Tensor) -> None:
-        """Adds a classifier's logits, (rows, classes); with one class, they are a regression's values."""
+        """Updates the metrics of a split with logits, (rows, classes), or with values of a regression, (rows, 1)."""
         predicted = logits.float().squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
-        self.broken.update((~logits.isfinite()).sum())  # the largest of several NaN is a class like any other
+        self.broken.update((~logits.isfinite()).sum())  # argmax hides NaN
         self.of_splits[split].update(predicted, labels)
 
     @property
     def finite(self) -> bool:
-        """Whether all logits since the last reset were numbers that can be reckoned with."""
+        """Whether all logits since the last reset were finite."""
         return not self.broken.update_called or not bool(self.broken.compute())
 
     def compute(self) -> dict[str, float]:

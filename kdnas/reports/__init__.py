@@ -1,4 +1,4 @@
-"""What a search found: tables, plots and a closing message, all from its studies."""
+"""The report of a search: tables, plots and a closing message, all made from its studies."""
 
 from kdnas.reports.commands import commands
 from kdnas.reports.files import write

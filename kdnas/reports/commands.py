@@ -1,4 +1,4 @@
-"""The commands to go on with after a search, as they can be pasted into a shell."""
+"""The commands to continue with after a search, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kdnas.reports.results import Results
 
 
 def commands(results: Results, folder: Path, distil: Sequence[str], finetune: Sequence[str]) -> str:
-    """What can be done with the best candidate, a command each.
+    """Returns the commands that distil, fine-tune and load the best candidate.
 
     Args:
         folder: the search folder.
-        distil: the words of a command that distils with the search's own teacher, data and settings.
-        finetune: the words of a command that fine-tunes on the search's own task; the checkpoint is added.
+        distil: the words of a command that distils with the search's teacher, data and settings.
+        finetune: the words of a command that fine-tunes on the search's task, without the checkpoint.
     """
     best = results.best
     if best is None:
@@ -36,7 +36,7 @@ def commands(results: Results, folder: Path, distil: Sequence[str], finetune: Se
 
 
 def auto_class(export: Path) -> str:
-    """The class of transformers that loads all of an exported model, its head too."""
+    """Returns the Auto class of transformers that loads an exported model with its head."""
     config = export / "config.json"
     made = json.loads(config.read_text()).get("architectures") if config.is_file() else None
     head = re.search(r"For\w+$", made[0]) if made else None

@@ -1,4 +1,4 @@
-"""The report's files in a search folder."""
+"""Writes the report's files in a search folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ PLOTS = {"reward.png": reward_plot, "pareto.png": pareto_plot, "controller.png":
 
 
 def write(search: Path, results: Results) -> list[Path]:
-    """Writes `report/` in a search folder: the tables, and the plots that there is something to draw for.
+    """Writes `report/` in a search folder: the tables, and the plots that have data; returns the paths.
 
-    Files are made aside and then moved, so each is whole, and an error while making them leaves an earlier report as
-    it was. Returns their paths.
+    All files are made in a temporary folder and then moved, so an error leaves an earlier report as it was.
     """
     folder = Path(search) / "report"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a reader of the results has to know besides the figures, a sentence each."""
+"""Notes on the results, a sentence each."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from kdnas.reports.results import Results
 
 NO_CANDIDATE = "No candidate has finished."
 BUSY = "*"
-"""Marks latencies in tables that are not to be relied on."""
+"""The mark, in tables, of latencies that were measured on a busy host."""
 ARCHITECTURE = "Architectures are [layers, attention heads, hidden size, intermediate size, activation]."
 FEW = 0.25
-"""A search of whose candidates the controller has chosen less than this share is a random search."""
+"""A search counts as a random search if the controller has chosen less than this share of its candidates."""
 
 
 def notes(results: Results) -> list[str]:
-    """Every note that these results need."""
+    """Returns every note that the results need."""
     found = [chance(results), random_search(results), busy(results), failures(results), precision(results)]
     return [note for note in found if note]
 
 
 def chance(results: Results) -> str:
-    """Says whether no candidate has learned anything that a constant prediction does not know."""
+    """Returns a note if no candidate is better than a constant prediction, by more than a standard error."""
     metric = results.metric
     if metric is None or metric not in results.chance or not results.ranking:
         return ""
@@ -43,15 +43,15 @@ def chance(results: Results) -> str:
 
 
 def standard_error(value: float, rows: int | None) -> float:
-    """The standard error of a metric that so many rows give, of a share by the binomial distribution."""
+    """Returns the standard error of a metric over so many rows: of a share, by the binomial distribution."""
     if not rows:
         return 0.0
-    variance = value * (1 - value) if 0 < value < 1 else 1.0  # a correlation's, where there is none
+    variance = value * (1 - value) if 0 < value < 1 else 1.0  # of a correlation near 0
     return math.sqrt(variance / rows)
 
 
 def random_search(results: Results) -> str:
-    """Says whether the controller has chosen hardly any candidate."""
+    """Returns a note if the controller has chosen few of the candidates."""
     origins = Counter(one.mini.origin for one in results.ranking)
     total, chosen = origins.total(), origins["controller"]
     if not total or chosen >= FEW * total:

@@ -1,4 +1,4 @@
-"""What a search has found, gathered from its studies for everything that reports it."""
+"""The results of a search, read from its studies for all reports."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Results:
     """A search's results.
 
     Attributes:
-        name: of the search.
+        name: the name of the search.
         ranking: the finished candidates, the best first.
-        failed: the candidates that came to nothing.
-        top: so many of the best are shown, besides those distilled in full.
-        teacher: what the teacher costs to run.
+        top: the number of best candidates that are shown, besides those distilled in full.
+        failed: the trials of the candidates that failed.
+        teacher: the teacher's cost.
         teacher_metrics, chance: held-out metrics of the teacher, and of the best constant prediction.
-        precision: that every candidate was trained in, as Lightning names it.
-        rows: how many rows the held-out metrics are measured on; None if that is not known.
+        precision: the precision that every candidate was trained in, as Lightning names it.
+        rows: the number of examples that the held-out metrics are computed on; None if it is not known.
     """
 
     name: str
@@ -42,7 +42,9 @@ class Results:
         """Reads the studies of a search.
 
         Args:
-            candidates, finalists: what mini-KD and what the full distillations have found.
+            name: the name of the search.
+            candidates, finalists: the studies of mini-KD and of the full distillations.
+            top: the number of best candidates to show.
         """
         return cls(
             name,
@@ -58,22 +60,22 @@ class Results:
 
     @property
     def best(self) -> Ranked | None:
-        """The candidate to recommend."""
+        """The best candidate; None if no candidate has finished."""
         return self.ranking[0] if self.ranking else None
 
     @cached_property
     def shown(self) -> list[Ranked]:
-        """The candidates that tables show: the best, and every one distilled in full."""
+        """The candidates that tables show: the `top` best, and all that were distilled in full."""
         return [one for one in self.ranking if one.rank <= self.top or one.full]
 
     @cached_property
     def finalists(self) -> list[Ranked]:
-        """The candidates distilled in full, or else those that would be."""
+        """The candidates distilled in full; if there are none yet, the `top` best."""
         return [one for one in self.ranking if one.full] or self.ranking[: self.top]
 
     @cached_property
     def figures(self) -> list[str]:
-        """The names of the held-out figures: the deciding metric first, the loss last."""
+        """The names of the held-out metrics: the deciding one first, the loss last."""
         seen = [part for one in self.ranking for part in (one.mini, one.full) if part]
         names = dict.fromkeys(name for one in seen for name in one.metrics)
         known = [*names, *self.teacher_metrics, *self.chance]
@@ -81,7 +83,7 @@ class Results:
 
     @property
     def metric(self) -> str | None:
-        """The metric that decides; None where the loss does."""
+        """The name of the deciding metric; None where the loss decides."""
         return self.figures[0] if self.figures[0] != "loss" else None
 
     @cached_property
@@ -92,6 +94,6 @@ class Results:
 
     @cached_property
     def busy(self) -> bool:
-        """Whether a latency that tables show was measured on a busy host."""
+        """Whether a latency that the tables show was measured on a busy host."""
         costs = [self.teacher, *(one.cost for one in self.shown)]
         return any(latency.busy for cost in costs if cost for latency in cost.latency.values())

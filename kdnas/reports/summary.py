@@ -1,4 +1,4 @@
-"""The closing message of a search: the answer first, then what to do with it."""
+"""The closing message of a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdnas.search.ranking import Ranked
 
 
 def answer(results: Results) -> str:
-    """Says which candidate is the best and how it compares, in plain text."""
+    """Describes the best candidate, in comparison to the teacher, chance and random choices, as plain text."""
     best = results.best
     lines = [NO_CANDIDATE] if best is None else [*_winner(results, best), *_random(results)]
     return "\n".join([*lines, *(f"Note: {note}" for note in notes(results))])
@@ -45,7 +45,7 @@ def _winner(results: Results, best: Ranked) -> list[str]:
 
 
 def _random(results: Results) -> list[str]:
-    """How the controller's choices compare with random ones."""
+    """Compares the rewards of the controller's choices with those of random ones."""
     groups: Mapping[str, list[float]] = {"at random": [], "by the controller": []}
     for one in results.ranking:
         groups["at random" if one.mini.origin == "random" else "by the controller"].append(one.mini.reward)

@@ -1,4 +1,4 @@
-"""The results as tables: the best candidates beside the teacher, and every candidate."""
+"""The results as tables: the best candidates with the teacher, and all candidates."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from kdnas.search.study import Cost, Observation
 
 HELD_OUT = "held-out "
 TEXTS = ("model", "state", "reason", "architecture", "hidden_act", "chosen by", "export", "precision")
-"""The columns that hold no numbers."""
+"""The columns that hold text."""
 
 
 def table(results: Results) -> pd.DataFrame:
-    """The best candidates and every one distilled in full, then what they are compared with.
+    """Makes the table of the best candidates and all finalists, followed by the teacher, chance and random choices.
 
     Columns: `model` (candidate, teacher, chance or random), `rank` (the finalists' full results decide), `mini rank`
     (by the rewards of mini-KD), `trial`, `architecture`, `parameters (M)`, `held-out accuracy` and the other held-out
-    figures, the deciding one first, for each device `latency DEVICE (ms)`, `spread DEVICE (ms)` (half the width of the
-    middle 90 %), `busy DEVICE` (whether they are not to be relied on) and `speed-up DEVICE` (the teacher's latency
-    over this one), `reward`, `chosen by`, `episode`, then of those distilled in full `full held-out accuracy` (and so
-    on), `full reward` and `export` (the student's folder). What is not known is NaN.
+    metrics, the deciding one first; for each device `latency DEVICE (ms)`, `spread DEVICE (ms)` (half the width of the
+    middle 90 %), `busy DEVICE` (whether the host was busy, so that the latency is unreliable) and `speed-up DEVICE`
+    (the teacher's latency over the candidate's); `reward`, `chosen by`, `episode`; for the finalists `full held-out
+    accuracy` (and so on), `full reward` and `export` (the student's folder). Unknown values are NaN.
 
-    The row `chance` is the best constant prediction's. `random, mean of n` averages the candidates chosen at random,
-    and its speed-up is that of their mean latency; `random, best of n` is the one of them with the highest reward.
+    The row `chance` is the best constant prediction. `random, mean of n` is the mean of the candidates chosen at
+    random, with the speed-up of their mean latency; `random, best of n` is the one with the highest reward.
     """
     shown: list[dict[str, Any]] = [_candidate(one) for one in results.shown]
     if results.teacher or results.teacher_metrics:
@@ -41,11 +41,11 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def candidates(results: Results) -> pd.DataFrame:
-    """Every candidate that has ended, with all that is known of it; those that failed last, with the reason.
+    """Makes the table of all candidates that have ended; failed ones come last, with the reason.
 
-    Besides the columns of `table`: `state`, `reason`, the architecture's values one by one, `FLOPs (G)`, the reward
-    that the controller expected, `seconds` of the training, `precision`, and the ranks by reward, by the figure that
-    decides and by latency, all of mini-KD.
+    Besides the columns of `table`: `state`, `reason`, each value of the architecture, `FLOPs (G)`, `predicted reward`
+    (by the controller), `seconds` of the training, `precision`, and the ranks by reward, by the deciding metric and by
+    latency, all of mini-KD.
     """
     rows = [_candidate(one) | _more(one.mini) | {"state": "finished"} for one in results.ranking]
     for trial in results.failed:
@@ -80,7 +80,7 @@ def candidates(results: Results) -> pd.DataFrame:
 
 
 def whole(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with whole numbers where ranks and trials are."""
+    """Converts ranks, trials and episodes to integers."""
     numbers = [name for name in frame if name in ("trial", "episode") or "rank" in str(name).split()]
     return frame.astype(dict.fromkeys(numbers, "Int64"))
 
@@ -98,13 +98,13 @@ def _held_out(results: Results) -> list[str]:
 
 
 def _measured(results: Results) -> list[str]:
-    """The columns of what was measured with every candidate."""
+    """Returns the names of the columns of held-out metrics and latencies."""
     latency = ("latency {} (ms)", "spread {} (ms)", "busy {}", "speed-up {}")
     return [*_held_out(results), *(form.format(device) for device in results.devices for form in latency)]
 
 
 def _compared(metrics: Any) -> dict[str, float]:
-    """Figures that hold beside mini-KD's as well as beside those of the full distillations."""
+    """Returns metrics under the column names of both mini-KD and the full distillation."""
     return {f"{part}{HELD_OUT}{name}": value for name, value in metrics.items() for part in ("", "full ")}
 
 
@@ -143,7 +143,7 @@ def _cost(cost: Cost | None) -> dict[str, Any]:
 
 
 def _random(results: Results) -> list[dict[str, Any]]:
-    """The candidates chosen at random, as a search without a controller would have had them."""
+    """Makes the rows of the candidates chosen at random: what a search without a controller would have found."""
     drawn = [one for one in results.ranking if one.mini.origin == "random"]
     if not drawn:
         return []

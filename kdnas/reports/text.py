@@ -1,4 +1,4 @@
-"""The table for the eye: as text, for Markdown and for a terminal."""
+"""The table of the best candidates as text, for Markdown and for a terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kdnas.reports.results import Results
 from kdnas.reports.table import HELD_OUT, table
 
 WIDTH = 120
-"""Columns of text when there is no terminal to ask: enough for every row to stay in one piece."""
+"""The width of the table in characters where the output is not a terminal."""
 LEFT = ("architecture", "on", "chosen\nby")
-"""The columns whose cells begin at the left."""
+"""The left-aligned columns."""
 
 
 def as_text(results: Results) -> pd.DataFrame:
-    """The table's rows as text to read: rounded, latencies as `3.21 ± 0.05`, nothing where nothing is known."""
+    """Formats the table as text: rounded, latencies as `3.21 ± 0.05`, unknown values as empty cells."""
     frame = table(results)
     text = pd.DataFrame(
         {
@@ -56,16 +56,16 @@ def _format(values: pd.Series, form: str) -> pd.Series:
 
 
 def drawn(results: Results, console: Console) -> str:
-    """The table as lines of text, with the figures that fit on a console; the files have all of them.
+    """Draws the table with the columns that fit on a console; the report's files have all columns.
 
-    Several devices share a row, one line each. A narrow terminal gets fewer columns, and each of them whole.
+    Each device has a line within a candidate's row. On a narrow terminal columns are left out, and none is truncated.
     """
     columns = {name: cells for name, cells in _columns(results).items() if any(map(str.strip, cells))}
     if not columns:
         return ""
     file = io.StringIO()
     width = console.width if console.is_terminal else WIDTH
-    console = Console(file=file, width=1000, color_system=None)  # wide enough to ask a table how wide it would be
+    console = Console(file=file, width=1000, color_system=None)  # wide enough to measure any table
     spare = [name for name in _least_wanted(results) if name in columns]
     while spare and Measurement.get(console, console.options, _drawn(columns)).maximum > width:
         del columns[spare.pop(0)]
@@ -74,7 +74,7 @@ def drawn(results: Results, console: Console) -> str:
 
 
 def _columns(results: Results) -> dict[str, list[str]]:
-    """The cells of each column by its heading."""
+    """Returns the cells of each column, by its heading."""
     text, devices = as_text(results), results.devices
 
     def stacked(form: str) -> list[str]:
@@ -104,7 +104,7 @@ def _heading(stage: str, name: str) -> str:
 
 
 def _least_wanted(results: Results) -> list[str]:
-    """The headings of columns that a narrow terminal can do without, the first to go first."""
+    """Returns the headings of the columns that a narrow terminal leaves out, in this order."""
     first, *others = results.figures
     further = [_heading(stage, name) for name in reversed(others) for stage in ("mini", "full")]
     return [

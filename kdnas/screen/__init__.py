@@ -1,6 +1,6 @@
-"""What a user sees while a command runs: one live display on a terminal, plain lines everywhere else.
+"""The output of a running command: one live display on a terminal, plain log lines elsewhere.
 
-Whoever does something that takes a while says so by an `activity`. Everything else is an ordinary log line.
+Code that takes a while runs in an `activity`. Everything else is an ordinary log line.
 """
 
 from kdnas.screen.activities import Activity, activity

@@ -1,4 +1,4 @@
-"""Work that takes a while, and how far it is."""
+"""Pieces of work that take a while, with their progress."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Activity:
     """A piece of work that takes a while.
 
     Args:
-        what: a few words, as "reading the data".
-        total: how many steps the work has; None where nobody knows.
-        note: says how far it is, in place of share and time, unless it has nothing to say.
+        what: the name of the work, as "reading the data".
+        total: the number of steps; None if it is not known.
+        note: returns the text to show in place of the share and the time left; if empty, these are shown.
 
     Attributes:
-        done: how many steps are behind.
-        words: further words, as the loss so far.
+        done: the number of steps done.
+        words: further text to show, as the loss.
     """
 
     def __init__(self, what: str, total: float | None = None, note: Callable[[], str] | None = None) -> None:
@@ -29,7 +29,7 @@ class Activity:
         self.start = time.monotonic()
 
     def begin_at(self, done: float) -> None:
-        """Says how much had been done before, which took no time today."""
+        """Sets the steps that an earlier run had done, which do not count for the time left."""
         self.done = self._first = done
 
     def advance(self, steps: float) -> None:
@@ -37,19 +37,19 @@ class Activity:
 
     @property
     def share(self) -> float | None:
-        """The part of the work that is done, from 0 to 1; None where nobody knows."""
+        """The share of the work that is done, from 0 to 1; None if it is not known."""
         return min(1.0, self.done / self.total) if self.total else None
 
     @property
     def left(self) -> float | None:
-        """The seconds that are left if the work goes on as before; None where nobody knows."""
+        """The estimated seconds left; None if they are not known."""
         if not self.total or self.done <= self._first:
             return None
         return (time.monotonic() - self.start) / (self.done - self._first) * max(0.0, self.total - self.done)
 
     @property
     def state(self) -> str:
-        """How far the activity is, in a few words."""
+        """The progress in a few words."""
         if self.note and (noted := self.note()):
             return noted
         share, left = self.share, self.left
@@ -63,7 +63,7 @@ class Activity:
 
 @contextmanager
 def activity(what: str, total: float | None = None, note: Callable[[], str] | None = None) -> Iterator[Activity]:
-    """Shows a piece of work for as long as it takes."""
+    """Shows a piece of work while the block runs."""
     shown = Activity(what, total, note)
     board.begin(shown)
     try:

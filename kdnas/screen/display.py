@@ -1,4 +1,4 @@
-"""The board on which everything that a process is doing is shown: live on a terminal, else by a line now and then."""
+"""Shows the activities of this process: live on a terminal, else by a log line from time to time."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SILENCE = ((600.0, 8.0), (float("inf"), 28.0))
-"""Seconds without a line after which one tells how far the work is: (until this age of the process, so many)."""
+"""Seconds without a line after which the progress is logged, as pairs: (up to this age of the process, seconds)."""
 TICK = 0.5
-"""Seconds between two looks at how long nothing has been said."""
+"""Seconds between two checks of how long ago the last line was."""
 REFRESH = 4
-"""Updates of the live display a second."""
+"""Updates of the live display per second."""
 
 
 class Board:
-    """What this process is doing, the outermost activity first.
+    """The display of this process's activities, the outermost first.
 
     Attributes:
-        console: standard output, wherever that leads at the moment.
-        foreground: whether this is the process that the user has started, which may use the terminal for itself.
-        narrated: whether a search runs here, which says itself what becomes of its jobs.
+        console: the standard output.
+        foreground: whether the user has started this process, so that it may use the terminal for a live display.
+        narrated: whether a search runs in this process; it logs the progress of its jobs itself.
     """
 
     def __init__(self) -> None:
@@ -51,16 +51,16 @@ class Board:
 
     @property
     def terminal(self) -> bool:
-        """Whether there is a terminal that can show something live."""
+        """Whether there is a terminal for a live display."""
         return self.foreground and self.console.is_terminal and not self.console.is_dumb_terminal
 
     @property
     def live(self) -> bool:
-        """Whether something is shown live just now."""
+        """Whether the live display is shown just now."""
         return self._live is not None
 
     def say(self, text: str) -> None:
-        """Prints text, above what is shown live."""
+        """Prints text, above the live display if there is one."""
         self._spoke = time.monotonic()
         self.console.print(text)
 
@@ -88,12 +88,12 @@ class Board:
 
     @property
     def hidden(self) -> bool:
-        """Whether somebody else tells the user what is done here."""
+        """Whether the current activities belong to a job whose progress the search logs."""
         return bool(self.activities) and id(self.activities[0]) in self._hidden
 
     @property
     def state(self) -> str:
-        """What is being done and how far it is, in one line."""
+        """The innermost activities and their progress, in one line."""
         shown = list(self.activities)
         if not shown:
             return ""
@@ -101,7 +101,7 @@ class Board:
         return f"{': '.join(names)}, {shown[-1].state}"
 
     def _render(self) -> RenderableType:
-        """Draws a line for each activity that has steps, and for the innermost."""
+        """Draws a line for each activity with a known share, and for the innermost."""
         grid = Table.grid(padding=(0, 1))
         for _ in range(3):
             grid.add_column(no_wrap=True)
@@ -114,7 +114,7 @@ class Board:
         return grid
 
     def _beat(self) -> None:
-        """Says how far the work is whenever nothing has been said for too long."""
+        """Logs the progress whenever there was no line for too long."""
         while True:
             time.sleep(TICK)
             now = time.monotonic()
@@ -129,7 +129,7 @@ board = Board()
 
 @contextmanager
 def aside(apart: bool = True) -> Iterator[None]:
-    """Keeps what is said within from the terminal: it goes to log files alone. Warnings too: the search tells them."""
+    """Keeps log lines of the block, warnings included, from the terminal: they go to log files only."""
     token = board.aside.set(apart or board.aside.get())
     try:
         yield

@@ -1,4 +1,4 @@
-"""Log lines as a user sees them."""
+"""The filter and the format of log lines on the terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import logging
 from kdnas.screen.display import board
 
 LAUNCHERS = ("hydra.", "hydra_plugins.")
-"""The beginnings of the loggers that tell each job's whole command line."""
+"""Prefixes of the loggers that log the whole command line of each job."""
 
 
 def verbose() -> bool:
-    """Whether everything was asked for, by hydra.verbose=true."""
+    """Returns whether all log lines are to be shown, by hydra.verbose=true."""
     return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 def told(record: logging.LogRecord) -> bool:
-    """Whether a line is for the user, and not for a job's own log file alone."""
+    """Returns whether a line is shown on the terminal, and not only written to a job's log file."""
     if verbose():
         return True
     if getattr(record, "heartbeat", False):
@@ -27,9 +27,9 @@ def told(record: logging.LogRecord) -> bool:
 
 
 class Lines(logging.Formatter):
-    """The time and the message; of warnings and errors also that. Tracebacks are left to the jobs' log files.
+    """Formats time and message, with the level of warnings and errors. Tracebacks go to the jobs' log files only.
 
-    A record with the attribute `plain` is shown as it is.
+    A record with the attribute `plain` is shown without the time.
     """
 
     def __init__(self, times: str = "%H:%M:%S") -> None:
@@ -45,7 +45,7 @@ class Lines(logging.Formatter):
 
 
 class Console(logging.Handler):
-    """Prints what is for the user on standard output, above what is shown live."""
+    """Prints log lines on standard output, above the live display."""
 
     def __init__(self, level: int | str = logging.NOTSET) -> None:
         super().__init__(level)

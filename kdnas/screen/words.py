@@ -1,8 +1,8 @@
-"""How numbers are told to a person."""
+"""Formats durations for people."""
 
 
 def duration(seconds: float) -> str:
-    """Says a time as a person does: 40 s, 12 min, 3 h 05 min."""
+    """Formats a duration as 40 s, 12 min or 3 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The episode loop: propose, evaluate, learn; then distil the best in full."""
+"""The episode loop: propose, evaluate, learn; then distil the best candidates in full."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from kdnas.search.study import ControllerFactory, Study
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
 Gang = list[FrozenTrial]
-"""The trials that one job carries."""
+"""The trials that one job trains together."""
 
 Evaluate = Callable[[str, list[Gang]], Sequence[str]]
-"""Runs the jobs of a stage (`mini` or `full`) to their ends, and says of each what it died of, if it did."""
+"""Runs the jobs of a stage (`mini` or `full`) to their ends; returns for each why it failed, empty if it did not."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How long to search.
+    """The size of a search.
 
     Args:
-        episodes: rounds of candidates.
-        candidates: of one episode.
-        finalists: the best candidates, distilled in full at the end; 0 for none.
-        gang: candidates that one job trains together, on one pass of the teacher.
-        retries: how often a job is run again whose process died, as when it was killed or its node failed. One that
-            raised an error would only raise it again.
+        episodes: the number of episodes.
+        candidates: the number of candidates of one episode.
+        finalists: the number of best candidates that are distilled in full at the end; 0 for none.
+        gang: the number of candidates that one job trains together, on one forward pass of the teacher.
+        retries: how often a job is run again if its process dies, as when it is killed or its node fails. A job that
+            raises an error is not run again.
         max_failed: the share of candidates that may fail before the search gives up.
     """
 
@@ -50,12 +50,13 @@ class SearchSettings:
 
 
 class Search:
-    """One search, from wherever its studies stand to the end.
+    """One search, resumed from the state of its studies.
 
     Args:
+        settings: the size of the search.
         mini, full: the studies of the candidates and of the finalists.
-        space, controller, seed: what to choose from, what chooses.
-        evaluate: runs jobs; a job tells its own trials.
+        space, controller, seed: the search space, and the controller that chooses from it.
+        evaluate: runs jobs; each job reports its trials to the study itself.
     """
 
     def __init__(
@@ -72,10 +73,10 @@ class Search:
         self.space, self.controller, self.seed, self.evaluate = space, controller, seed, evaluate
 
     def run(self) -> None:
-        """Every episode, then the finalists. What has finished before is kept.
+        """Runs every episode, then the finalists. Finished trials are not run again.
 
         Raises:
-            ConfigError: too many candidates failed, or all finalists.
+            ConfigError: too many candidates, or all finalists, failed.
         """
         self.mini.optuna.set_user_attr("finished", False)
         before = {trial.number for trial in self.mini.trials(*ENDED)}
@@ -99,22 +100,22 @@ class Search:
         self.mini.optuna.set_user_attr("finished", True)
 
     def _finish(self, stage: str, study: Study) -> None:
-        """Runs the jobs of all running trials, again if they die, until every trial has ended."""
+        """Runs the jobs of a study's running trials, again if their processes die, until every trial has ended."""
         died: dict[tuple[int, ...], list[str]] = defaultdict(list)
         while jobs := study.jobs():
             worn = [job for job in jobs if len(died[numbers(job)]) > self.settings.retries]
             for job in worn:
-                if len(job) > 1:  # whose fault was it?
+                if len(job) > 1:  # run the members alone to find the one that fails
                     study.part(numbers(job))
                 else:
                     tries = died[numbers(job)]
                     study.fail(job[0].number, f"{tries[-1]} (tried {len(tries)} times)")
             if not worn:
                 for job, reason in zip(jobs, self.evaluate(stage, jobs), strict=True):
-                    died[numbers(job)].append(reason or "the job ended without a word")
+                    died[numbers(job)].append(reason or "the job ended without a result or an error")
 
     def _check(self, before: set[int]) -> None:
-        """Gives up if too many of the candidates failed that have ended since a state before."""
+        """Raises an error if too many of the candidates that this run of the search has ended failed."""
         ended = [trial for trial in self.mini.trials(*ENDED) if trial.number not in before]
         failed = sum(trial.state == TrialState.FAIL for trial in ended)
         if failed > self.settings.max_failed * len(ended):
@@ -129,7 +130,7 @@ def numbers(job: Gang) -> tuple[int, ...]:
 
 
 def reasons(study: Study) -> str:
-    """Why trials failed, counted, the commonest first."""
+    """Summarizes why trials failed, with counts, the most frequent reason first."""
     failed = [trial.user_attrs.get("reason", "unknown") for trial in study.trials(TrialState.FAIL)]
     counted = sorted({reason: failed.count(reason) for reason in failed}.items(), key=lambda item: -item[1])
     return "; ".join(f"{count} x {reason}" for reason, count in counted) or "none failed"

@@ -1,4 +1,4 @@
-"""What becomes of the candidates and the finalists, a line each."""
+"""Logs the result of each candidate and finalist in a line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class Narrator:
-    """Tells of each candidate that ends: how far the search is, how good it is, how long the rest will take.
+    """Logs each candidate that ends: the progress of the search, its metrics and latency, and the time left.
 
     Args:
-        settings: of the search.
-        say: takes a line.
+        settings: the size of the search.
+        say: logs a line.
     """
 
     def __init__(self, settings: SearchSettings, say: Callable[[str], None] = log.info) -> None:
@@ -33,35 +33,35 @@ class Narrator:
 
     @property
     def total(self) -> int:
-        """How many there will be."""
+        """The number of candidates of the search."""
         return self.settings.episodes * self.settings.candidates
 
     @property
     def what(self) -> str:
-        """What is going on, for the display."""
+        """The name of the work, for the display."""
         return "candidates"
 
     @property
     def standing(self) -> str:
-        """How many have ended, and the best so far."""
+        """The number of trials that have ended, and the best reward so far."""
         best = f", best reward {self.best.value:.4f}" if self.best else ""
         return f"{len(self.told)} of {self.total} have ended{best}"
 
     def skip(self, study: Study) -> None:
-        """Passes over what had ended before."""
+        """Marks the trials that ended in an earlier run as logged."""
         if ended := self._ended(study):
             self.say(f"going on with {len(ended)} {self.what} that have ended before")
         self.before = len(ended)
 
     def narrate(self, study: Study) -> None:
-        """Says a line of every trial that has ended since the last call."""
+        """Logs a line for every trial that has ended since the last call."""
         for trial in self._ended(study):
             failed = trial.state != TrialState.COMPLETE
             told = f"failed: {trial.user_attrs.get('reason', 'unknown')}" if failed else self._line(trial)
             self.say(f"{self._name(trial)} {Architecture.of(trial.params)}: {told}")
 
     def _ended(self, study: Study) -> list[FrozenTrial]:
-        """The trials that have ended since the last call; notes the best of all."""
+        """Returns the trials that have ended since the last call, and updates the best trial."""
         ended = [trial for trial in study.trials(*ENDED) if trial.number not in self.told]
         self.told |= {trial.number for trial in ended}
         complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
@@ -70,7 +70,7 @@ class Narrator:
 
     def _name(self, trial: FrozenTrial) -> str:
         episode = trial.user_attrs["episode"]
-        episodes = max(self.settings.episodes, episode + 1)  # a search may go on with fewer than it had begun
+        episodes = max(self.settings.episodes, episode + 1)  # a resumed search may have fewer episodes than before
         return f"episode {episode + 1}/{episodes}, trial {trial.number} ({len(self.told)} of {self.total})"
 
     def _line(self, trial: FrozenTrial) -> str:
@@ -85,11 +85,11 @@ class Narrator:
 
 
 class FinalistNarrator(Narrator):
-    """Tells of each finalist that ends: how good it is after the full distillation, and before.
+    """Logs each finalist that ends, with its rewards after the full distillation and after mini-KD.
 
     Args:
-        settings, say: as of `Narrator`.
-        candidates: the study of the candidates, which the finalists were chosen from.
+        settings, say: see `Narrator`.
+        candidates: the study of the candidates that the finalists were chosen from.
     """
 
     def __init__(self, settings: SearchSettings, candidates: Study, say: Callable[[str], None] = log.info) -> None:
@@ -113,7 +113,7 @@ class FinalistNarrator(Narrator):
 
 
 def figures(seen: Observation) -> str:
-    """Tells the held-out metrics, the deciding one first, and the latencies."""
+    """Formats the held-out metrics, the deciding one first, and the latencies."""
     latency: Mapping = dict(seen.cost.latency) if seen.cost else {}
     parts = [f"{name} {seen.metrics[name]:.4f}" for name in sorted(seen.metrics, key=lambda name: name == "loss")]
     parts += [f"{one.median:.2f} ms on {device}{' (busy)' * one.busy}" for device, one in latency.items()]

@@ -1,4 +1,4 @@
-"""Which candidate is the best: what the full distillations found decides, and mini-KD among those without one."""
+"""The final ranking: finalists by the full distillation, then the other candidates by mini-KD."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Ranked:
     """One finished candidate in the search's final order.
 
     Attributes:
-        rank: its place, from 1.
-        mini_rank: its place by the rewards of mini-KD alone.
-        mini: what mini-KD found.
-        full: what the full distillation found; None if it was not distilled in full.
+        rank: the final rank, from 1.
+        mini_rank: the rank by the rewards of mini-KD alone.
+        mini: the observation of mini-KD.
+        full: the observation of the full distillation; None if there was none.
         export: the folder of the student distilled in full.
     """
 
@@ -38,20 +38,20 @@ class Ranked:
 
     @property
     def decisive(self) -> Observation:
-        """What the rank is decided by."""
+        """The observation that decides the rank."""
         return self.full or self.mini
 
     @property
     def cost(self) -> Cost | None:
-        """What it costs to run, by the better of its measurements."""
+        """The candidate's cost, with the more reliable of its measurements."""
         return better_cost(self.full.cost if self.full else None, self.mini.cost)
 
 
 def final_ranking(candidates: Study, finalists: Study | None = None) -> list[Ranked]:
-    """Puts the finished candidates in order, the one to recommend first.
+    """Ranks the finished candidates, the best first.
 
-    Finalists that were distilled in full come first, by the reward of their full results; but none comes before
-    another one that is at least as good and as fast, and better in something. The others follow by their rewards.
+    Finalists that were distilled in full come first, by their full rewards, except that none comes before a finalist
+    that dominates it. The others follow by their rewards of mini-KD.
     """
     ranked = candidates.ranked()
     places = {seen.trial: (place, seen) for place, seen in enumerate(ranked, start=1)}
@@ -66,18 +66,18 @@ def final_ranking(candidates: Study, finalists: Study | None = None) -> list[Ran
 
 
 def undominated_first(order: Sequence[Ranked]) -> list[Ranked]:
-    """The same candidates, changed in order only so that none comes before one that dominates it."""
+    """Reorders candidates as little as needed so that none comes before one that dominates it."""
     left, sorted_ = list(order), []
     while left:
         free = (one for one in left if not any(dominates(other, one) for other in left))
-        first = next(free, left[0])  # where models were measured on different devices, they may go in circles
+        first = next(free, left[0])  # domination may be cyclic if models were measured on different devices
         left.remove(first)
         sorted_.append(first)
     return sorted_
 
 
 def dominates(one: Ranked, other: Ranked) -> bool:
-    """Whether one is at least as good and as fast as another on every device, and better in one of these."""
+    """Returns whether `one` is at least as good and as fast on every device as `other`, and better in one respect."""
     if one.cost is None or other.cost is None:
         return False
     theirs = other.cost.latency
@@ -87,13 +87,13 @@ def dominates(one: Ranked, other: Ranked) -> bool:
 
 
 def quality(metrics: Mapping[str, float]) -> float:
-    """The figure that decides, larger being better."""
+    """Returns the deciding metric, negated if it is the loss: larger is better."""
     name = deciding(metrics)
     return -metrics["loss"] if name == "loss" else metrics[name]
 
 
 def better_cost(first: Cost | None, second: Cost | None) -> Cost | None:
-    """Of two costs of one model the first, with those latencies of the second that were measured in more quiet."""
+    """Merges two costs of one model: the first, with latencies of the second where only these are reliable."""
     if first is None or second is None:
         return first or second
     latency = {device: better(seen, second.latency.get(device)) for device, seen in first.latency.items()}
@@ -105,15 +105,15 @@ def better(first: Latency, second: Latency | None) -> Latency:
 
 
 def ranked_architecture(search: str, rank: int = 1, trial: int | None = None) -> Architecture:
-    """The architecture that came out `rank`-th of a finished search (`architecture=from_search`).
+    """Returns the architecture with a rank in a finished search (`architecture=from_search`).
 
     Args:
         search: the search's folder.
-        rank: 1 is the one that the search recommends.
+        rank: the final rank, 1 for the best candidate.
         trial: the number of a finished candidate, in place of a rank.
 
     Raises:
-        ConfigError: no search there, an unfinished one, or no such candidate.
+        ConfigError: the folder holds no search, an unfinished one, or no such candidate.
     """
     folder = Path(search)
     if not (folder / JOURNAL).is_file():

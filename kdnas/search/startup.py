@@ -1,4 +1,4 @@
-"""Which proposals of Optuna's samplers are random ones: those with which they start, before they know anything."""
+"""Detects which proposals of Optuna's samplers are random, as those of their start-up phase."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from optuna.samplers import BaseSampler, RandomSampler
 
 WITHIN = ("_random_sampler", "_independent_sampler")
-"""Where Optuna's samplers keep the one that draws for them."""
+"""The attributes in which Optuna's samplers keep the sampler of their random draws."""
 
 
 class Draws:
-    """Counts the values that a sampler has drawn at random, whatever its own rule for that is.
+    """Counts the values that a sampler draws at random, whatever its start-up rule is.
 
     Args:
-        sampler: is watched from now on.
+        sampler: the sampler; its random draws are wrapped from now on.
     """
 
     def __init__(self, sampler: BaseSampler) -> None:
@@ -25,15 +25,15 @@ class Draws:
                 setattr(sampler, name, _Watched(getattr(sampler, name), self))
 
     def origin(self, since: int, values: int) -> str:
-        """`random` if all of so many values were drawn at random since a count, else `controller`.
+        """Returns `random` if all `values` values were drawn at random since the count `since`, else `controller`.
 
-        A genetic algorithm also draws the values of a child that it mutates; the others are the parents'.
+        A genetic algorithm draws only the mutated values of a child at random; the others are its parents'.
         """
         return "random" if self.always or self.count - since >= values else "controller"
 
 
 class _Watched:
-    """A sampler as it is, but for the count."""
+    """Wraps a sampler to count its independent draws."""
 
     def __init__(self, sampler: BaseSampler, draws: Draws) -> None:
         self._sampler, self._draws = sampler, draws

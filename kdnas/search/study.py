@@ -1,8 +1,8 @@
-"""The study: every observation of a search, kept by Optuna in an append-only journal.
+"""The study: all observations of a search, stored by Optuna in an append-only journal.
 
-A search folder holds one journal with two Optuna studies, named after the stages that fill them: `mini` (the
-candidates, scored by mini-KD) and `full` (the finalists, distilled in full). Candidates' trials carry, as user
-attributes, what `Observation` reads back.
+A search folder holds one journal with two Optuna studies, named after their stages: `mini` (the candidates, scored by
+mini-KD) and `full` (the finalists, distilled in full). The user attributes of trials hold the other fields of an
+`Observation`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from kdnas.identity import differing
 from kdnas.search.startup import Draws
 
 REPEATS = 200
-"""Proposals already known or outside the space that a controller may make in a row before one is drawn for it."""
+"""The most proposals in a row that are known or outside the space; after them, an architecture is drawn at random."""
 
 ControllerFactory = Callable[..., BaseSampler]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one inference.
+    """The latency of one inference, in milliseconds.
 
     Attributes:
-        median: of all counted inferences.
+        median: the median of all counted inferences.
         spread: half the width of the middle 90 %.
-        busy: whether other programs disturbed the measurement, so that the figures are not to be relied on.
+        busy: whether other programs disturbed the measurement, so that the latency is unreliable.
     """
 
     median: float
@@ -50,7 +50,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs to run: parameters, FLOPs of one inference, latency by accelerator."""
+    """The cost of a model: parameters, FLOPs of one inference, latency by accelerator."""
 
     parameters: int
     flops: int
@@ -72,24 +72,24 @@ class Cost:
 
 @dataclass(frozen=True)
 class Observation:
-    """One finished candidate: what was asked, what came out."""
+    """One finished trial: its architecture and its results."""
 
     trial: int
     episode: int
     architecture: Architecture
     origin: str
-    """`random` or `controller`: who chose it."""
+    """Who chose the architecture: `random` or `controller`."""
     prediction: float | None
-    """The reward that the controller expected when it was asked, if it says."""
+    """The reward that the controller predicted, if it predicts one."""
     reward: float
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Held-out results; always holds `loss`."""
+    """The held-out metrics, `loss` among them."""
     cost: Cost | None = None
     seconds: float = 0.0
 
     @classmethod
     def of(cls, trial: FrozenTrial, cost: Mapping[str, Any] | None = None) -> Observation:
-        """Reads a finished trial; `cost` is what its architecture costs if that was measured again."""
+        """Reads a finished trial; `cost` is its corrected cost, if it was measured again."""
         attributes = trial.user_attrs
         cost = cost or attributes.get("cost")
         assert trial.value is not None
@@ -107,12 +107,12 @@ class Observation:
 
 
 class Study:
-    """One stage's observations.
+    """The observations of one stage.
 
     Args:
-        storage: an Optuna storage; `open_storage` gives the one of a search folder.
+        storage: an Optuna storage; `open_storage` opens a search folder's.
         stage: `mini` or `full`.
-        controller: the sampler to tell of finished trials, if it learns from them as they come.
+        controller: the sampler that learns from each trial as it finishes; None if there is none.
     """
 
     def __init__(self, storage: BaseStorage, stage: str = "mini", controller: BaseSampler | None = None) -> None:
@@ -128,28 +128,28 @@ class Study:
                 self.optuna.set_metric_names(["reward"])
         self._architectures: list[Architecture] = []
 
-    # -- what is known
+    # -- reading
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
     @property
     def observations(self) -> list[Observation]:
-        """The finished candidates, in the order they were proposed."""
+        """The finished trials, in the order they were proposed."""
         again = self.optuna.user_attrs
         return [Observation.of(trial, again.get(_again(trial.number))) for trial in self.current(TrialState.COMPLETE)]
 
     def current(self, *states: TrialState) -> list[FrozenTrial]:
-        """The trials that were run under the study's present settings (see `renew`)."""
+        """Returns the trials that were run under the study's current settings (see `renew`)."""
         return [trial for trial in self.trials(*states) if trial.user_attrs.get("generation", 0) == self.generation]
 
     @property
     def generation(self) -> int:
-        """How often the study was renewed."""
+        """The number of times the study was renewed."""
         return self.optuna.user_attrs.get("generation", 0)
 
     def ranked(self) -> list[Observation]:
-        """The finished candidates, best reward first."""
+        """Returns the finished trials, best reward first."""
         return sorted(self.observations, key=lambda seen: (-seen.reward, seen.trial))
 
     def trial(self, number: int) -> FrozenTrial:
@@ -160,7 +160,7 @@ class Study:
         return Architecture.of(self.trial(number).params)
 
     def architectures(self) -> list[Architecture]:
-        """Of every trial, by number. A trial is given its own when it is added, so each is read once."""
+        """Returns the architecture of every trial, by number. A trial's never changes, so each is read once."""
         self._architectures += [Architecture.of(trial.params) for trial in self.trials()[len(self._architectures) :]]
         return self._architectures
 
@@ -171,15 +171,15 @@ class Study:
 
     @teacher.setter
     def teacher(self, cost: Cost) -> None:
-        """Keeps what the teacher costs: the first that is known, or the first with latencies of a quiet host."""
+        """Stores the teacher's cost, unless one is known that is as reliable."""
         known = self.teacher
         if known is None or (known.busy and not cost.busy):
             self.optuna.set_user_attr("teacher", cost.to_dict())
 
     def settle(self, facts: Mapping[str, Any]) -> None:
-        """Keeps what the prepare job has found out (see `kdnas.runs.write_prepared`).
+        """Stores the values that the prepare job has determined (see `kdnas.runs.write_prepared`).
 
-        A precision that was settled before stays: rewards of one search have to compare.
+        An earlier precision is kept: the rewards of one search must be comparable.
         """
         known = self.optuna.user_attrs
         for name, value in facts.items():
@@ -189,9 +189,12 @@ class Study:
                 self.optuna.set_user_attr(name, value)
 
     def renew(self, settings: Mapping[str, Any]) -> bool:
-        """Begins anew if what decides the trials' results is not as before; returns whether there were some.
+        """Starts a new generation of trials if the settings that decide results have changed.
 
-        The trials so far stay, but no longer count.
+        Earlier trials stay in the study, but are not counted.
+
+        Returns:
+            Whether there were earlier trials that are not counted any more.
         """
         known = self.optuna.user_attrs.get("settings")
         self.optuna.set_user_attr("settings", dict(settings))
@@ -219,10 +222,10 @@ class Study:
 
     @property
     def held_out_rows(self) -> int | None:
-        """How many rows the held-out metrics are measured on; None if nobody has said."""
+        """The number of examples that the held-out metrics are computed on; None if it is not known."""
         return self.optuna.user_attrs.get("held_out_rows")
 
-    # -- asking
+    # -- proposing
 
     def propose(
         self,
@@ -233,19 +236,19 @@ class Study:
         seed: int,
         gang: int = 1,
     ) -> None:
-        """Makes the running trials of an episode: `count` architectures that no earlier episode has seen.
+        """Adds the running trials of an episode: `count` architectures that no earlier episode has had.
 
-        What is chosen is a function of the earlier episodes' trials and the seed alone: the controller picks in a
-        rehearsal, a study in memory that holds a copy of them. So a proposal that is thrown away leaves no trace,
-        and an episode that was cut short while it was being written is completed with the same architectures. Fewer
-        than `count` come when the space runs out. Each `gang` of them, in turn, share a job; they are added in an order
-        that makes gangs of about the same size, so that none needs much more memory or time than the others.
+        The choice is a function of the earlier episodes' trials and the seed alone: the controller chooses in a
+        rehearsal, an in-memory study with copies of these trials. So rejected proposals leave no trace, and an episode
+        that was interrupted while it was written is completed with the same architectures. If the space is exhausted,
+        fewer than `count` are added. Every `gang` consecutive trials share a job; they are ordered so that gangs have
+        about the same number of weights, and none needs much more memory or time than the others.
         """
         trials = self.trials()
         there = {self.architecture(trial.number) for trial in trials if trial.user_attrs["episode"] == episode}
         if len(there) >= count:
             return
-        # Far from the neighbours': seed 1 must not search as seed 0 does, one episode later.
+        # Not seed + episode: seed 1 must not search as seed 0 does one episode later.
         own = Random(f"{seed}/{episode}").getrandbits(32)
         sampler = controller(seed=own)
         draws = Draws(sampler)
@@ -278,7 +281,7 @@ class Study:
         seen: set[Architecture],
         rng: Random,
     ) -> FrozenTrial:
-        """The controller's next proposal; after too many that are of no use, a random one."""
+        """Asks the controller for the next new architecture; draws one at random after `REPEATS` rejected proposals."""
         distributions = distributions_of(space)
         for _ in range(REPEATS):
             rehearsal.enqueue_trial({}, user_attrs={"episode": episode})
@@ -286,10 +289,10 @@ class Study:
             trial = rehearsal.ask(distributions)
             proposed = _architecture(trial.params)
             if proposed in space and proposed not in seen:
-                if "origin" not in rehearsal.get_trials(deepcopy=False)[trial.number].user_attrs:  # it does not say
+                if "origin" not in rehearsal.get_trials(deepcopy=False)[trial.number].user_attrs:  # unknown
                     trial.set_user_attr("origin", draws.origin(before, len(distributions)))
                 return rehearsal.get_trials(deepcopy=False)[trial.number]
-            # Left running: samplers forget failed trials, and would propose the same point again.
+            # Left running: samplers ignore failed trials, and would propose the same point again.
             trial.set_user_attr("rejected", True)
         drawn = space.sample(rng, besides=seen)
         rehearsal.enqueue_trial(drawn.to_dict(), user_attrs={"episode": episode, "origin": "random"})
@@ -302,7 +305,7 @@ class Study:
         system_attributes: Mapping[str, Any] | None = None,
         space: SearchSpace | None = None,
     ) -> None:
-        """Adds a running trial, in one write. Without a space, a trial's only choice is its architecture."""
+        """Adds a running trial in one write. Without a space, each of its distributions has a single choice."""
         params = architecture.to_dict()
         single: dict[str, BaseDistribution] = {name: CategoricalDistribution([value]) for name, value in params.items()}
         self.optuna.add_trial(
@@ -316,9 +319,9 @@ class Study:
         )
 
     def jobs(self) -> list[list[FrozenTrial]]:
-        """What is left to do: the running trials, in the gangs that they were proposed in.
+        """Returns the gangs with running trials, as they were proposed.
 
-        A gang of which only some are running still has all its members: its checkpoint does too.
+        A gang keeps its finished members, since its checkpoint holds them too.
         """
         trials = self.trials()
         running = {trial.user_attrs["episode"] for trial in trials if trial.state == TrialState.RUNNING}
@@ -334,20 +337,21 @@ class Study:
         return [gang for gang in gangs.values() if any(trial.state == TrialState.RUNNING for trial in gang)]
 
     def part(self, gang: Iterable[int]) -> None:
-        """Gives those of a gang that are running jobs of their own."""
+        """Splits a gang: each of its running trials gets a job of its own."""
         for number in gang:
             if not self.trial(number).state.is_finished():
                 self._running(number).set_user_attr("alone", True)
 
-    # -- telling
+    # -- reporting
 
     def tell(
         self, number: int, reward: float, metrics: Mapping[str, float], cost: Cost, **more: float | str | None
     ) -> None:
-        """Records what came out of a running trial; the first to tell is believed.
+        """Records the results of a running trial; a trial that has already finished stays as it is.
 
         Args:
-            more: further attributes of the trial: the `seconds` it took, the `export` folder it left.
+            number: the trial's number.
+            more: further attributes of the trial: the `seconds` of its training, its `export` folder.
         """
         if self.trial(number).state.is_finished():
             return
@@ -359,23 +363,23 @@ class Study:
         self.optuna.tell(number, reward)
 
     def correct(self, number: int, cost: Cost) -> None:
-        """Keeps what a finished trial's architecture costs, measured again. Its reward stays what it was."""
+        """Stores the corrected cost of a finished trial. Its reward does not change."""
         self.optuna.set_user_attr(_again(number), cost.to_dict())
 
     @property
     def busy(self) -> bool:
-        """Whether latencies of the teacher or of a candidate were measured on a busy host."""
+        """Whether a latency of the teacher or of a trial was measured on a busy host."""
         costs = [self.teacher, *(seen.cost for seen in self.observations)]
         return any(cost.busy for cost in costs if cost)
 
     def fail(self, number: int, reason: str) -> None:
-        """Records that a trial came to nothing. A finished one stays as it is."""
+        """Records that a trial failed. A finished trial stays as it is."""
         if not self.trial(number).state.is_finished():
             self._running(number).set_user_attr("reason", reason)
             self.optuna.tell(number, state=TrialState.FAIL)
 
     def watch(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Records how a running trial did on held-out data after an epoch, by the figure that decides."""
+        """Records a running trial's deciding metric after an epoch as its intermediate value."""
         value = metrics[deciding(metrics)]
         if math.isfinite(value) and not self.trial(number).state.is_finished():
             self.optuna._storage.set_trial_intermediate_value(self.trial(number)._trial_id, epoch, value)
@@ -385,12 +389,12 @@ class Study:
 
 
 def _again(number: int) -> str:
-    """The attribute of a study that keeps a trial's cost: Optuna lets nobody change a finished trial."""
+    """Returns the study attribute for a trial's corrected cost: Optuna does not allow changes of finished trials."""
     return f"cost of trial {number}, measured again"
 
 
 class _Shared(FrozenTrial):
-    """A trial that a storage takes as it is. Optuna's would copy all that it holds, though they change none of it."""
+    """A trial that storages do not copy: Optuna's deep copies are slow, and a rehearsal changes no trial."""
 
     def __init__(self, trial: FrozenTrial) -> None:
         vars(self).update(vars(trial))
@@ -400,7 +404,7 @@ class _Shared(FrozenTrial):
 
 
 def balanced(architectures: Sequence[Architecture], gang: int) -> list[Architecture]:
-    """In an order in which each `gang` of them, in turn, have about as many weights; gangs of one stay as they are."""
+    """Orders architectures so that each `gang` consecutive ones have about as many weights in total as the others."""
     if gang == 1:
         return list(architectures)
     full, rest = divmod(len(architectures), gang)
@@ -413,7 +417,7 @@ def balanced(architectures: Sequence[Architecture], gang: int) -> list[Architect
 
 
 def _architecture(params: Mapping[str, Any]) -> Architecture | None:
-    """None where heads do not divide: a point of the grid that is no architecture."""
+    """Makes an architecture; returns None for an invalid point of the grid, as where heads do not divide the size."""
     try:
         return Architecture.of(params)
     except ConfigError:
@@ -421,7 +425,7 @@ def _architecture(params: Mapping[str, Any]) -> Architecture | None:
 
 
 def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """The dimensions of a space as Optuna has them, numbers in rising order."""
+    """Returns the dimensions of a space as Optuna distributions, numbers in rising order."""
     return {name: CategoricalDistribution(ordered(values)) for name, values in space.reachable.items()}
 
 
@@ -430,12 +434,12 @@ def ordered(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def deciding(metrics: Mapping[str, float]) -> str:
-    """The name of the figure that decides: the first metric, or the loss where there is no metric."""
+    """Returns the name of the deciding metric: the first, or `loss` if there is no other."""
     return next((name for name in metrics if name != "loss"), "loss")
 
 
 def flat(metrics: Mapping[str, float], cost: Cost, teacher: Cost | None) -> dict[str, float]:
-    """The figures of one student by plain names, as optuna-dashboard can draw them."""
+    """Returns a student's metrics, parameters and latencies as flat attributes, which optuna-dashboard can plot."""
     figures = {**metrics, "parameters_m": cost.parameters / 1e6}
     for device, latency in cost.latency.items():
         figures[f"latency_{device}_ms"] = latency.median

@@ -1,1 +1,1 @@
-"""What a labelled row is for: the classes of a task, and its metrics."""
+"""The classes and metrics of tasks."""

@@ -1,4 +1,4 @@
-"""The names of classes: in a model's config, and how those of a teacher go with those of the data."""
+"""The names of classes in a model's config, and the order of the teacher's classes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transformers import PreTrainedConfig
 from kdnas.errors import ConfigError
 
 UNNAMED = re.compile(r"(label|class)[ _-]?\d+", re.IGNORECASE)
-"""What a class is called that nobody has named, as LABEL_0; or else its number alone."""
+"""A pattern for the default names of classes, as LABEL_0."""
 
 
 def name_classes(config: PreTrainedConfig, count: int, names: Sequence[str] | None = None) -> None:
-    """Writes the number of classes and their names into a config, and no others than these.
+    """Writes the number of classes and their names into a config, in place of earlier ones.
 
     Args:
-        count: of the classes; 1 for a regression.
-        names: in the order of the class ids; None calls them LABEL_0, LABEL_1, ...
+        count: the number of classes; 1 for regression.
+        names: the names in the order of the class ids; None for LABEL_0, LABEL_1, ...
     """
     names = names or [f"LABEL_{i}" for i in range(count)]
     config.id2label = dict(enumerate(names))
@@ -26,19 +26,19 @@ def name_classes(config: PreTrainedConfig, count: int, names: Sequence[str] | No
 
 
 def names_of(config: PreTrainedConfig) -> tuple[str, ...] | None:
-    """The names of a model's classes, in the order of its logits; None where nobody has named them."""
+    """Returns the names of a model's classes, in the order of its logits; None if they are default names."""
     names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
     unnamed = (UNNAMED.fullmatch(name) or name == str(i) for i, name in enumerate(names))
     return None if all(unnamed) else names
 
 
 def plain_name(name: str) -> str:
-    """A name without case and punctuation: Not-Entailment and not_entailment are one class."""
+    """Normalizes a name's case and punctuation: Not-Entailment and not_entailment are one class."""
     return "".join(filter(str.isalnum, name.casefold()))
 
 
 def order_of(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, ...] | None:
-    """For each of our classes, the place that it has among theirs; None if the names are not the same."""
+    """Returns, for each name in `ours`, its index in `theirs`; None if the names are not the same."""
     for form in (str, str.casefold, plain_name):
         places = {form(name): place for place, name in enumerate(theirs)}
         if len(places) == len(theirs) and sorted(places) == sorted(map(form, ours)):
@@ -47,14 +47,14 @@ def order_of(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, ...] | No
 
 
 def teacher_order(path: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> tuple[int, ...] | None:
-    """For each of the data's classes, the place of its logit in the teacher's; None where it is the same for all.
+    """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal.
 
     Args:
-        path: the teacher's, as messages name it.
+        path: the teacher's path, for messages.
         theirs, ours: the names of the teacher's classes and of the data's; None where they have none.
 
     Raises:
-        ConfigError: both have names, which are not the same.
+        ConfigError: both have names, and these are not the same.
     """
     if theirs is None or ours is None:
         return None

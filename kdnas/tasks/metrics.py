@@ -1,9 +1,9 @@
-"""The metrics of tasks, for any number of classes, with a value for every outcome.
+"""The metrics of tasks, for any number of classes, with a defined value in every case.
 
-A correlation is 0 where there is none to speak of. That is scikit-learn's answer for Matthews' coefficient; SciPy
-answers NaN, which no choice of a best epoch can use. torchmetrics gives a large positive or negative number for a
-classifier that knows one class only, NaN for a regressor that knows one value only, and a rank correlation near 1 for
-one that gives NaN.
+A correlation is 0 where it is undefined, as scikit-learn defines Matthews' coefficient. SciPy returns NaN, which
+cannot be compared to choose the best epoch. torchmetrics returns a large positive or negative number for a classifier
+that predicts one class only, NaN for a regressor that predicts one value only, and a rank correlation near 1 for a
+regressor that predicts NaN.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kdnas.errors import ConfigError, require, require_whole
 
 log = logging.getLogger(__name__)
 REGRESSION, CLASSIFICATION = "torchmetrics.regression", "torchmetrics.classification"
-"""Where the metrics of numbers and those of classes come from."""
+"""The packages of torchmetrics with the metrics of regression and of classification."""
 
 
 def task_metrics(metrics: Mapping[str, Any], deciding: str | None, num_labels: int) -> dict[str, Metric]:
@@ -35,10 +35,10 @@ def task_metrics(metrics: Mapping[str, Any], deciding: str | None, num_labels: i
 
     Args:
         deciding: the name of the metric that picks the best epoch, is rewarded, and is shown first; None for the first.
-        num_labels: classes of the task; 1 for a regression.
+        num_labels: the number of classes; 1 for regression.
 
     Raises:
-        ConfigError: no such metric, or one that does not go with the number of classes.
+        ConfigError: there is no such metric, or a metric does not fit the number of classes.
     """
     require(isinstance(metrics, Mapping) and bool(metrics), "task.metrics", metrics, "at least one, by name")
     first = next(iter(metrics)) if deciding is None else deciding
@@ -49,7 +49,7 @@ def task_metrics(metrics: Mapping[str, Any], deciding: str | None, num_labels: i
 
 
 def _check(name: str, metric: Metric, num_labels: int) -> None:
-    """Refuses a metric of numbers for classes, or one of classes for numbers or for another number of classes."""
+    """Refuses a regression metric for classes, and a classification metric for another number of classes."""
     origins = [base.__module__ for base in type(metric).__mro__]
     if num_labels > 1 and any(origin.startswith(REGRESSION) for origin in origins):
         raise ConfigError(f"task.num_labels={num_labels}: must be 1; task.metrics.{name} is of numbers, not of classes")
@@ -58,7 +58,7 @@ def _check(name: str, metric: Metric, num_labels: int) -> None:
     every = torch.arange(num_labels) if num_labels > 1 else torch.tensor([0.5, 1.5])
     try:
         metric.clone().update(every, every)
-    except Exception as error:  # torchmetrics raises what comes to hand
+    except Exception as error:  # torchmetrics can raise anything
         raise ConfigError(
             f"task.metrics.{name}: does not go with task.num_labels={num_labels} ({str(error).splitlines()[0]})"
         ) from error
@@ -70,13 +70,13 @@ def _require_classes(num_labels: int) -> None:
 
 
 def accuracy(num_labels: int) -> Metric:
-    """The share of rows that are classified correctly."""
+    """Makes the accuracy metric: the share of rows that are classified correctly."""
     _require_classes(num_labels)
     return MulticlassAccuracy(num_labels, average="micro")
 
 
 def f1(num_labels: int) -> Metric:
-    """F1 of the second of two classes, as GLUE has it; of more classes, the mean of each one's (macro F1)."""
+    """Makes the F1 metric: F1 of the second of two classes, as in GLUE; macro F1 for more classes."""
     _require_classes(num_labels)
     if num_labels == 2:
         return BinaryF1Score()
@@ -85,13 +85,13 @@ def f1(num_labels: int) -> Metric:
 
 
 def macro_f1(num_labels: int) -> Metric:
-    """The mean over the classes of each one's F1."""
+    """Makes the macro F1 metric: the mean of the classes' F1."""
     _require_classes(num_labels)
     return MulticlassF1Score(num_labels, average="macro")
 
 
 class Matthews(MulticlassConfusionMatrix):
-    """Matthews' correlation coefficient, of several classes R_k; 0 if all labels or predictions are of one class."""
+    """Matthews' correlation coefficient (R_k for several classes); 0 if all labels or predictions are of one class."""
 
     def __init__(self, num_labels: int = 2) -> None:
         _require_classes(num_labels)

@@ -1,6 +1,6 @@
-"""Pictures of a search: what was earned, what it costs, how well the controller knew. And GLUE in one.
+"""Plots of a search: rewards, quality against latency, the controller's predictions; and one of GLUE scores.
 
-Every function gives a matplotlib `Figure` (Agg, no pyplot state), or None where there is nothing to draw.
+Every function returns a matplotlib `Figure` (Agg, no pyplot state), or None where there is no data.
 """
 
 from kdnas.reports.plots.controller import controller_plot

@@ -1,4 +1,4 @@
-"""How well the controller knew what its candidates would earn."""
+"""A plot of the controller's predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdnas.reports.results import Results
 
 
 def controller_plot(results: Results) -> Figure | None:
-    """The reward that the controller expected against the one earned, coloured by episode; None without predictions."""
+    """Plots predicted against actual rewards, coloured by episode; returns None without predictions."""
     pairs = pd.DataFrame(
         [
             (one.prediction, one.reward, one.episode + 1)
@@ -28,7 +28,7 @@ def controller_plot(results: Results) -> Figure | None:
     if pairs.empty:
         return None
     figure, (axes,) = new_figure(6.6, 5.6)
-    # The same limits on both axes: a controller that tells nothing apart should look like it.
+    # The same limits on both axes, so that constant predictions are seen as such.
     values = pairs[["predicted", "actual"]].to_numpy()
     margin = 0.06 * (np.ptp(values) or 1.0)
     limits = (values.min() - margin, values.max() + margin)
@@ -53,7 +53,7 @@ def controller_plot(results: Results) -> Figure | None:
 
 
 def spearman(first: pd.Series, second: pd.Series) -> float:
-    """Spearman's rank correlation; NaN where it is not defined (fewer than two points, or no variation)."""
+    """Returns Spearman's rank correlation; NaN where it is undefined (fewer than two points, or no variation)."""
     if first.nunique() < 2 or second.nunique() < 2:
         return math.nan
     return float(first.rank().corr(second.rank()))

@@ -1,4 +1,4 @@
-"""Which points no other point beats."""
+"""The Pareto front."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The indices of the points that no other point beats, both values minimised, by rising first value.
+    """Returns the indices of the points on the Pareto front, both values minimised, by rising first value.
 
-    A point is beaten by one that is no worse in both and better in one: equal points stand or fall together. Points
-    with a NaN are left out.
+    A point is dominated by one that is no worse in both values and better in one, so equal points are both on the
+    front or neither. Points with a NaN are left out.
     """
     front: list[int] = []
     numbers = [index for index, point in enumerate(points) if not any(map(math.isnan, point))]

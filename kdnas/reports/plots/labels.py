@@ -1,4 +1,4 @@
-"""Texts beside points, where they hide nothing."""
+"""Places labels beside points, where they hide nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 LABELS = 10
-"""At most this many points get a label; the others are only marked."""
+"""The most points that get a label; the others are only marked."""
 
 
 def label_spots(figure: Figure, axes: Axes, around: ArrayLike, spots: ArrayLike, texts: Sequence[str]) -> None:
-    """Writes each text near its spot, inside the axes, over no other text and over few of the points around it."""
+    """Places each text near its spot, inside the axes, over no other text and over few of the points around."""
     figure.draw_without_rendering()
-    # The places are worked out in pixels, so from here on nothing may move.
+    # Places are computed in pixels, so the layout must not change from here on.
     figure.set_layout_engine("none")
     point = figure.dpi / 72
     frame = axes.get_window_extent()
@@ -50,7 +50,7 @@ def label_spots(figure: Figure, axes: Axes, around: ArrayLike, spots: ArrayLike,
             ha="center",
             va="center",
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-            # The line meets the text where it is nearest to the spot.
+            # The line ends at the side of the text that is nearest to the spot.
             arrowprops={"arrowstyle": "-", "lw": 0.7, "shrinkB": 4, "relpos": tuple((1 - np.sign(offset)) / 2)},
             zorder=5,
         )

@@ -1,4 +1,4 @@
-"""What the candidates earned, one after the other."""
+"""A plot of the candidates' rewards."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from kdnas.search.study import Observation
 
 
 def reward_plot(results: Results) -> Figure | None:
-    """Reward against candidate number, with the best so far, the episodes, who chose, and the finalists.
+    """Plots reward against trial number, with the best so far, the episodes, who chose, and the finalists.
 
-    A finalist's star is at the reward of mini-KD; an arrow leads from there to that of the full distillation.
+    A finalist's star is at the reward of mini-KD; an arrow leads to the reward of the full distillation.
     """
     every = [one.mini for one in results.ranking]
     seen = sorted((one for one in every if math.isfinite(one.reward)), key=lambda one: one.trial)

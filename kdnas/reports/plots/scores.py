@@ -1,4 +1,4 @@
-"""The GLUE scores of several models against their latencies."""
+"""A plot of the GLUE scores of several models against their latencies."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from kdnas.reports.plots.labels import label_spots
 
 
 def score_plot(table: pd.DataFrame, devices: Sequence[str], teacher: str | None, score: str) -> Figure | None:
-    """Average score against latency (ms), a point a model, one panel per device (KD-NAS v1, Figure 1).
+    """Plots average score against latency (ms), a point a model, one panel per device (KD-NAS v1, Figure 1).
 
     Args:
-        table: with `model`, `average` and `latency DEVICE (ms)`; a model that lacks one of them is left out.
-        score: what the average is of.
+        table: has `model`, `average` and `latency DEVICE (ms)`; a model that lacks one of them is left out.
+        devices: the devices of the latencies.
+        teacher: the name of the teacher in `model`, drawn in its own colour; None for no teacher.
+        score: the label of the average.
     """
     points = table.dropna(subset=["average", *(f"latency {device} (ms)" for device in devices)])
     if points.empty or not devices:

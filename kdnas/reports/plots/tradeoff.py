@@ -1,4 +1,4 @@
-"""Quality against latency: what a search is about."""
+"""A plot of quality against latency."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from kdnas.reports.results import Results
 from kdnas.search.study import Latency, Observation
 
 SMALLEST = 16.0
-"""Square points of the smallest bubble: a smaller one would not be seen."""
+"""The area of the smallest bubble, in square points, so that it is visible."""
 FAR = 20
-"""From so many times the lowest latency on, the axis is logarithmic."""
+"""The ratio of the highest to the lowest latency above which the axis is logarithmic."""
 
 
 def pareto_plot(results: Results) -> Figure | None:
-    """Held-out loss against latency (ms), one panel per device, with the Pareto front and the teacher's latency.
+    """Plots held-out loss against latency (ms), one panel per device, with the Pareto front and the teacher.
 
-    Of students that have a metric, as accuracy, it is 1 - metric in place of the loss, and the teacher and chance are
-    shown by the same. The area of a bubble is proportional to the student's parameters; a bar is the spread of a
-    latency. Finalists have rings; arrows lead from there to what the full distillation found.
+    With a metric, as accuracy, 1 - metric takes the place of the loss, also for the teacher and chance. The area of a
+    bubble is proportional to the student's parameters; a bar is the spread of a latency. Finalists have rings, with
+    arrows to the results of the full distillation.
     """
     metric = results.metric
     what = f"1 − held-out {metric}" if metric else "held-out loss"
@@ -84,7 +84,7 @@ def pareto_plot(results: Results) -> Figure | None:
 
 
 def _points(results: Results) -> pd.DataFrame:
-    """A row for each candidate that has a figure to draw and was measured."""
+    """Makes a row for each candidate that has a finite loss or metric and a cost."""
 
     def loss(seen: Observation) -> float:
         metric = results.metric
@@ -117,10 +117,10 @@ def _points(results: Results) -> pd.DataFrame:
 
 
 def _draw_candidates(axes: Axes, points: pd.DataFrame, *reach: float) -> None:
-    """One panel: bubbles (triangles where the loss is cut, hollow where the host was busy), front and finalists.
+    """Draws one panel: bubbles (triangles where the loss is cut, hollow where the host was busy), front and finalists.
 
     Args:
-        reach: further latencies that are to be drawn.
+        reach: further latencies that the axis must include.
     """
     quiet = points["busy"] != True  # noqa: E712 (a column)
     cut = points["loss"] > points["drawn loss"]
@@ -147,7 +147,7 @@ def _draw_candidates(axes: Axes, points: pd.DataFrame, *reach: float) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.autoscale_view()
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # the spreads are not to widen the axes
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # spreads do not widen the axes
     axes.errorbar(
         points["latency"],
         points["drawn loss"],
@@ -160,7 +160,7 @@ def _draw_candidates(axes: Axes, points: pd.DataFrame, *reach: float) -> None:
 
 
 def _draw_teacher(axes: Axes, latency: Latency, loss: float | None) -> None:
-    """A point for the teacher where its figure is known, or else a line; beyond the panel, a note of where it is."""
+    """Draws the teacher: a point if its loss is known, else a line; beyond the panel, a note with an arrow."""
     left, right = axes.get_xlim()
     text = f"teacher {latency.median:.2f} ms" + ("" if loss is None else f", {loss:.3g}") + "*" * latency.busy
     if loss is not None:
@@ -171,7 +171,7 @@ def _draw_teacher(axes: Axes, latency: Latency, loss: float | None) -> None:
         axes.axvline(latency.median, color=TEACHER, linewidth=1.5, linestyle="--")
     else:
         text = f"{text} →" if latency.median > right else f"← {text}"
-    # Above the frame, where no bubble can be.
+    # The text is above the frame, where it hides no bubble.
     share = axes.transAxes.inverted().transform(axes.transData.transform((latency.median, 0)))[0]
     spot = float(np.clip(share, 0, 1))
     side = "left" if spot < 0.2 else "right" if spot > 0.8 else "center"
@@ -179,7 +179,7 @@ def _draw_teacher(axes: Axes, latency: Latency, loss: float | None) -> None:
 
 
 def _draw_chance(axes: Axes, loss: float) -> None:
-    """A line where a constant prediction is; far beyond the panel, a note of where it would be."""
+    """Draws a line at the loss of the best constant prediction; far beyond the panel, only a note."""
     low, high = axes.get_ylim()
     if low - (high - low) <= loss <= high + (high - low):
         _widen(axes, None, loss)
@@ -191,7 +191,7 @@ def _draw_chance(axes: Axes, loss: float) -> None:
 
 
 def _widen(axes: Axes, across: float | None, up: float) -> None:
-    """Makes room for a point on both axes."""
+    """Widens the axes to include a point."""
     logarithmic = axes.get_xscale() == "log"
     for value, limits, setter in ((across, axes.get_xlim(), axes.set_xlim), (up, axes.get_ylim(), axes.set_ylim)):
         if value is None:
