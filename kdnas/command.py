@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,7 +25,7 @@ from kdnas.config import mistake
 from kdnas.disk import DiskError, disk_error
 from kdnas.endings import GOES_ON, asked_to_end
 from kdnas.errors import ConfigError
-from kdnas.runs import withdraw
+from kdnas.runs import BusyFolderError, withdraw
 from kdnas.screen import activity, board
 from kdnas.unused import leave_out, refuse_unused
 from kdnas.words import checked
@@ -59,8 +59,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             except (ConfigError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise mistake(error) from error  # a SystemExit would end the other jobs too
-                withdraw()
-                sys.exit(f"error: {mistake(error)}")
+                if not isinstance(error, BusyFolderError):
+                    withdraw()
+                refuse(mistake(error))
             except SystemExit as error:
                 if asked := asked_to_end(error):
                     raise asked from None
@@ -69,7 +70,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 met = disk_error(error, Path(HydraConfig.get().runtime.output_dir))
                 several = HydraConfig.get().mode == RunMode.MULTIRUN
                 if met and not several:
-                    sys.exit(f"error: {met}; when that is mended, {GOES_ON}")
+                    refuse(f"{met}; when that is mended, {GOES_ON}")
                 if several and config_name == "train":  # a search logs its jobs' errors itself
                     log.exception("this job failed")
                 if met:
@@ -104,6 +105,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return main
 
     return decorate
+
+
+def refuse(message: object) -> NoReturn:
+    """Ends the command with an error line; of several processes that train together, only the first prints it."""
+    sys.exit(f"error: {message}" if board.foreground else 1)
 
 
 @contextmanager

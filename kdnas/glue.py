@@ -25,6 +25,7 @@ from kdnas.errors import ConfigError
 from kdnas.families import count_parameters
 from kdnas.files import make_folder, whole
 from kdnas.models import load_config
+from kdnas.reports.notes import BUSY
 from kdnas.reports.plots import score_plot
 from kdnas.runs import RESULTS, SETTINGS, read_results
 
@@ -51,6 +52,8 @@ def report(cfg: DictConfig) -> list[Path]:
     costs = {model: cost(folders, benchmark) for model, folders in runs.groupby("model")["folder"]}
     frame, every = table(runs, tasks, costs, teacher), metrics(runs)
     notes = [convention(tasks), *missing(runs, tasks)]
+    if any(BUSY in cell for row in as_text(frame, tasks).itertuples(index=False) for cell in map(str, row)):
+        notes.append(f"{BUSY} measured on a busy host: not to be relied on.")
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -115,6 +118,7 @@ def cost(folders: Iterable[Path], benchmark: LatencyBenchmark | None) -> dict[st
     row = {"parameters (M)": measured.parameters / 1e6, "FLOPs (G)": measured.flops / 1e9}
     for device, latency in measured.latency.items():
         row |= {f"latency {device} (ms)": latency.median, f"spread {device} (ms)": latency.spread}
+        row |= {f"busy {device}": latency.busy}
     return row
 
 
@@ -209,7 +213,9 @@ def as_text(frame: pd.DataFrame, tasks: Mapping[str, str], between: str = " ± "
 
     text = {"model": list(frame["model"]), "params (M)": cells("{:.1f}", "parameters (M)")}
     for device in devices(frame):
-        text[f"{device} (ms)"] = cells("{:.2f}", f"latency {device} (ms)")
+        marks = [BUSY if busy is True else "" for busy in frame.get(f"busy {device}", [False] * len(frame))]
+        latencies = cells("{:.2f}", f"latency {device} (ms)")
+        text[f"{device} (ms)"] = [cell + mark for cell, mark in zip(latencies, marks, strict=True)]
         if f"speed-up {device}" in frame:
             text["speed-up" if len(devices(frame)) == 1 else f"speed-up {device}"] = cells(
                 "{:.1f}x", f"speed-up {device}"

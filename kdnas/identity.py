@@ -26,8 +26,13 @@ EXCEPT = {
     *("latency.table", "latency.fresh", "latency.patience"),
 }
 """Keys of a config that do not change the results of a training."""
-NAMES = ("data.path", "data.name", "data.files", "data.extra")
+NAMES = (
+    *("data.path", "data.name", "data.files", "data.extra", "data.csv"),
+    *("data.split", "data.validation", "data.columns", "data.label"),
+)
 """Keys that say where rows come from. A digest of the rows takes their place in an identity."""
+PLACES = ("data.path", "data.files", "data.extra")
+"""Those of them whose values may be paths."""
 MODELS = ("module.teacher", "module.initial", "module.source.source")
 """Keys that name a model. A digest of its weights takes their place, if they are on this host."""
 ROWS, SOURCES = "data (rows)", "data (files)"
@@ -51,11 +56,15 @@ def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE
                 key: value.replace(name, digest) if isinstance(value, str) else value for key, value in found.items()
             }
             found[f"{key} (weights)"] = digest
-    sources = {name: plain(OmegaConf.select(config, name)) for name in NAMES}
     found = {
         key: value for key, value in found.items() if not f"{key}.".startswith(tuple(f"{name}." for name in NAMES))
     }
-    return found | {ROWS: rows, SOURCES: stamp(sources)}
+    return found | {ROWS: rows, SOURCES: stamp(sources(config))}
+
+
+def sources(config: DictConfig) -> dict[str, Any]:
+    """Returns the settings that say where rows come from, by dotted key."""
+    return {name: plain(OmegaConf.select(config, name)) for name in NAMES}
 
 
 def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -93,13 +102,14 @@ def weights(model: str) -> str | None:
     return digest
 
 
-def stamp(sources: Any) -> str:
+def stamp(sources: Mapping[str, Any]) -> str:
     """Returns a digest of the paths of data, and of the names, sizes and modification times of the files there.
 
     It is cheap. Where two stamps differ, the rows may still be the same.
     """
     said = json.dumps(sources, sort_keys=True)
-    for folder in sorted({Path(text) for text in _texts(sources) if Path(text).exists()}):
+    places = _texts([sources.get(name) for name in PLACES])
+    for folder in sorted({Path(text) for text in places if text and Path(text).exists()}):
         for path in [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file()):
             status = path.stat()
             said += f" {path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}"

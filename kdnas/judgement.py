@@ -83,6 +83,8 @@ def judge(module: ExportingModule, data: EncodedDataModule, device: torch.device
         metrics.update(split, logits, labels)
         if split == 0 and logits.shape[-1] > 1:
             answers.append((logits.argmax(-1), labels))
+    if not metrics.finite:
+        raise ConfigError(f"teacher.path={module.teacher_path}: its outputs for held-out rows are NaN or infinite")
     judgement = Judgement(chance, constant, finite(metrics.compute()))
     told = ", ".join(f"{name} {value:.4f}" for name, value in judgement.teacher.items())
     log.info("the teacher's held-out %s; chance: %s %.4f", told, judgement.metric, chance[judgement.metric])

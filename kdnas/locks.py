@@ -36,7 +36,7 @@ def alone(path: Path, why: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             take(file, fcntl.LOCK_EX, why)
-            if _is_at(file, path):  # nobody removed it meanwhile
+            if is_at(file, path):  # nobody removed it meanwhile
                 yield
                 return
 
@@ -103,7 +103,8 @@ def _try(file: IO[str], mode: int) -> bool:
     return True
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
+def is_at(file: IO[str], path: Path) -> bool:
+    """Returns whether an open file is the one at a path now: nobody has removed or replaced it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:

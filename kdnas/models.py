@@ -166,6 +166,10 @@ class Head(ABC):
         name_classes(config, self.num_labels)
         config.problem_type = None
 
+    def names_of_teacher(self, teacher: PreTrainedConfig) -> tuple[str, ...] | None:
+        """Returns the names that a teacher has for the classes, for data that have none; None without names."""
+        return None
+
     def teacher_order(
         self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
     ) -> tuple[int, ...] | None:
@@ -239,6 +243,9 @@ class Classifier(Head):
     def describe(self, config: PreTrainedConfig, names: Sequence[str] | None = None) -> None:
         name_classes(config, self.num_labels, names)
         config.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
+
+    def names_of_teacher(self, teacher: PreTrainedConfig) -> tuple[str, ...] | None:
+        return names_of(teacher)
 
     def teacher_order(
         self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None

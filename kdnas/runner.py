@@ -40,7 +40,7 @@ from kdnas.datamodules.base import EncodedDataModule
 from kdnas.devices import make_trainer, on_slurm
 from kdnas.errors import ConfigError
 from kdnas.fitting import bar, check_time, fit
-from kdnas.identity import stamp
+from kdnas.identity import sources, stamp
 from kdnas.jobs import candidates, open_study
 from kdnas.judgement import Judgement, judge
 from kdnas.locks import alone
@@ -185,7 +185,7 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     # Read and tokenized once for all candidates of a process. The tokenizer is the one of the module's model.
     key = (
         json.dumps(plain(cfg.data), sort_keys=True),
-        stamp(plain(cfg.data)),
+        stamp(sources(cfg)),
         cfg.module.get("teacher"),
         module.tokenizer.name_or_path,
     )
@@ -230,7 +230,7 @@ def remeasure(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     latency = instantiate(cfg.latency)
     for stage in ("mini", "full"):
         study = open_study(OmegaConf.merge(cfg, {"stage": stage}))  # type: ignore[arg-type]
-        measure_again(study, load_config(cfg.teacher.path), latency.cost)
+        measure_again(study, load_config(cfg.teacher.path), latency.cost, instantiate(cfg.reward))
     return {}, True
 
 
@@ -253,7 +253,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     if latency:
         callbacks.append(latency)
     if export:
-        callbacks.append(ExportModels(export))
+        callbacks.append(ExportModels(export, all_or_none=not cfg.search.trials))
     if cfg.search.trials and latency:  # `prepare` refuses a search without `latency`
         study = open_study(cfg, controller=instantiate(cfg.controller)(seed=cfg.seed))
         callbacks.append(ControllerUpdate(study, cfg.search.trials, instantiate(cfg.reward), latency, export))
@@ -338,7 +338,7 @@ def ensure_teacher(cfg: DictConfig) -> None:
         except OtherRunError as error:
             raise ConfigError(
                 f"teacher.path={folder}: holds a teacher trained {error.difference}; must be another folder, "
-                "to train a new one"
+                "to train a new one, or ++teacher.prepare=null to take this one as it is"
             ) from error
         except DivergedError as error:
             raise ConfigError(f"teacher.path={folder}: its training (teacher.prepare) failed: {error}") from error

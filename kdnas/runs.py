@@ -14,11 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from kdnas.errors import ConfigError, shown
 from kdnas.files import make_folder, whole
 from kdnas.identity import SOURCES, differing, identity
-from kdnas.locks import free, holders
+from kdnas.locks import free, holders, is_at
 
 SETTINGS, RESULTS, PREPARED = "settings.json", "results.json", "prepared.json"
 LOCK = ".lock"
 """The lock file in a run's folder, held by the process that trains there."""
+
+
+class BusyFolderError(ConfigError):
+    """Another run is at work in the folder: none of its files may be touched."""
 
 
 class OtherRunError(ConfigError):
@@ -43,13 +47,14 @@ def at_work(folder: Path) -> Iterator[None]:
     """Locks a run's folder, so that no other run works in it. The kernel frees the lock when the process ends.
 
     Raises:
-        ConfigError: another run is at work there, or the folder cannot be written to.
+        BusyFolderError: another run is at work there.
+        ConfigError: the folder cannot be written to.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder("paths.output", folder)
     with (folder / LOCK).open("a") as lock:
-        if not free(lock):
-            raise ConfigError(
+        if not (free(lock) and is_at(lock, folder / LOCK)):  # a refused run may just have removed it
+            raise BusyFolderError(
                 f"paths.output={folder}: another run is at work there, {holders(lock)}; must be another folder"
             )
         try:

@@ -33,11 +33,11 @@ from kdnas.disk import DiskError, disk_error
 from kdnas.endings import GOES_ON
 from kdnas.errors import ConfigError, require_switch, shown
 from kdnas.files import check_folder
-from kdnas.identity import differing, identity
+from kdnas.identity import SOURCES, differing, identity
 from kdnas.launchers import DiedError, reason
 from kdnas.locks import free, holders
 from kdnas.names import named, spans
-from kdnas.runs import read_prepared
+from kdnas.runs import read_prepared, write_prepared
 from kdnas.screen import Lines, activity, board, told
 from kdnas.words import quoted
 
@@ -120,10 +120,12 @@ class KDNASSweeper(Sweeper):
             space = instantiate(self.config.space)
             if search.fresh:
                 set_aside(self.folder)
+                (self.folder / "prepare").mkdir(exist_ok=True)
+                write_prepared(self.folder / "prepare", prepared)
             mini, full = (Study(open_storage(self.folder), stage) for stage in ("mini", "full"))
             rows, precision = prepared.pop("rows"), mini.optuna.user_attrs.get("precision", prepared["precision"])
             refuse_changes(mini, decisive(staged(self.config, "mini"), rows, precision, COMPARED))
-            if full.renew(decisive(staged(self.config, "full"), rows, precision, DISTILLED)):
+            if full.renew(decisive(staged(self.config, "full"), self._full_rows(rows), precision, DISTILLED)):
                 log.info("the finalists are distilled anew: their settings have changed")
             self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
             for study in (mini, full):  # so that jobs of an earlier search, moved aside, cannot report to this one
@@ -142,9 +144,19 @@ class KDNASSweeper(Sweeper):
                             reason(job) for job in self._launch([self._job(stage, gang, settings) for gang in gangs])
                         ]
 
-                Search(settings, mini, full, space, controller, self.config.seed, evaluate).run()
+                search_ = Search(settings, mini, full, space, controller, self.config.seed, evaluate)
+                search_.run_episodes()
+                self._measure_again(mini)  # before their rewards choose the finalists
+                search_.run_finalists()
                 self._measure_again(mini, full)
                 self._report(mini, full)
+
+    def _full_rows(self, rows: str) -> str:
+        """Returns what identifies the finalists' rows: the digest of the candidates', or of other files' names."""
+        from kdnas.preflight import staged
+
+        mini, full = (identity(staged(self.config, stage), None, ("data",))[SOURCES] for stage in ("mini", "full"))
+        return rows if mini == full else full
 
     def _report(self, candidates: Study, finalists: Study) -> None:
         """Writes the report, and logs the best candidate, the table and the commands to go on with."""
@@ -169,9 +181,13 @@ class KDNASSweeper(Sweeper):
     def _measure_again(self, *studies: Study) -> None:
         """Runs a job, through the launcher, that repeats the measurements that were made on a busy host."""
         if any(study.busy for study in studies):
-            (returned,) = self._launch([["stage=latency", "job=latency", f"search.id={self.search}"]])
-            if returned.status == JobStatus.FAILED:
-                log.warning("latencies of a busy host could not be measured again: %s", reason(returned))
+            try:
+                (returned,) = self._launch([["stage=latency", "job=latency", f"search.id={self.search}"]])
+                failure = reason(returned)
+            except (ConfigError, DiskError) as error:  # the report is worth more
+                failure = str(error)
+            if failure:
+                log.warning("latencies of a busy host could not be measured again: %s", failure)
 
     def _job(self, stage: str, gang: Gang, settings: SearchSettings) -> list[str]:
         """Returns the overrides of the job that runs these trials. With the user's own before them, they repeat it."""
@@ -265,10 +281,11 @@ def in_folder(folder: Path) -> Iterator[None]:
     """Makes and locks the search folder; removes a new one again if the search is refused before it begins."""
     from kdnas.search.journal import JOURNAL
 
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    place = folder.with_name(f".{folder.name}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_name(f".{folder.name}.lock").open("a")
+        lock = place.open("a")
     except OSError as error:
         raise ConfigError(f"search.dir={folder}: cannot be written to ({error.strerror})") from error
     with lock:
@@ -279,6 +296,10 @@ def in_folder(folder: Path) -> Iterator[None]:
         except ConfigError:
             if made and not (folder / JOURNAL).exists():
                 shutil.rmtree(folder)
+                place.unlink()
+                with suppress(OSError):
+                    for path in made[1:]:
+                        path.rmdir()
             raise
 
 

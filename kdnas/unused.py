@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from kdnas.config import instantiate
 from kdnas.errors import ConfigError
 
+log = logging.getLogger(__name__)
 DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher", "latency")
 """Parts of a config that only a distillation uses."""
+SEARCHING = ("search", "space", "controller", "reward")
+"""Parts of a config that only a search has a use for."""
 OPTIONAL = ("latency", "outputs", "logger")
 """Groups that a run does not need."""
 TASKS = ("data", "module", "objective", "teacher", "reward")
@@ -41,6 +45,9 @@ def refuse_unused(cfg: DictConfig, words: Sequence[str]) -> None:
     for word, key in typed(words):
         for why in reasons(cfg, key):
             raise ConfigError(f"{word}: {why}")
+        searching = key.partition(".")[0] in SEARCHING and not key.startswith(("search.dir", "search.stages"))
+        if cfg.stage == "full" and (searching or key == "data.proxy"):  # a search and its distillations share words
+            log.warning("%s: is for search.py; this run does without", word)
 
 
 def typed(words: Sequence[str]) -> list[tuple[str, str]]:

@@ -334,15 +334,15 @@ def test_a_busy_search_goes_on_and_is_measured_again_when_it_ends(host, teacher,
     benchmark.on_fit_start(trainer(), module)
     ControllerUpdate(study, [0], ratio, benchmark).on_validation_end(trainer(), module)
     assert study.busy and study.observations[0].cost.busy
-    measure_again(study, config, benchmark.cost)
+    measure_again(study, config, benchmark.cost, ratio)
     assert study.busy  # it still is
     host.quiet()
     with caplog.at_level(logging.INFO):
-        measure_again(study, config, benchmark.cost)
+        measure_again(study, config, benchmark.cost, ratio)
     (seen,) = Study(open_storage(tmp_path)).observations
     assert not study.busy and seen.cost.latency["cpu"] == Latency(pytest.approx(2.0), pytest.approx(0.0))
-    assert seen.reward == study.trial(0).value  # what the controller learned from
-    assert "takes 2.00 ms on cpu, not the 3.00 that its reward" in caplog.text
+    assert seen.reward == pytest.approx(1.0)  # of the quiet latencies, both of which are 2 ms
+    assert "takes 2.00 ms on cpu, not 3.00 (the host was busy then); its reward is 1.0000" in caplog.text
 
 
 def cost(median, busy):

@@ -140,6 +140,13 @@ def test_what_cannot_go_all_the_way_is_refused(family):
     assert str(caught.value).isprintable()
 
 
+def test_flops_are_the_same_in_inference_mode():
+    config = transformers.BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    usual = count_flops(config, batch_size=1, length=8)
+    with torch.inference_mode():
+        assert count_flops(config, batch_size=1, length=8) == usual > 0
+
+
 def test_a_decoder_by_setting_is_refused():
     with pytest.raises(ConfigError, match="tokens do not attend to later ones"):
         check_config(config_of("bert", is_decoder=True), "teacher.path", "x")

@@ -234,10 +234,10 @@ def test_what_was_used_last_stays_and_the_rest_makes_room(teacher, text_dataset,
 
 @pytest.mark.parametrize("form", ["memory", "disk"])
 def test_what_changes_with_every_pass_is_refused(form, teacher, tmp_path):
-    with pytest.raises(ConfigError, match=f"^outputs={form}: keeps .* data.masking .* must be online$"):
+    with pytest.raises(ConfigError, match=f"^outputs={form}: caches .* data.masking .* must be online$"):
         forms(tmp_path)[form].check(masked=True)
     distiller(teacher, SMALL, outputs=OnlineTeacher()).check(masked=True)
-    with pytest.raises(ConfigError, match=f"^outputs={form}: keeps"):
+    with pytest.raises(ConfigError, match=f"^outputs={form}: caches"):
         distiller(teacher, SMALL, outputs=forms(tmp_path)[form]).check(masked=True)
 
 
@@ -291,7 +291,7 @@ def test_batches_by_tokens_and_masks(teacher, text_dataset, tmp_path):
     assert 3 <= len(curve) / 3 <= 6  # batches an epoch, of about 1000 tokens
     masks = ["objective=masked_lm", "data/masking=bert", "trainer.max_epochs=null"]
     masks += ["objective.representation.epochs=1", "objective.tokens.epochs=1"]
-    with pytest.raises(ConfigError, match="^outputs=disk: keeps"):
+    with pytest.raises(ConfigError, match="^outputs=disk: caches"):
         train(tmp_path / "b", teacher, text_dataset, "disk", *masks)
     train(tmp_path / "c", teacher, text_dataset, "online", *masks)
 

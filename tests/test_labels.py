@@ -12,6 +12,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from hydra import compose, initialize_config_dir
 from sklearn.metrics import f1_score, matthews_corrcoef
+from torchmetrics import MeanSquaredError
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
@@ -124,6 +125,15 @@ def test_other_classes_than_the_task_has_are_refused(tmp_path, tokenizer, labels
     path = write(tmp_path / "d", train=labels, validation=labels)
     with pytest.raises(ConfigError, match=says):
         module(path, tokenizer, num_labels=num_labels)
+
+
+def test_a_number_below_zero_is_a_class_only_if_it_is_called_one(tmp_path, tokenizer):
+    path = write(tmp_path / "d", train=[-1, 0, 1, 1], validation=[0, 1, -1])
+    with pytest.raises(ConfigError, match="as -1, which may stand for a missing label or for a class; must be whole"):
+        module(path, tokenizer, num_labels=3)
+    assert ids(module(path, tokenizer, num_labels=2).train) == [0, 1, 1]
+    named = module(path, tokenizer, num_labels=3, labels=["bad", "so-so", "good"])
+    assert (ids(named.train), named.class_names) == ([0, 1, 2, 2], ("bad", "so-so", "good"))
 
 
 def test_numbers_to_learn_are_no_classes(tmp_path, tokenizer):
@@ -438,6 +448,13 @@ def test_metrics_follow_the_number_of_classes(caplog):
     assert caplog.text.count("macro F1") == 1 and "task.num_labels=5" in caplog.text
     constant = torch.zeros(60, dtype=torch.long)
     assert Matthews(5)(constant, torch.tensor(labels)).item() == 0
+
+
+def test_a_metric_of_which_less_is_better_decides_nothing():
+    metrics = {"pearson": Pearson(), "mse": MeanSquaredError()}
+    assert list(task_metrics(metrics, "pearson", 1)) == ["pearson", "mse"]
+    with pytest.raises(ConfigError, match="^task.metric=mse: must be a metric of which more is better"):
+        task_metrics(metrics, "mse", 1)
 
 
 @pytest.mark.parametrize("task", ["mrpc", "qqp", "cola", "stsb", "mnli", "sst2"])

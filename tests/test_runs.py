@@ -11,6 +11,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from test_distiller import CONF
 
 from kdnas import runner
+from kdnas.architecture import Architecture
+from kdnas.command import command
 from kdnas.config import flatten, plain
 from kdnas.datamodules import GlueDataModule, grammar
 from kdnas.errors import ConfigError
@@ -18,6 +20,8 @@ from kdnas.identity import stamp, weights
 from kdnas.models import load_tokenizer
 from kdnas.multirun import Gathering, tidy
 from kdnas.runs import LOCK, at_work
+from kdnas.search.journal import open_storage
+from kdnas.search.study import Cost, Study
 from kdnas.sweeper import distillation_overrides, named, spans
 
 STUDENT = ["architecture.num_hidden_layers=1", "architecture.num_attention_heads=2", "architecture.hidden_size=16"]
@@ -150,6 +154,33 @@ def test_every_job_that_fails_gets_its_line(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_run_that_finds_another_at_work_leaves_its_files_alone(tmp_path, monkeypatch):
+    """`hydra.run.dir` may be one folder for two runs: that of the first, which has written nothing yet."""
+
+    @command("train")
+    def task(cfg):
+        with at_work(tmp_path), at_work(tmp_path):
+            raise AssertionError("two runs are at work")
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "+experiment=demo", f"hydra.run.dir={tmp_path}"])
+    with pytest.raises(SystemExit, match="another run is at work there"):
+        task()
+    assert (tmp_path / ".hydra/config.yaml").is_file() and (tmp_path / LOCK).is_file()
+
+
+def test_trials_count_again_when_the_settings_are_as_before(tmp_path):
+    study = Study(open_storage(tmp_path), "full")
+    counted = []
+    for rate in (1e-3, 1e-4, 1e-3):
+        study.renew({"module.learning_rate": rate})
+        if rate not in [trial.user_attrs["rate"] for trial in study.current()]:
+            about = {"episode": 0, "origin": "random", "rate": rate, "generation": study.generation}
+            study.add(Architecture(1, 2, 8, 16, "gelu"), about)
+            study.tell(len(study.trials()) - 1, rate, {"loss": 1.0}, Cost(1, 1, {}))
+        counted.append([seen.trial for seen in study.observations])
+    assert counted == [[0], [1], [0]]
+
+
 @pytest.mark.parametrize("words", [[], ["data.also={again: validation}", "data.batch_tokens=128", "data.held_out=9"]])
 def test_a_teacher_is_trained_on_its_students_data(words, teacher, text_dataset, tmp_path):
     other = tmp_path / "data"
@@ -170,7 +201,7 @@ def test_a_teacher_is_trained_on_its_students_data(words, teacher, text_dataset,
         cfg = compose("train", [*base, *words])
         runner.ensure_teacher(cfg)
         noted = json.loads(next(tmp_path.glob("teachers/*.training/settings.json")).read_text())
-        for name in ("batch_tokens", "held_out", "validation", "max_length", "columns"):
+        for name in ("batch_tokens", "held_out", "max_length"):
             assert noted[f"data.{name}"] == flatten({"x": plain(cfg.data[name])})["x"]
         assert noted["data.seed"] == 0 and noted["data.proxy"] == 1
         (figures,) = json.loads(next(tmp_path.glob("teachers/*.training/results.json")).read_text())

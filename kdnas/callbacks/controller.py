@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -65,7 +66,9 @@ class ControllerUpdate(L.Callback):
                 continue
             reward = self.reward(metrics, cost, teacher)
             if math.isfinite(reward):
-                self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export)
+                estimated = cost.busy or teacher.busy
+                more: dict[str, Any] = {"seconds": seconds, "export": self.export, "estimated": estimated}
+                self.study.tell(trial, reward, metrics, cost, **more)
             else:
                 self.study.fail(trial, f"no reward: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
         # Lost students get jobs of their own, with more memory. Last: a gang is resumed with all of its members.

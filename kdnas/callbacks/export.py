@@ -19,17 +19,19 @@ class ExportModels(L.Callback):
 
     Args:
         folder: the folder of a single model; several models go to numbered folders in it.
+        all_or_none: whether one failed model keeps the others from being exported.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str, all_or_none: bool = False) -> None:
+        self.folder, self.all_or_none = Path(folder), all_or_none
 
     def on_validation_end(self, trainer: L.Trainer, module: ExportingModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
             return
         models = list(module.exports.values())
+        failed = [i for i, part in enumerate(module.trainees) if i in module.diverged or getattr(part, "lost", False)]
         for i, model in enumerate(models):
-            if i in module.diverged:
+            if i in failed or (failed and self.all_or_none):
                 continue
             folder = self.folder if len(models) == 1 else self.folder / str(i)
             written = export(model, module.tokenizer, folder, module.about, module.results[i])

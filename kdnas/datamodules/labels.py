@@ -148,6 +148,11 @@ def _classes(labels: Sequence[Any], num_labels: int | None, names: Sequence[str]
 def _numbers(labels: Sequence[int], ids: list[int], named: bool, held: str) -> Sequence[int]:
     """Returns the numeric labels of the classes: the class ids or, if other numbers are used, all that occur."""
     known = [label for label in labels if _is_label(label)]
+    if labels[0] < 0 and 0 in labels and len(labels) == len(ids) and not named:
+        raise _MisfitError(
+            f"{held}, as {labels[0]}, which may stand for a missing label or for a class",
+            f"whole numbers from 0; as classes, {_told(labels)} get names in that order by task.labels=[...]",
+        )
     if len(labels) == len(ids):
         return labels  # as -1 and 1, or 1 to 5 stars, or the ids themselves
     allowed = f"whole numbers from 0 to {ids[-1]}"

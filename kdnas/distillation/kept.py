@@ -249,16 +249,21 @@ def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: t
             batch = batch.to(device)
             given = online(batch, needs)
             for layer, states in given.states.items():
-                _put(kept[f"states-{layer:02d}"], batch["tokens"], states)
+                _put(kept[f"states-{layer:02d}"], batch["tokens"], states, teacher)
             for layer, states in given.first.items():
-                _put(kept[f"first-{layer:02d}"], batch["rows"], states)
+                _put(kept[f"first-{layer:02d}"], batch["rows"], states, teacher)
             if given.logits is not None and needs.logits:
-                _put(kept["logits"], batch["rows"], given.logits)
+                _put(kept["logits"], batch["rows"], given.logits, teacher)
             shown.advance(len(batch["tokens"]))
     forget("teacher")  # frees its memory: all outputs are cached
 
 
-def _put(kept: Tensor, items: Any, values: Tensor) -> None:
+def _put(kept: Tensor, items: Any, values: Tensor, teacher: Teacher) -> None:
+    if not values.isfinite().all():
+        raise ConfigError(
+            f"teacher.path={teacher.path}: its outputs are NaN or infinite in trainer.precision={teacher.precision}; "
+            "must be a teacher, and a precision, that give finite ones"
+        )
     kept[torch.from_numpy(items).to(kept.device)] = values.to(kept.device, kept.dtype)
 
 

@@ -228,7 +228,7 @@ class StudentDistiller(ExportingModule):
         Raises:
             ConfigError: the teacher's classes have other names.
         """
-        super().name_classes(names)
+        super().name_classes(names or self.head.names_of_teacher(self.teacher_config))
         self.class_order = self.head.teacher_order(self.teacher_path, self.teacher_config, names)
 
     def check_teacher(self) -> None:

@@ -78,6 +78,11 @@ class Search:
         Raises:
             ConfigError: too many candidates, or all finalists, failed.
         """
+        self.run_episodes()
+        self.run_finalists()
+
+    def run_episodes(self) -> None:
+        """Proposes and scores the candidates."""
         self.mini.optuna.set_user_attr("finished", False)
         before = {trial.number for trial in self.mini.trials(*ENDED)}
         gang = self.settings.gang
@@ -85,6 +90,9 @@ class Search:
             self.mini.propose(self.settings.candidates, episode, self.space, self.controller, self.seed, gang)
             self._finish("mini", self.mini)
             self._check(before)
+
+    def run_finalists(self) -> None:
+        """Distils the best candidates in full."""
         ranked = self.mini.ranked()
         if not ranked:
             raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
@@ -131,6 +139,6 @@ def numbers(job: Gang) -> tuple[int, ...]:
 
 def reasons(study: Study) -> str:
     """Summarizes why trials failed, with counts, the most frequent reason first."""
-    failed = [trial.user_attrs.get("reason", "unknown") for trial in study.trials(TrialState.FAIL)]
+    failed = [trial.user_attrs.get("reason", "unknown") for trial in study.current(TrialState.FAIL)]
     counted = sorted({reason: failed.count(reason) for reason in failed}.items(), key=lambda item: -item[1])
     return "; ".join(f"{count} x {reason}" for reason, count in counted) or "none failed"

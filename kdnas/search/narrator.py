@@ -62,7 +62,7 @@ class Narrator:
 
     def _ended(self, study: Study) -> list[FrozenTrial]:
         """Returns the trials that have ended since the last call, and updates the best trial."""
-        ended = [trial for trial in study.trials(*ENDED) if trial.number not in self.told]
+        ended = [trial for trial in study.current(*ENDED) if trial.number not in self.told]
         self.told |= {trial.number for trial in ended}
         complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
         self.best = max(complete, key=lambda trial: (trial.value, -trial.number), default=None)

@@ -7,6 +7,8 @@ mini-KD) and `full` (the finalists, distilled in full). The user attributes of t
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import warnings
 from collections import Counter
@@ -24,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.architecture import Architecture, SearchSpace
 from kdnas.errors import ConfigError
-from kdnas.identity import differing
+from kdnas.identity import SOURCES
 from kdnas.search.startup import Draws
 
 REPEATS = 200
@@ -86,23 +88,25 @@ class Observation:
     """The held-out metrics, `loss` among them."""
     cost: Cost | None = None
     seconds: float = 0.0
+    estimated: bool = False
+    """Whether the reward was computed with a latency of a busy host, the teacher's or its own."""
 
     @classmethod
-    def of(cls, trial: FrozenTrial, cost: Mapping[str, Any] | None = None) -> Observation:
-        """Reads a finished trial; `cost` is its corrected cost, if it was measured again."""
-        attributes = trial.user_attrs
-        cost = cost or attributes.get("cost")
-        assert trial.value is not None
+    def of(cls, trial: FrozenTrial, again: Mapping[str, Any] | None = None) -> Observation:
+        """Reads a finished trial; `again` has its corrected cost and reward, if it was measured again."""
+        attributes = {**trial.user_attrs, "reward": trial.value, **(again or {})}
+        cost = attributes.get("cost")
         return cls(
             trial=trial.number,
             episode=attributes["episode"],
             architecture=Architecture.of(trial.params),
             origin=attributes["origin"],
             prediction=attributes.get("prediction"),
-            reward=trial.value,
+            reward=attributes["reward"],
             metrics=attributes.get("metrics", {}),
             cost=Cost.of(cost) if cost else None,
             seconds=attributes.get("seconds", 0.0),
+            estimated=attributes.get("estimated", False),
         )
 
 
@@ -141,12 +145,12 @@ class Study:
 
     def current(self, *states: TrialState) -> list[FrozenTrial]:
         """Returns the trials that were run under the study's current settings (see `renew`)."""
-        return [trial for trial in self.trials(*states) if trial.user_attrs.get("generation", 0) == self.generation]
+        return [trial for trial in self.trials(*states) if trial.user_attrs.get("generation", "") == self.generation]
 
     @property
-    def generation(self) -> int:
-        """The number of times the study was renewed."""
-        return self.optuna.user_attrs.get("generation", 0)
+    def generation(self) -> str:
+        """The digest of the settings that trials are counted under (see `renew`); empty if they never change."""
+        return self.optuna.user_attrs.get("generation", "")
 
     def ranked(self) -> list[Observation]:
         """Returns the finished trials, best reward first."""
@@ -189,21 +193,23 @@ class Study:
                 self.optuna.set_user_attr(name, value)
 
     def renew(self, settings: Mapping[str, Any]) -> bool:
-        """Starts a new generation of trials if the settings that decide results have changed.
+        """Counts only the trials of these settings, which decide results, from now on.
 
-        Earlier trials stay in the study, but are not counted.
+        Other trials stay in the study, and count again when the settings are theirs again.
 
         Returns:
             Whether there were earlier trials that are not counted any more.
         """
-        known = self.optuna.user_attrs.get("settings")
+        before, counted = self.generation, self.current()
+        decisive = {key: value for key, value in settings.items() if key != SOURCES}
         self.optuna.set_user_attr("settings", dict(settings))
-        if known is None or differing(known, settings) is None or not self.current():
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        self.optuna.set_user_attr("generation", digest)
+        if self.generation == before:
             return False
         for trial in self.trials(TrialState.RUNNING):
             self.fail(trial.number, "its settings have changed")
-        self.optuna.set_user_attr("generation", self.generation + 1)
-        return True
+        return bool(counted)
 
     @property
     def precision(self) -> str:
@@ -345,7 +351,7 @@ class Study:
     # -- reporting
 
     def tell(
-        self, number: int, reward: float, metrics: Mapping[str, float], cost: Cost, **more: float | str | None
+        self, number: int, reward: float, metrics: Mapping[str, float], cost: Cost, **more: float | str | bool | None
     ) -> None:
         """Records the results of a running trial; a trial that has already finished stays as it is.
 
@@ -362,15 +368,21 @@ class Study:
         trial.set_user_attr("cost", cost.to_dict())
         self.optuna.tell(number, reward)
 
-    def correct(self, number: int, cost: Cost) -> None:
-        """Stores the corrected cost of a finished trial. Its reward does not change."""
-        self.optuna.set_user_attr(_again(number), cost.to_dict())
+    def correct(self, number: int, cost: Cost, reward: float, estimated: bool) -> None:
+        """Stores the corrected cost and reward of a finished trial; the controller has learned from the earlier ones.
+
+        Args:
+            estimated: whether the reward is still computed with a latency of a busy host, the teacher's.
+        """
+        again = {"cost": cost.to_dict(), "reward": reward, "estimated": estimated}
+        self.optuna.set_user_attr(_again(number), again)
 
     @property
     def busy(self) -> bool:
         """Whether a latency of the teacher or of a trial was measured on a busy host."""
-        costs = [self.teacher, *(seen.cost for seen in self.observations)]
-        return any(cost.busy for cost in costs if cost)
+        seen = self.observations
+        costs = [self.teacher, *(one.cost for one in seen)]
+        return any(one.estimated for one in seen) or any(cost.busy for cost in costs if cost)
 
     def fail(self, number: int, reason: str) -> None:
         """Records that a trial failed. A finished trial stays as it is."""
