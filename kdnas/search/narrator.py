@@ -27,6 +27,7 @@ class Narrator:
     def __init__(self, settings: SearchSettings, say: Callable[[str], None] = log.info) -> None:
         self.settings, self.say = settings, say
         self.told: set[int] = set()
+        self.learns = False
         self.best: FrozenTrial | None = None
         self.before = 0
         self.start = time.monotonic()
@@ -54,11 +55,20 @@ class Narrator:
         self.before = len(ended)
 
     def narrate(self, study: Study) -> None:
-        """Logs a line for every trial that has ended since the last call."""
+        """Logs a line for every trial that has ended since the last call, and once that training works."""
+        self._first_epoch(study)
         for trial in self._ended(study):
             failed = trial.state != TrialState.COMPLETE
             told = f"failed: {trial.user_attrs.get('reason', 'unknown')}" if failed else self._line(trial)
             self.say(f"{self._name(trial)} {Architecture.of(trial.params)}: {told}")
+
+    def _first_epoch(self, study: Study) -> None:
+        """Logs the first held-out result of all trials: the first candidates can take long to end."""
+        for trial in () if self.learns else study.trials(TrialState.RUNNING):
+            if trial.intermediate_values and not self.learns:
+                epoch, value = min(trial.intermediate_values.items())
+                self.say(f"the first of the {self.what}: epoch {epoch}, validation {value:.4g}")
+                self.learns = True
 
     def _ended(self, study: Study) -> list[FrozenTrial]:
         """Returns the trials that have ended since the last call, and updates the best trial."""
