@@ -24,6 +24,7 @@ from kdnas import devices, identity, runner, runs
 from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.datamodules import SyntheticNLI, grammar
 from kdnas.datamodules.bucketing import BucketSampler
+from kdnas.datamodules.synthetic import UNLIKE_OTHERS
 from kdnas.errors import ConfigError
 from kdnas.host import QuietHost
 from kdnas.latency.table import read_table
@@ -36,7 +37,7 @@ STAGES = ("representation", "logits", "labels")
 SIZES = ["{num_hidden_layers:2,num_attention_heads:2,hidden_size:8,intermediate_size:16,hidden_act:gelu}"]
 SIZES += ["{num_hidden_layers:1,num_attention_heads:4,hidden_size:20,intermediate_size:32,hidden_act:silu}"]
 SIZES += ["{num_hidden_layers:3,num_attention_heads:1,hidden_size:12,intermediate_size:16,hidden_act:relu}"]
-LOSS = {"rtol": 1e-5, "atol": 1e-6}
+LOSS = {"rtol": 5e-5, "atol": 1e-6}
 """Of float32: the sum of two halves is rounded in other places than the sum of the whole."""
 WEIGHTS = {"rtol": 1e-4, "atol": 2e-4}
 """A single step of Adam is up to 1e-2, and all rounding where a gradient is next to nothing."""
@@ -62,6 +63,11 @@ def task(*overrides, rows=31):
     """The built-in task, small. Two devices share five rows unevenly, and one row is left over for the last batch."""
     small = ["data=demo", "task=demo", f"data.rows={rows}", "data.held_out=9", "data.proxy=1", "data.batch_size=5"]
     return [*small, "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.log_every_n_steps=1", *overrides]
+
+
+def rows_of_task(rows):
+    """The same rows for what has no use for labels."""
+    return [word for word in task(rows=rows) if word != "task=demo"]
 
 
 def stages(sources, students):
@@ -164,7 +170,7 @@ def test_a_killed_run_goes_on_with_another_number_of_devices(sources, numbers, t
 @pytest.mark.long
 def test_hidden_states_on_three_devices(sources, tmp_path):
     """With the variances of held-out states, latencies, and a strategy by name."""
-    settings = [*task(rows=61), f"teacher.path={sources['encoder']}", "objective.normalize=variance"]
+    settings = [*rows_of_task(61), f"teacher.path={sources['encoder']}", "objective.normalize=variance"]
     settings += [f"architectures=[{','.join(SIZES[:2])}]", "trainer.max_epochs=3", "module.dropout=0.0"]
     settings += ["latency.accelerators=[cpu]", "latency.length=16", "latency.repeats=2", "latency.runs=1"]
     settings += ["latency.patience=0"]
@@ -191,7 +197,7 @@ def test_fine_tuning_on_two_devices(sources, tmp_path):
 @pytest.mark.long
 def test_pretraining_on_two_devices_masks_other_tokens_and_learns_alike(sources, tmp_path):
     settings = ["+experiment=pretrain", f"teacher.path={sources['encoder']}", f"architectures=[{SIZES[0]}]"]
-    settings += [*task(rows=400), "data.held_out=100", "data.batch_size=16", "trainer.max_steps=200"]
+    settings += [*rows_of_task(400), "data.held_out=100", "data.batch_size=16", "trainer.max_steps=200"]
     settings += ["trainer.limit_train_batches=20", "objective.tokens.learning_rate=1e-2", "module.dropout=0.0"]
     losses = [
         curve(folder)["val/loss"] for folder in (alone(tmp_path / "1", settings), together(tmp_path / "2", settings))
@@ -239,13 +245,14 @@ def test_tasks_of_slurm_train_together_and_make_their_teacher_once(sources, tmp_
     data.mkdir()
     splits = {"train": 31, "validation_matched": 9, "validation_mismatched": 9}
     for seed, (split, rows) in enumerate(splits.items()):
-        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in grammar.pairs(rows, seed)))
+        pairs = grammar.pairs(rows, UNLIKE_OTHERS if split == "validation_matched" else seed)  # the teacher's own
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
     (data / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n")
     settings = [*stages(sources, 2), "data=glue", "task=mnli", f"data.path={data}", "data.name=null"]
     settings = [one for one in settings if not one.startswith(("data=demo", "task=demo", "data.rows", "teacher.path"))]
     settings += ["data.max_length=64", "teacher=finetuned", "teacher.epochs=1"]
-    settings += [f"teacher.source={sources['encoder']}", "teacher.name=tiny"]
+    settings += [f"teacher.source={sources['classifier']}", "teacher.name=tiny"]
     one, folder = alone(tmp_path / "one", settings), tmp_path / "two"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -214,10 +214,10 @@ def test_damaged_notes_of_a_run_are_told_and_kept(finished, start):
         for content in contents:
             content = content if isinstance(content, bytes) else content.encode()
             (finished / name).write_bytes(content)
-            before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+            before = {path: path.read_bytes() for path in finished.rglob("[!.]*") if path.is_file()}
             with pytest.raises(ConfigError, match=f"^paths.output={finished}: its {name} is damaged; remove that file"):
                 start()
-            assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+            assert before == {path: path.read_bytes() for path in finished.rglob("[!.]*") if path.is_file()}
         (finished / name).write_bytes(good)
     assert start()["loss"] > 0  # nothing else was lost
 

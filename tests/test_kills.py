@@ -44,7 +44,7 @@ def outcome(folder):
         for one in Study(open_storage(folder), stage).observations
     ]
     table = pd.read_csv(folder / "report/table.csv")
-    differ = ("seconds", "export", "latency", "spread", "speed-up")
+    differ = ("seconds", "export", "latency", "spread", "speed-up", "busy")
     return seen, table.drop(columns=[name for name in table if any(word in name for word in differ)])
 
 
