@@ -45,7 +45,8 @@ def task_metrics(metrics: Mapping[str, Any], deciding: str | None, num_labels: i
     require(first in metrics, "task.metric", first, f"one of {', '.join(metrics)}")
     for name, metric in metrics.items():
         _check(name, metric, num_labels)
-    if deciding is not None and metrics[first].higher_is_better is False:  # everything that compares models takes more for better
+    # Everything that compares models takes more for better.
+    if deciding is not None and metrics[first].higher_is_better is False:
         raise ConfigError(f"task.metric={first}: must be a metric of which more is better")
     return {first: metrics[first], **metrics}
 
