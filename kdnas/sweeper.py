@@ -33,7 +33,7 @@ from kdnas.disk import DiskError, disk_error
 from kdnas.endings import GOES_ON
 from kdnas.errors import ConfigError, require_switch, shown
 from kdnas.files import check_folder
-from kdnas.identity import SOURCES, differing, identity
+from kdnas.identity import differing, identity, sources, stamp
 from kdnas.launchers import DiedError, reason
 from kdnas.locks import free, holders
 from kdnas.names import named, spans
@@ -124,8 +124,11 @@ class KDNASSweeper(Sweeper):
                 write_prepared(self.folder / "prepare", prepared)
             mini, full = (Study(open_storage(self.folder), stage) for stage in ("mini", "full"))
             rows, precision = prepared.pop("rows"), mini.optuna.user_attrs.get("precision", prepared["precision"])
-            refuse_changes(mini, decisive(staged(self.config, "mini"), rows, precision, COMPARED))
-            if full.renew(decisive(staged(self.config, "full"), self._full_rows(rows), precision, DISTILLED)):
+            mini_stage, full_stage = (staged(self.config, stage) for stage in ("mini", "full"))
+            places = [stamp(sources(stage)) for stage in (mini_stage, full_stage)]
+            finalists_rows = rows if places[0] == places[1] else places[1]  # the prepare job has not read others
+            refuse_changes(mini, decisive(mini_stage, rows, precision, COMPARED))
+            if full.renew(decisive(full_stage, finalists_rows, precision, DISTILLED)):
                 log.info("the finalists are distilled anew: their settings have changed")
             self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
             for study in (mini, full):  # so that jobs of an earlier search, moved aside, cannot report to this one
@@ -144,19 +147,12 @@ class KDNASSweeper(Sweeper):
                             reason(job) for job in self._launch([self._job(stage, gang, settings) for gang in gangs])
                         ]
 
-                search_ = Search(settings, mini, full, space, controller, self.config.seed, evaluate)
-                search_.run_episodes()
+                loop = Search(settings, mini, full, space, controller, self.config.seed, evaluate)
+                loop.run_episodes()
                 self._measure_again(mini)  # before their rewards choose the finalists
-                search_.run_finalists()
+                loop.run_finalists()
                 self._measure_again(mini, full)
                 self._report(mini, full)
-
-    def _full_rows(self, rows: str) -> str:
-        """Returns what identifies the finalists' rows: the digest of the candidates', or of other files' names."""
-        from kdnas.preflight import staged
-
-        mini, full = (identity(staged(self.config, stage), None, ("data",))[SOURCES] for stage in ("mini", "full"))
-        return rows if mini == full else full
 
     def _report(self, candidates: Study, finalists: Study) -> None:
         """Writes the report, and logs the best candidate, the table and the commands to go on with."""

@@ -30,7 +30,7 @@ def start(code, **settings):
 
 
 def ended(process, *numbers):
-    """What a process that has said that it is ready prints after signals, and its status."""
+    """Sends signals to a process that is ready; returns what it prints, and its exit status."""
     assert process.stdout.readline() == "ready\n"
     for number in numbers:
         process.send_signal(number)

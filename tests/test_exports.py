@@ -1,4 +1,4 @@
-"""What leaves kdnas: folders that other tools read, with the umask's modes, that never replace what others made."""
+"""Exports: folders that other tools read, with the umask's modes, that never replace what others made."""
 
 import json
 import os
@@ -293,7 +293,7 @@ def test_a_start_takes_the_gang_s_student_of_its_own_architecture(gang, teacher)
 
 
 def test_a_tokenizer_s_file_that_is_no_text_survives_a_checkpoint(gang, teacher, tmp_path, monkeypatch):
-    """As of sentencepiece models."""
+    """Files that are not text, as sentencepiece models, survive."""
     module, path = gang
     binary = bytes(range(256))
 

@@ -43,12 +43,12 @@ SUPPORTED = {
     "xlm-roberta": {},
     "xlm-roberta-xl": {},
 }
-"""Those of docs/models.md, each with what its usual checkpoints set."""
+"""The families of docs/models.md, each with what its usual checkpoints set."""
 LIKE_OTHERS = {"big_bird", "camembert", "data2vec-text", "ernie", "eurobert", "megatron-bert", "nomic_bert", "rembert"}
 LIKE_OTHERS |= {"roberta-prelayernorm", "xlm-roberta-xl"}
 FAMILIES = [pytest.param(name, marks=[pytest.mark.long] * (name in LIKE_OTHERS)) for name in SUPPORTED]
 UNLIMITED = ("deberta-v2", "eurobert", "nomic_bert")
-"""Those with positions relative to each other."""
+"""Families with positions relative to each other."""
 
 
 def config_of(family, **values):

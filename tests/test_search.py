@@ -87,13 +87,13 @@ def test_a_search_leaves_everything_that_it_promises(searched):
 def test_the_reward_is_the_papers(searched):
     """Eq. 4 from what the study holds: (1 - loss) (lat / (0.6 lat_T))^-0.06, divided where 1 - loss < 0."""
     study = Study(open_storage(searched[0]))
-    if any(trial.user_attrs["cost"]["latency"]["cpu"]["busy"] for trial in study.trials()) or study.teacher.busy:
-        pytest.skip("the host was busy: latencies have been measured again since")
     lat_teacher = study.teacher.latency["cpu"].median
     for seen in study.observations:
         factor = (seen.cost.latency["cpu"].median / (0.6 * lat_teacher)) ** -0.06
         quality = 1 - seen.metrics["loss"]
-        assert seen.reward == pytest.approx(quality * factor if quality >= 0 else quality / factor)
+        expected = quality * factor if quality >= 0 else quality / factor
+        # With a latency of a busy host, the teacher's may have been measured again since.
+        assert seen.reward == pytest.approx(expected, rel=0.2 if seen.estimated else 1e-6)
 
 
 def test_the_same_command_again_trains_nothing(searched, teacher):
