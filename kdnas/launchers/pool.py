@@ -53,6 +53,8 @@ class PoolLauncher(JoblibLauncher):
         self, jobs: Mapping[int, list[str]], workers: int, threads: int, ended: dict[int, JobReturn]
     ) -> list[int]:
         """Runs jobs in one pool and stores their returns; returns the jobs that were running if the pool broke."""
+        from multiprocessing.resource_tracker import ensure_running
+
         from joblib import Parallel, delayed
         from joblib.externals.loky.backend import resource_tracker
         from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -72,7 +74,8 @@ class PoolLauncher(JoblibLauncher):
                 pre_dispatch="n_jobs",
                 inner_max_num_threads=threads,
             )
-            resource_tracker.ensure_running()  # starting it later would unblock the signals
+            ensure_running()  # either tracker, started later, would unblock the signals
+            resource_tracker.ensure_running()
             try:
                 with shielding(*ASKING):  # joblib itself ends the workers
                     returns = pool(delayed(work)(number, overrides) for number, overrides in jobs.items())
