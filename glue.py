@@ -1,17 +1,17 @@
 """The papers' GLUE table from finished runs: python glue.py teacher.label=<label>"""
 
-from kdnas.endings import listen
+from kdnas.base.signals import listen
 
 listen()  # Ctrl-C may come during the imports below, which take a while
 
 from omegaconf import DictConfig
 
-from kdnas.command import command
+from kdnas.app.command import command
 
 
 @command("glue")
 def main(cfg: DictConfig) -> None:
-    from kdnas.glue import report
+    from kdnas.reports.glue import report
 
     report(cfg)
 

@@ -1,17 +1,17 @@
 """Searches for the student that best distils a teacher: python search.py +experiment=demo"""
 
-from kdnas.endings import listen
+from kdnas.base.signals import listen
 
 listen()  # Ctrl-C may come during the imports below, which take a while
 
 from omegaconf import DictConfig
 
-from kdnas.command import command
+from kdnas.app.command import command
 
 
 @command("search")
 def main(cfg: DictConfig) -> dict[str, float]:
-    from kdnas.runner import run
+    from kdnas.app.run import run
 
     return run(cfg)
 

@@ -35,10 +35,12 @@ from hydra.utils import instantiate
 from optuna.trial import TrialState
 
 from benchmarks.controllers import CONTROLLERS, configure
-from kdnas.architecture import Architecture, SearchSpace
+from kdnas.costs.cost import Cost, Latency
+from kdnas.models.architecture import Architecture
+from kdnas.models.space import SearchSpace
 from kdnas.search import predictor
 from kdnas.search.journal import JOURNAL, open_storage
-from kdnas.search.study import Cost, Latency, Study, distributions_of
+from kdnas.search.study import Study, distributions_of
 
 CANDIDATES = 20
 HEADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)

@@ -25,15 +25,16 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from benchmarks.ceiling import synchronise
-from kdnas import runner
-from kdnas.architecture import Architecture
+from kdnas.app import run as runner
+from kdnas.base.config import override
 from kdnas.callbacks import QuietSteps, SeedSteps
-from kdnas.config import override
-from kdnas.devices import make_trainer
 from kdnas.distillation.mapping import last, layer_mapping, uniform
-from kdnas.models import Encoder, load_encoder, load_tokenizer, student_config
-from kdnas.modules.optimization import adamw, linear
-from kdnas.modules.vocabulary import restore_tables
+from kdnas.models.architecture import Architecture
+from kdnas.models.heads import Encoder
+from kdnas.models.loading import load_encoder, load_tokenizer, student_config
+from kdnas.training.optimization import adamw, linear
+from kdnas.training.trainer import make_trainer
+from kdnas.training.used_embeddings import restore_tables
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STUDENT = Architecture(4, 12, 288, 768, "gelu")

@@ -28,8 +28,10 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
-from kdnas.architecture import Architecture, SearchSpace
-from kdnas.search.study import Cost, Study
+from kdnas.costs.cost import Cost
+from kdnas.models.architecture import Architecture
+from kdnas.models.space import SearchSpace
+from kdnas.search.study import Study
 
 CONTROLLERS = Path(__file__).resolve().parent.parent / "conf" / "controller"
 NOISE = 0.005

@@ -3,7 +3,7 @@
     python benchmarks/latency.py +experiment=minilm teacher.path=<folder or hub id>
 
 Run it while the host does nothing else: what a busy host gives is not kept. A search that follows reads the table
-(`latency.table`), and `python -m kdnas.latency <table>` lists it.
+(`latency.table`), and `python -m kdnas.costs <table>` lists it.
 """
 
 import sys
@@ -13,9 +13,9 @@ import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from kdnas.config import instantiate
-from kdnas.latency import measure_config
-from kdnas.models import load_config, student_config
+from kdnas.base.config import instantiate
+from kdnas.costs import measure_config
+from kdnas.models.loading import load_config, student_config
 
 TWICE = 12
 """Architectures that are measured again, to see whether the two medians agree within their spreads."""

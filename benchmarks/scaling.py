@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from benchmarks.contenders import PRECISIONS, Clock, Course, kdnas
 from benchmarks.race import SHAPED, machine, parser_of, shaped_teacher
-from kdnas.architecture import Architecture
+from kdnas.models.architecture import Architecture
 
 BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": [], "workers": 1}
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {

@@ -1,6 +1,6 @@
-"""Where Hydra looks for launchers; the launchers themselves are in `kdnas.launchers`."""
+"""Where Hydra looks for launchers; the launchers themselves are in `kdnas.app.launchers`."""
 
-from kdnas import launchers
+from kdnas.app import launchers
 
 
 class LocalLauncher(launchers.LocalLauncher):

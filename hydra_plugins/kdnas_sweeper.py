@@ -1,6 +1,6 @@
-"""Registers the sweepers of `kdnas.sweeper` and `kdnas.multirun` with Hydra, which searches this package."""
+"""Registers the sweepers of `kdnas.app.sweeper` and `kdnas.app.multirun` with Hydra, which searches this package."""
 
-from kdnas import multirun, sweeper
+from kdnas.app import multirun, sweeper
 
 
 class KDNASSweeper(sweeper.KDNASSweeper):

@@ -13,10 +13,10 @@ import tokenizers
 import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
+from kdnas.base.host import QuietHost
+from kdnas.costs import LatencyTable
 from kdnas.datamodules import grammar
 from kdnas.datamodules.synthetic import UNLIKE_OTHERS
-from kdnas.host import QuietHost
-from kdnas.latency import LatencyTable
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import torch
 
 from kdnas.distillation.objectives import HiddenStateObjective
 from kdnas.distillation.recipes import Recipe, Stage
-from kdnas.models import Encoder
+from kdnas.models.heads import Encoder
 
 
 def for_wide_students():

@@ -4,11 +4,11 @@ import os
 import sys
 import time
 
-from kdnas.endings import listen
+from kdnas.base.signals import listen
 
 listen()
 
-from kdnas.command import command  # noqa: E402
+from kdnas.app.command import command  # noqa: E402
 
 
 @command("train")

@@ -11,9 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 from transformers import BertConfig, BertModel
 
-from kdnas.architecture import ENUMERABLE, Architecture, SearchSpace
-from kdnas.errors import ConfigError
-from kdnas.models import WithinTeacher
+from kdnas.base.errors import ConfigError
+from kdnas.models.architecture import Architecture
+from kdnas.models.loading import WithinTeacher
+from kdnas.models.space import ENUMERABLE, SearchSpace
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 NAMES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act")

@@ -7,10 +7,10 @@ from lightning.pytorch import Trainer
 from test_distiller import CONF
 from torch import nn
 
-from kdnas import runner
-from kdnas.arguments import REFUSED, check_arguments
-from kdnas.errors import ConfigError
+from kdnas.app import run as runner
+from kdnas.base.errors import ConfigError
 from kdnas.modules.base import ExportingModule
+from kdnas.training.arguments import REFUSED, check_arguments
 
 STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, min_delta: 5, patience: 1}"
 CHEAP = ["latency.accelerators=[cpu]", "latency.repeats=1", "latency.runs=1", "latency.warmup=0"]

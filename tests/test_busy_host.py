@@ -9,17 +9,18 @@ import pytest
 import torch
 from transformers import AutoConfig, BertConfig
 
-from kdnas import shared
-from kdnas.again import measure_again
-from kdnas.architecture import Architecture
+from kdnas.app.again import measure_again
+from kdnas.base import shared
+from kdnas.base.errors import ConfigError
+from kdnas.base.host import QuietHost
 from kdnas.callbacks import ControllerUpdate, LatencyBenchmark
-from kdnas.errors import ConfigError
-from kdnas.host import QuietHost
-from kdnas.latency import LatencyTable, Protocol, accelerators, disturbance, measure, patience
-from kdnas.latency import table as tables
-from kdnas.models import student_config
+from kdnas.costs import LatencyTable, Protocol, accelerators, disturbance, measure, patience
+from kdnas.costs import table as tables
+from kdnas.costs.cost import Cost, Latency
+from kdnas.models.architecture import Architecture
+from kdnas.models.loading import student_config
 from kdnas.search.journal import open_storage
-from kdnas.search.study import Cost, Latency, Study
+from kdnas.search.study import Study
 
 PROTOCOL = Protocol(length=4, warmup=1, repeats=10, runs=2)
 CONFIG = BertConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=16)

@@ -14,12 +14,12 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModel, BertConfig, BertModel, DataCollatorWithPadding
 
-from kdnas.architecture import Architecture
-from kdnas.checkpoints import PACK, load_classifier, read, unpack
+from kdnas.base.errors import ConfigError
 from kdnas.distillation.recipes import hidden_states
-from kdnas.errors import ConfigError
-from kdnas.exports import export
-from kdnas.models import load_encoder
+from kdnas.models.architecture import Architecture
+from kdnas.models.checkpoints import PACK, load_classifier, read, unpack
+from kdnas.models.exports import export
+from kdnas.models.loading import load_encoder
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -18,14 +18,16 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSampler
 from optuna.trial import TrialState, create_trial
 from scipy.stats import spearmanr
 
-from kdnas.architecture import ENUMERABLE, Architecture, SearchSpace
-from kdnas.errors import ConfigError
+from kdnas.base.errors import ConfigError
+from kdnas.costs.cost import Cost
+from kdnas.models.architecture import Architecture
+from kdnas.models.space import ENUMERABLE, SearchSpace
 from kdnas.search import predictor
 from kdnas.search import study as studies
 from kdnas.search.controllers import FeedbackSampler
 from kdnas.search.journal import open_storage
 from kdnas.search.predictor import Memory, RewardPredictor, Settings, controller_loss, learn
-from kdnas.search.study import Cost, Study
+from kdnas.search.study import Study
 
 CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "controller"
 CONTROLLERS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import GlueDataModule, SyntheticNLI, TextDataModule
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.datamodules.text import is_sentence, pieces
-from kdnas.errors import ConfigError
 
 COLUMNS = ["premise", "hypothesis"]
 

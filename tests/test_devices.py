@@ -20,15 +20,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import devices, identity, runner, runs
+from kdnas.app import run as runner
+from kdnas.base import identity
+from kdnas.base import run_folder as runs
+from kdnas.base.errors import ConfigError
+from kdnas.base.host import QuietHost
 from kdnas.callbacks import QuietSteps, SeedSteps
+from kdnas.costs.table import read_table
 from kdnas.datamodules import SyntheticNLI, grammar
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.datamodules.synthetic import UNLIKE_OTHERS
-from kdnas.errors import ConfigError
-from kdnas.host import QuietHost
-from kdnas.latency.table import read_table
 from kdnas.modules import StudentDistiller
+from kdnas.training import trainer as devices
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

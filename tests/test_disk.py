@@ -16,18 +16,18 @@ from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from transformers import AutoModel, AutoTokenizer
 
-from kdnas.architecture import Architecture
-from kdnas.devices import WholeCheckpoints
-from kdnas.disk import DiskError, disk_error, writing
-from kdnas.errors import ConfigError
-from kdnas.exports import export
-from kdnas.jobs import candidates
-from kdnas.launchers import DiedError
-from kdnas.launchers.returns import failed, from_json, to_json, told
-from kdnas.models import reading
+from kdnas.app.jobs import candidates
+from kdnas.app.launchers import DiedError
+from kdnas.app.launchers.returns import failed, from_json, to_json, told
+from kdnas.app.sweeper import KDNASSweeper
+from kdnas.base.disk import DiskError, disk_error, writing
+from kdnas.base.errors import ConfigError
+from kdnas.base.files import reading
+from kdnas.models.architecture import Architecture
+from kdnas.models.exports import export
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
-from kdnas.sweeper import KDNASSweeper
+from kdnas.training.trainer import WholeCheckpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 

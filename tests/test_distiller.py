@@ -15,11 +15,11 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
 
-from kdnas import runner
-from kdnas.architecture import Architecture
+from kdnas.app import run as runner
+from kdnas.base.errors import ConfigError
 from kdnas.distillation.recipes import hidden_states
 from kdnas.distillation.teacher import Outputs
-from kdnas.errors import ConfigError
+from kdnas.models.architecture import Architecture
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -16,16 +16,17 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import DataCollatorWithPadding
 
-from kdnas import glue, runner
-from kdnas.architecture import Architecture
+from kdnas.app import run as runner
+from kdnas.base.errors import ConfigError
 from kdnas.callbacks import ControllerUpdate, ExportModels
-from kdnas.checkpoints import load_classifier
+from kdnas.costs.cost import Cost
 from kdnas.distillation.recipes import hidden_states
-from kdnas.errors import ConfigError
+from kdnas.models.architecture import Architecture
+from kdnas.models.checkpoints import load_classifier
 from kdnas.modules import StudentDistiller
 from kdnas.modules.base import DivergedError
 from kdnas.modules.finetuner import FineTuner
-from kdnas.search.study import Cost
+from kdnas.reports import glue
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

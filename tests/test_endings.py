@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kdnas.endings import Ended, asked_to_end, raise_ended
+from kdnas.base.signals import Ended, asked_to_end, raise_ended
 
 ROOT = Path(__file__).resolve().parent.parent
-LISTENING = "import os, sys, time; from kdnas.endings import Ended, listen; listen();"
+LISTENING = "import os, sys, time; from kdnas.base.signals import Ended, listen; listen();"
 READY = "print('ready', flush=True);"
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (its terminal was closed)"}
 
@@ -95,11 +95,11 @@ def test_lightnings_answer_to_a_signal_is_seen_through():
 
 
 def test_ended_is_raised_once_for_signals_that_come_together(monkeypatch):
-    monkeypatch.setattr("kdnas.endings._raised", [])
+    monkeypatch.setattr("kdnas.base.signals._raised", [])
     with pytest.raises(Ended):
         raise_ended(signal.SIGINT)
     raise_ended(signal.SIGINT)
-    monkeypatch.setattr("kdnas.endings._raised", [time.monotonic() - 60])  # somebody swallowed the first
+    monkeypatch.setattr("kdnas.base.signals._raised", [time.monotonic() - 60])  # somebody swallowed the first
     with pytest.raises(Ended):
         raise_ended(signal.SIGINT)
 

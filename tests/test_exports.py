@@ -20,14 +20,15 @@ from transformers import (
     DataCollatorWithPadding,
 )
 
-from kdnas import runner
-from kdnas.architecture import Architecture
-from kdnas.cards import card
-from kdnas.checkpoints import load_classifier, load_encoder_into, pack, unpack
+from kdnas.app import run as runner
+from kdnas.base.errors import ConfigError
 from kdnas.distillation.recipes import hidden_states
-from kdnas.errors import ConfigError
-from kdnas.exports import check_export, export
-from kdnas.models import Classifier, Encoder, load_config, load_encoder, load_tokenizer, student_config
+from kdnas.models.architecture import Architecture
+from kdnas.models.cards import card
+from kdnas.models.checkpoints import load_classifier, load_encoder_into, pack, unpack
+from kdnas.models.exports import check_export, export
+from kdnas.models.heads import Classifier, Encoder
+from kdnas.models.loading import load_config, load_encoder, load_tokenizer, student_config
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -307,7 +308,7 @@ def test_a_tokenizer_s_file_that_is_no_text_survives_a_checkpoint(gang, teacher,
     torch.save(checkpoint, tmp_path / "slow.ckpt")
     seen = []
     monkeypatch.setattr(
-        "kdnas.checkpoints.AutoTokenizer.from_pretrained",
+        "kdnas.models.checkpoints.AutoTokenizer.from_pretrained",
         lambda folder, **_: seen.append((Path(folder) / "spiece.model").read_bytes()),
     )
     unpack(tmp_path / "slow.ckpt")

@@ -7,16 +7,17 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
-from kdnas.architecture import Architecture
-from kdnas.checkpoints import load_classifier, load_encoder_into
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import grammar
 from kdnas.datamodules.flat import PadCollator
-from kdnas.errors import ConfigError
-from kdnas.exports import export
-from kdnas.families import architecture_of, count_flops, count_parameters, new_encoder, positions
-from kdnas.models import Classifier, Encoder, MaskedLM, check_config, load_config, load_encoder, student_config
-from kdnas.packing import outputs
-from kdnas.trial import check_architecture
+from kdnas.models.architecture import Architecture
+from kdnas.models.checkpoints import load_classifier, load_encoder_into
+from kdnas.models.exports import export
+from kdnas.models.families import architecture_of, count_flops, count_parameters, new_encoder, positions
+from kdnas.models.heads import Classifier, Encoder, MaskedLM
+from kdnas.models.loading import check_config, load_config, load_encoder, student_config
+from kdnas.models.packing import outputs
+from kdnas.models.trial import check_architecture
 
 STUDENT = Architecture(2, 3, 24, 20, "relu")
 SUPPORTED = {

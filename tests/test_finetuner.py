@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanSquaredError
 from transformers import DataCollatorWithPadding
 
-from kdnas.checkpoints import load_classifier
-from kdnas.config import instantiate
+from kdnas.base.config import instantiate
 from kdnas.datamodules.synthetic import untrained
+from kdnas.models.checkpoints import load_classifier
+from kdnas.models.packing import Outputs
 from kdnas.modules import FineTuner
-from kdnas.packing import Outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -17,14 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModel
 
-from kdnas import glue
-from kdnas.config import label
+from kdnas.app.run import run
+from kdnas.base.config import label
+from kdnas.base.errors import ConfigError
+from kdnas.base.identity import DECIDE
+from kdnas.base.run_folder import earlier_results, note
 from kdnas.datamodules import grammar
-from kdnas.errors import ConfigError
-from kdnas.families import count_parameters
-from kdnas.identity import DECIDE
-from kdnas.runner import run
-from kdnas.runs import earlier_results, note
+from kdnas.models.families import count_parameters
+from kdnas.reports import glue
 
 ROOT = Path(__file__).parent.parent
 TASKS = {"mnli": "accuracy", "cola": "matthews", "mrpc": "f1"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from test_distiller import DEEP, SMALL, WIDE, Texts, distiller, equal_states, trainer
 
-from kdnas.errors import ConfigError
+from kdnas.base.errors import ConfigError
 from kdnas.modules.distiller import Student
-from kdnas.modules.gradients import at_once, is_out_of_memory
+from kdnas.training.gradients import at_once, is_out_of_memory
 
 
 def test_gradients_at_once_are_those_of_backward():

@@ -13,13 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import BertConfig
 
-from kdnas.config import folder as folder_of
-from kdnas.errors import ConfigError
-from kdnas.exports import export
-from kdnas.files import whole
-from kdnas.latency import LatencyTable, Protocol
-from kdnas.models import load_config, load_encoder, load_tokenizer
-from kdnas.runner import run
+from kdnas.app.run import run
+from kdnas.base.config import folder as folder_of
+from kdnas.base.errors import ConfigError
+from kdnas.base.files import whole
+from kdnas.costs import LatencyTable, Protocol
+from kdnas.models.exports import export
+from kdnas.models.loading import load_config, load_encoder, load_tokenizer
 from kdnas.search.predictor import Settings, learn, recall
 
 ROOT = Path(__file__).parent.parent

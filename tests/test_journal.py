@@ -6,17 +6,19 @@ import sys
 import pytest
 from optuna.trial import TrialState
 
-from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError
+from kdnas.base.errors import ConfigError
+from kdnas.costs.cost import Cost, Latency
+from kdnas.models.architecture import Architecture
 from kdnas.search.journal import JOURNAL, open_storage
-from kdnas.search.study import Cost, Latency, Study
+from kdnas.search.study import Study
 
 COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
 TELLER = """
 import sys
 from pathlib import Path
 from kdnas.search.journal import open_storage
-from kdnas.search.study import Cost, Latency, Study
+from kdnas.costs.cost import Cost, Latency
+from kdnas.search.study import Study
 
 folder, own = Path(sys.argv[1]), range(int(sys.argv[2]), int(sys.argv[3]))
 study = Study(open_storage(folder))

@@ -14,13 +14,15 @@ from hydra import compose, initialize_config_dir
 from test_distiller import CONF, SMALL, distiller
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas import runner, shared
+from kdnas.app import run as runner
+from kdnas.base import shared
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import TextDataModule
 from kdnas.distillation import kept
-from kdnas.distillation.kept import DiskOutputs, MemoryOutputs
+from kdnas.distillation.cache import DiskOutputs, MemoryOutputs
 from kdnas.distillation.teacher import Needs, OnlineTeacher, Teacher
-from kdnas.errors import ConfigError
-from kdnas.models import Classifier, Encoder, load_config
+from kdnas.models.heads import Classifier, Encoder
+from kdnas.models.loading import load_config
 
 CPU = torch.device("cpu")
 NEEDS = Needs(states=frozenset({1, 4}), first=frozenset({3}))

@@ -16,16 +16,17 @@ from torchmetrics import MeanSquaredError
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
-from kdnas import judgement, runner
-from kdnas.architecture import Architecture
-from kdnas.checkpoints import unpack
-from kdnas.config import instantiate
+from kdnas.app import judgement
+from kdnas.app import run as runner
+from kdnas.base.config import instantiate
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import GlueDataModule, grammar
-from kdnas.errors import ConfigError
-from kdnas.modules.metrics import SplitMetrics
-from kdnas.packing import Outputs
-from kdnas.tasks.classes import name_classes, names_of, teacher_order
+from kdnas.models.architecture import Architecture
+from kdnas.models.checkpoints import unpack
+from kdnas.models.classes import name_classes, names_of, teacher_order
+from kdnas.models.packing import Outputs
 from kdnas.tasks.metrics import Matthews, Pearson, accuracy, f1, task_metrics
+from kdnas.training.split_metrics import SplitMetrics
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CLASSES = ("entailment", "neutral", "contradiction")

@@ -16,17 +16,17 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadding, RobertaConfig
 
-from kdnas import shared
-from kdnas.architecture import Architecture
+from kdnas.base import shared
+from kdnas.base.errors import ConfigError
+from kdnas.base.host import QuietHost
 from kdnas.callbacks import LatencyBenchmark, QuietSteps
 from kdnas.callbacks import latency as latency_callback
+from kdnas.costs import LatencyTable, Protocol, disturbance, measure
+from kdnas.costs.disturbance import Timing
 from kdnas.distillation.recipes import hidden_states
-from kdnas.errors import ConfigError
-from kdnas.families import count_flops, count_parameters
-from kdnas.host import QuietHost
-from kdnas.latency import LatencyTable, Protocol, disturbance, measure
-from kdnas.latency.disturbance import Timing
-from kdnas.models import student_config
+from kdnas.models.architecture import Architecture
+from kdnas.models.families import count_flops, count_parameters
+from kdnas.models.loading import student_config
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -352,7 +352,7 @@ def test_a_step_can_ask_whether_a_measurement_waits_for_it():
 
 
 def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("kdnas.locks.PATIENCE", 0.01)
+    monkeypatch.setattr("kdnas.base.locks.PATIENCE", 0.01)
     entered = threading.Event()
 
     def step():

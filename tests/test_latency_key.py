@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AlbertConfig, AutoConfig, AutoModel, BertConfig, ElectraConfig
 
-from kdnas import host
-from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError
-from kdnas.latency import Protocol, accelerators, key
-from kdnas.models import student_config
+from kdnas.base import host
+from kdnas.base.errors import ConfigError
+from kdnas.costs import Protocol, accelerators, key
+from kdnas.models.architecture import Architecture
+from kdnas.models.loading import student_config
 
 PROTOCOL = Protocol(length=8)
 SIZES = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
@@ -151,7 +151,7 @@ def listed(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["latency", *map(str, arguments)])
         try:
-            runpy.run_module("kdnas.latency", run_name="__main__")
+            runpy.run_module("kdnas.costs", run_name="__main__")
         except SystemExit as ended:
             return ended.code, capsys.readouterr().out
         return 0, capsys.readouterr().out

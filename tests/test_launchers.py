@@ -11,16 +11,16 @@ import torch
 from hydra.core.utils import JobReturn, JobStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from kdnas.devices import WholeCheckpoints
-from kdnas.errors import ConfigError
-from kdnas.jobs import goes_on
-from kdnas.launchers import LocalLauncher, PoolLauncher, SlurmLauncher, queue
-from kdnas.launchers.gpus import take_gpu
-from kdnas.launchers.queue import Job, Register, same
-from kdnas.launchers.returns import told
-from kdnas.locks import take
+from kdnas.app.jobs import goes_on
+from kdnas.app.launchers import LocalLauncher, PoolLauncher, SlurmLauncher, queue
+from kdnas.app.launchers.gpus import take_gpu
+from kdnas.app.launchers.queue import Job, Register, same
+from kdnas.app.launchers.returns import told
+from kdnas.app.sweeper import set_aside
+from kdnas.base.errors import ConfigError
+from kdnas.base.locks import take
 from kdnas.search.journal import JOURNAL
-from kdnas.sweeper import set_aside
+from kdnas.training.trainer import WholeCheckpoints
 
 
 class Pool(PoolLauncher):
@@ -71,7 +71,7 @@ def test_a_number_of_jobs_that_is_none_is_refused(kind, n_jobs):
 
 
 def test_processes_share_out_the_gpus(tmp_path):
-    code = "import sys, os, pathlib, time; from kdnas.launchers.gpus import take_gpu;"
+    code = "import sys, os, pathlib, time; from kdnas.app.launchers.gpus import take_gpu;"
     code += f"take_gpu(pathlib.Path({str(tmp_path)!r}), ['3', '5']);"
     code += "take_gpu(pathlib.Path('/nowhere'), ['9']);"  # it keeps what it has
     code += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from kdnas import locks
-from kdnas.errors import ConfigError
-from kdnas.locks import alone, free, holders, take
-from kdnas.sweeper import in_folder
+from kdnas.app.sweeper import in_folder
+from kdnas.base import locks
+from kdnas.base.errors import ConfigError
+from kdnas.base.locks import alone, free, holders, take
 
 ROOT = Path(__file__).resolve().parent.parent
-SIGNED = "from kdnas.locks import take; import fcntl, sys; file = open(sys.argv[1], 'a'); take(file, fcntl.LOCK_EX);"
+SIGNED = (
+    "import fcntl, sys; from kdnas.base.locks import take; file = open(sys.argv[1], 'a'); take(file, fcntl.LOCK_EX);"
+)
 BARE = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_{});"
 
 

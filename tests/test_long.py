@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from kdnas.checkpoints import load_classifier
 from kdnas.datamodules import grammar
+from kdnas.models.checkpoints import load_classifier
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 

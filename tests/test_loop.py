@@ -7,11 +7,13 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from kdnas.architecture import Architecture, SearchSpace
-from kdnas.errors import ConfigError
+from kdnas.base.errors import ConfigError
+from kdnas.costs.cost import Cost, Latency
+from kdnas.models.architecture import Architecture
+from kdnas.models.space import SearchSpace
 from kdnas.search.loop import Search, SearchSettings
 from kdnas.search.narrator import FinalistNarrator, Narrator
-from kdnas.search.study import Cost, Latency, Study, balanced
+from kdnas.search.study import Study, balanced
 
 COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
 

@@ -5,8 +5,8 @@ from math import ceil
 
 import pytest
 
+from kdnas.base.errors import ConfigError
 from kdnas.distillation.mapping import layer_mapping
-from kdnas.errors import ConfigError
 
 STRATEGIES = ["last_1", "last", "uniform", "uniform_last"]
 DEPTHS = [(student, teacher) for teacher in range(1, 25) for student in range(1, teacher + 1)]

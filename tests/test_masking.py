@@ -9,10 +9,10 @@ from scipy.stats import binom
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import GlueDataModule, Masking, TextDataModule, grammar
 from kdnas.datamodules.flat import PadCollator
 from kdnas.datamodules.masking import MaskingCollator
-from kdnas.errors import ConfigError
 
 COLUMNS = ["premise", "hypothesis"]
 UNKNOWN = " zyzzyva"

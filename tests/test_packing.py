@@ -22,8 +22,8 @@ from transformers import (
     RobertaModel,
 )
 
-from kdnas import packing
-from kdnas.packing import outputs
+from kdnas.models import packing
+from kdnas.models.packing import outputs
 
 SIZES = {"vocab_size": 60, "num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "num_labels": 3}
 SIZES |= {"intermediate_size": 32, "max_position_embeddings": 40, "hidden_dropout_prob": 0.0, "initializer_range": 0.5}

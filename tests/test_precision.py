@@ -7,9 +7,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from test_distiller import CONF
 
-from kdnas import precision
-from kdnas.devices import make_trainer
-from kdnas.precision import fastest_precision, rate
+from kdnas.training import precision
+from kdnas.training.precision import fastest_precision, rate
+from kdnas.training.trainer import make_trainer
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,15 @@ from hydra import compose, initialize_config_dir
 from scipy.special import log_softmax
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, RobertaModel
 
-from kdnas import runner
-from kdnas.architecture import Architecture
-from kdnas.checkpoints import load_classifier, load_encoder_into, read, unpack
+from kdnas.app import run as runner
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import Masking, SyntheticNLI
 from kdnas.distillation.recipes import masked_lm
-from kdnas.errors import ConfigError
-from kdnas.exports import export
-from kdnas.families import new_encoder
-from kdnas.models import load_config, student_config
+from kdnas.models.architecture import Architecture
+from kdnas.models.checkpoints import load_classifier, load_encoder_into, read, unpack
+from kdnas.models.exports import export
+from kdnas.models.families import new_encoder
+from kdnas.models.loading import load_config, student_config
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from kdnas import profiler
-from kdnas.profiler import REST, TimeTable
+from kdnas.base import profiler
+from kdnas.base.profiler import REST, TimeTable
 
 
 @pytest.fixture

@@ -8,15 +8,17 @@ import pytest
 from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 
-from kdnas.architecture import Architecture, SearchSpace
-from kdnas.errors import ConfigError
+from kdnas.base.errors import ConfigError
+from kdnas.costs.cost import Cost, Latency
+from kdnas.models.architecture import Architecture
+from kdnas.models.space import SearchSpace
 from kdnas.reports import Results, answer
 from kdnas.reports.notes import notes
 from kdnas.reports.table import candidates, table
 from kdnas.reports.text import as_text
 from kdnas.search.journal import open_storage
 from kdnas.search.ranking import final_ranking, ranked_architecture
-from kdnas.search.study import Cost, Latency, Study, distributions_of
+from kdnas.search.study import Study, distributions_of
 
 TEACHER = Cost(10_000_000, 10**9, {"cpu": Latency(10.0, 0.5)})
 

@@ -19,7 +19,8 @@ from optuna.storages import InMemoryStorage
 from rich.console import Console
 
 from kdnas import reports
-from kdnas.architecture import Architecture
+from kdnas.costs.cost import Cost, Latency
+from kdnas.models.architecture import Architecture
 from kdnas.reports import Results, plots
 from kdnas.reports.notes import NO_CANDIDATE
 from kdnas.reports.plots.controller import spearman
@@ -28,7 +29,7 @@ from kdnas.reports.table import table
 from kdnas.reports.text import as_text
 from kdnas.search.journal import open_storage
 from kdnas.search.ranking import Ranked
-from kdnas.search.study import Cost, Latency, Observation, Study
+from kdnas.search.study import Observation, Study
 
 DISTIL = ["python", "train.py", "+experiment=demo"]
 TUNE = ["python", "train.py", "+experiment=finetune", "task=rte"]

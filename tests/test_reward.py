@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from kdnas.config import instantiate
-from kdnas.errors import ConfigError
-from kdnas.search.study import Cost, Latency
+from kdnas.base.config import instantiate
+from kdnas.base.errors import ConfigError
+from kdnas.costs.cost import Cost, Latency
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

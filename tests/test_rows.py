@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import GlueDataModule, SyntheticNLI, TextDataModule
 from kdnas.datamodules.cutting import MOST, shortened
-from kdnas.errors import ConfigError
 
 LIKE_MISSING = ["NA", "N/A", "null", "None", "nan", "NULL", "n/a", "NaN", "<NA>"]
 

@@ -10,19 +10,20 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from test_distiller import CONF
 
-from kdnas import runner
-from kdnas.architecture import Architecture
-from kdnas.command import command
-from kdnas.config import flatten, plain
+from kdnas.app import run as runner
+from kdnas.app.command import command
+from kdnas.app.multirun import Gathering, tidy
+from kdnas.app.sweeper import distillation_overrides, named, spans
+from kdnas.base.config import flatten, plain
+from kdnas.base.errors import ConfigError
+from kdnas.base.identity import stamp, weights
+from kdnas.base.run_folder import LOCK, at_work
+from kdnas.costs.cost import Cost
 from kdnas.datamodules import GlueDataModule, grammar
-from kdnas.errors import ConfigError
-from kdnas.identity import stamp, weights
-from kdnas.models import load_tokenizer
-from kdnas.multirun import Gathering, tidy
-from kdnas.runs import LOCK, at_work
+from kdnas.models.architecture import Architecture
+from kdnas.models.loading import load_tokenizer
 from kdnas.search.journal import open_storage
-from kdnas.search.study import Cost, Study
-from kdnas.sweeper import distillation_overrides, named, spans
+from kdnas.search.study import Study
 
 STUDENT = ["architecture.num_hidden_layers=1", "architecture.num_attention_heads=2", "architecture.hidden_size=16"]
 CHEAP = ["latency.accelerators=[cpu]", "latency.repeats=1", "latency.runs=1", "latency.warmup=0", "latency.length=16"]
@@ -37,7 +38,7 @@ def composed(teacher, data, folder, *words):
 
 
 def test_a_folder_is_one_runs_at_a_time_until_its_process_dies(tmp_path):
-    code = "import time; from pathlib import Path; from kdnas.runs import at_work\n"
+    code = "import time; from pathlib import Path; from kdnas.base.run_folder import at_work\n"
     code += f"with at_work(Path('{tmp_path}/a/b')): print(flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         other.stdout.readline()

@@ -7,8 +7,8 @@ import time
 import pytest
 from rich.console import Console as RichConsole
 
-from kdnas import screen
-from kdnas.screen import activity, aside, board
+from kdnas.base import screen
+from kdnas.base.screen import activity, aside, board
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_launchers_are_silent_unless_all_is_asked_for(shown, monkeypatch):
 
 
 def test_silence_is_broken_by_how_far_the_work_is(shown, monkeypatch, caplog):
-    monkeypatch.setattr("kdnas.screen.display.SILENCE", ((float("inf"), 0.0),))
+    monkeypatch.setattr("kdnas.base.screen.display.SILENCE", ((float("inf"), 0.0),))
     caplog.set_level(logging.INFO)
     with activity("preparing"), activity("training", total=4) as work:
         work.advance(1)

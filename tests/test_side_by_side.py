@@ -11,7 +11,7 @@ from test_distiller import SMALL, WIDE, Texts, distiller, trainer
 
 from kdnas.modules import distiller as distilling
 from kdnas.modules import side_by_side
-from kdnas.modules.side_by_side import SideBySide, draws, places
+from kdnas.training.student_threads import SideBySide, draws, places
 
 STATES = (
     torch.is_grad_enabled,

@@ -15,16 +15,17 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
-from kdnas import runner
-from kdnas.architecture import Architecture
-from kdnas.config import instantiate
+from kdnas.app import run as runner
+from kdnas.base.config import instantiate
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import grammar
 from kdnas.distillation.recipes import masked_lm, xtremedistil
-from kdnas.errors import ConfigError
-from kdnas.exports import export
-from kdnas.models import Classifier, Encoder, MaskedLM, load_config, student_config, unfreezing_groups
+from kdnas.models.architecture import Architecture
+from kdnas.models.exports import export
+from kdnas.models.heads import Classifier, Encoder, MaskedLM, unfreezing_groups
+from kdnas.models.loading import load_config, student_config
 from kdnas.modules import StudentDistiller
-from kdnas.modules.best import BestWeights
+from kdnas.training.best_weights import BestWeights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -6,8 +6,9 @@ import optuna
 import pytest
 from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from kdnas.architecture import SearchSpace
-from kdnas.search.study import Cost, Study
+from kdnas.costs.cost import Cost
+from kdnas.models.space import SearchSpace
+from kdnas.search.study import Study
 
 SPACE = SearchSpace(
     num_hidden_layers=[1, 2, 3, 4],

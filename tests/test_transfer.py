@@ -6,8 +6,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer
 
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import GlueDataModule
-from kdnas.errors import ConfigError
 
 CLASSES = ["entailment", "neutral", "contradiction"]
 COLUMNS = ["premise", "hypothesis"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
-from kdnas.modules.vocabulary import UsedRows, restore_tables, train_used_rows
+from kdnas.training.used_embeddings import UsedRows, restore_tables, train_used_rows
 
 SIZES = {"vocab_size": 50, "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
 SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

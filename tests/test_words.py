@@ -6,10 +6,10 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kdnas.command import CONF
-from kdnas.config import begun, in_quotes, override
-from kdnas.errors import ConfigError
-from kdnas.words import checked
+from kdnas.app.command import CONF
+from kdnas.app.words import checked
+from kdnas.base.config import begun, in_quotes, override
+from kdnas.base.errors import ConfigError
 
 VALUES = [
     "/x/epoch=3-step=100.ckpt",

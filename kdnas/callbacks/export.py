@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from kdnas.exports import export
+from kdnas.models.exports import export
 from kdnas.modules.base import ExportingModule
 
 log = logging.getLogger(__name__)

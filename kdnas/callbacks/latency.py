@@ -10,13 +10,13 @@ from typing import Any
 import lightning as L
 from transformers import PreTrainedConfig
 
-from kdnas.errors import ConfigError
-from kdnas.families import count_flops, count_parameters
-from kdnas.latency import LatencyTable, Protocol, check_accelerators
-from kdnas.latency.accelerators import available_accelerators
+from kdnas.base.errors import ConfigError
+from kdnas.base.shared import forget, shared
+from kdnas.costs import LatencyTable, Protocol, check_accelerators
+from kdnas.costs.accelerators import available_accelerators
+from kdnas.costs.cost import Cost
+from kdnas.models.families import count_flops, count_parameters
 from kdnas.modules.distiller import StudentDistiller
-from kdnas.search.study import Cost
-from kdnas.shared import forget, shared
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class LatencyBenchmark(L.Callback):
         accelerators: any of cpu, cuda, mps; None for all that this machine has.
         patience: seconds that a process waits for a quiet host.
         fresh: whether to measure anew, once in a process, latencies that the table holds.
-        protocol: fields of `kdnas.latency.Protocol`.
+        protocol: fields of `kdnas.costs.Protocol`.
     """
 
     def __init__(

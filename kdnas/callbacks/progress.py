@@ -12,8 +12,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
+from kdnas.base.screen import Activity, activity
 from kdnas.modules.base import ExportingModule
-from kdnas.screen import Activity, activity
 
 log = logging.getLogger(__name__)
 LOOK = 1.0

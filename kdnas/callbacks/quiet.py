@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from kdnas.host import QuietHost
+from kdnas.base.host import QuietHost
 
 
 class QuietSteps(L.Callback):

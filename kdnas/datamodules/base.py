@@ -17,14 +17,14 @@ from torch.utils.data import ConcatDataset, DataLoader
 from transformers import BatchEncoding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from kdnas.base.errors import ConfigError, is_number, require, require_whole
+from kdnas.base.screen import activity
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.datamodules.counting import HELD_OUT, TRAINING, TRANSFER, Account, Part, class_counts, repeated, values
 from kdnas.datamodules.cutting import shortened
 from kdnas.datamodules.flat import Flat, FlatCorpus, PadCollator
 from kdnas.datamodules.masking import Masking, MaskingCollator
 from kdnas.datamodules.reading import Source, not_utf8
-from kdnas.errors import ConfigError, is_number, require, require_whole
-from kdnas.screen import activity
 
 LEAST_TOKENS = 8
 """The least `max_length`: room for the special tokens and a few others."""

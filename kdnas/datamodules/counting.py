@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules.flat import Flat
-from kdnas.errors import ConfigError
 
 log = logging.getLogger(__name__)
 TRAINING, HELD_OUT, TRANSFER = "training", "held-out", "transfer"

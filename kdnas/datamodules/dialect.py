@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import BuilderConfig, Dataset, Value
 
-from kdnas.errors import ConfigError, require, shown
+from kdnas.base.errors import ConfigError, require, shown
 
 USUAL: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "skip_blank_lines": False}
 """Options of pandas that lose no row silently: an empty cell is missing, and "NA", "None" or "null" is a text."""

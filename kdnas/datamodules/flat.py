@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset as TorchDataset
 from transformers import BatchEncoding
 
+from kdnas.base.host import QuietHost
 from kdnas.datamodules.bucketing import BucketSampler
-from kdnas.host import QuietHost
 
 COLUMNS = ("input_ids", "token_type_ids", "words")
 """The columns that have a number for each token."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Value, concatenate_datasets
 
+from kdnas.base.errors import ConfigError, require, require_whole
 from kdnas.datamodules.base import HELD_OUT_SEED, EncodedDataModule
 from kdnas.datamodules.counting import HELD_OUT, TRAINING, TRANSFER, Part, values
 from kdnas.datamodules.labels import (
@@ -20,7 +21,6 @@ from kdnas.datamodules.labels import (
     is_numeric,
 )
 from kdnas.datamodules.reading import Source, check_columns, further_source, kind_of
-from kdnas.errors import ConfigError, require, require_whole
 
 
 class GlueDataModule(EncodedDataModule):

@@ -9,8 +9,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Value
 
-from kdnas.errors import ConfigError, is_number, require
-from kdnas.tasks.classes import order_of
+from kdnas.base.errors import ConfigError, is_number, require
+from kdnas.models.classes import order_of
 
 log = logging.getLogger(__name__)
 Label = str | int

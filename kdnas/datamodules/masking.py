@@ -10,7 +10,7 @@ import torch
 from transformers import BatchEncoding, DataCollatorForLanguageModeling
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.errors import ConfigError, is_number, require, require_switch
+from kdnas.base.errors import ConfigError, is_number, require, require_switch
 
 WORDS = "words"
 """The column that numbers the word of each token."""

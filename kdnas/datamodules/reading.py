@@ -12,10 +12,10 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetBuilder, Features, Value, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 
+from kdnas.base.errors import ConfigError, require, shown
+from kdnas.base.files import reading
 from kdnas.datamodules.counting import Part
 from kdnas.datamodules.dialect import as_numbers, check_options, header, options_of, quote_notes
-from kdnas.errors import ConfigError, require, shown
-from kdnas.models import reading
 
 READERS = {
     ".csv": "csv",

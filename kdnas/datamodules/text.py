@@ -8,11 +8,11 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from kdnas.base.errors import ConfigError, require, require_switch
+from kdnas.base.screen import activity
 from kdnas.datamodules.base import HELD_OUT_SEED, EncodedDataModule
 from kdnas.datamodules.counting import HELD_OUT, TRAINING, Part, values
 from kdnas.datamodules.reading import Source, check_columns, further_source
-from kdnas.errors import ConfigError, require, require_switch
-from kdnas.screen import activity
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORTEST = 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kdnas.errors import ConfigError
+from kdnas.base.errors import ConfigError
 
 Mapping = list[tuple[int, ...]]
 """At index i - 1, the teacher layers of student layer i."""

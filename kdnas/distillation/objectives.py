@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig
 
+from kdnas.base.errors import ConfigError
 from kdnas.distillation.losses import hard_labels, hidden_state_mse, logit_mse, representation_kl
 from kdnas.distillation.mapping import layer_mapping
 from kdnas.distillation.teacher import Needs
-from kdnas.errors import ConfigError
-from kdnas.packing import Layout, Outputs
+from kdnas.models.packing import Layout, Outputs
 
 REPRESENTATION_LOSSES = {"kl": representation_kl, "mse": hidden_state_mse}
 REPRESENTATION_TOKENS = ("first", "all")

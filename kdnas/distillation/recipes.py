@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from kdnas.base.errors import ConfigError, is_number, require, require_whole
 from kdnas.distillation.mapping import layer_mapping
 from kdnas.distillation.objectives import (
     REPRESENTATION_LOSSES,
@@ -26,8 +27,7 @@ from kdnas.distillation.objectives import (
     check_normalize,
 )
 from kdnas.distillation.teacher import Needs
-from kdnas.errors import ConfigError, is_number, require, require_whole
-from kdnas.models import Classifier, Encoder, Head, MaskedLM
+from kdnas.models.heads import Classifier, Encoder, Head, MaskedLM
 from kdnas.tasks.metrics import task_metrics
 
 ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], Objective]

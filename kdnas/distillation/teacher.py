@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
-from kdnas.files import fingerprint
-from kdnas.models import Head
-from kdnas.packing import Layout, Outputs, outputs
-from kdnas.shared import shared
+from kdnas.base.files import fingerprint
+from kdnas.base.shared import shared
+from kdnas.models.heads import Head
+from kdnas.models.packing import Layout, Outputs, outputs
 
 KEPT = torch.bfloat16
 """The dtype of cached hidden states: what a forward pass in bf16 gives, at half the size of fp32."""

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.checkpoints import PACK, architectures, pack
-from kdnas.errors import ConfigError
-from kdnas.families import architecture_of
-from kdnas.models import Head
-from kdnas.modules.best import BestWeights
-from kdnas.modules.metrics import SplitMetrics
-from kdnas.modules.optimization import adamw, check_optimization, linear
+from kdnas.base.errors import ConfigError
+from kdnas.models.checkpoints import PACK, architectures, pack
+from kdnas.models.families import architecture_of
+from kdnas.models.heads import Head
+from kdnas.training.best_weights import BestWeights
+from kdnas.training.optimization import adamw, check_optimization, linear
+from kdnas.training.split_metrics import SplitMetrics
 
 BEST = "best"
 """The checkpoint's key for the best weights so far."""

@@ -17,22 +17,23 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
-from kdnas.architecture import Architecture
-from kdnas.checkpoints import load_encoder_into
-from kdnas.devices import balanced, total
+from kdnas.base.errors import ConfigError
+from kdnas.base.host import QuietHost
 from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
-from kdnas.errors import ConfigError
-from kdnas.families import architecture_of
-from kdnas.host import QuietHost
-from kdnas.models import load_tokenizer, student_config, take_padding, unfreezing_groups
+from kdnas.models.architecture import Architecture
+from kdnas.models.checkpoints import load_encoder_into
+from kdnas.models.families import architecture_of
+from kdnas.models.heads import unfreezing_groups
+from kdnas.models.loading import load_tokenizer, student_config, take_padding
+from kdnas.models.packing import Layout, Outputs, outputs
+from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
-from kdnas.modules.gradients import at_once, is_out_of_memory
-from kdnas.modules.metrics import SplitMetrics
-from kdnas.modules.side_by_side import SideBySide, draws, places
-from kdnas.packing import Layout, Outputs, outputs
-from kdnas.trial import check_architecture
+from kdnas.training.gradients import at_once, is_out_of_memory
+from kdnas.training.split_metrics import SplitMetrics
+from kdnas.training.student_threads import SideBySide, draws, places
+from kdnas.training.trainer import balanced, total
 
 log = logging.getLogger(__name__)
 LOST = "lost"
@@ -317,7 +318,7 @@ class StudentDistiller(ExportingModule):
         needs = Needs.all(student.objective.needs for student in self.trainees)
         if not needs:
             return Outputs()
-        if self.teacher is None:  # the module is used without `kdnas.runner`
+        if self.teacher is None:  # the module is used without `kdnas.app.run`
             self._open(OnlineTeacher(), "32-true", nullcontext, None, self.device)
         assert self.teacher is not None
         with self._part("ask teacher"):

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
-from kdnas.devices import balanced
+from kdnas.base.errors import ConfigError
 from kdnas.distillation.losses import hard_labels
-from kdnas.errors import ConfigError
-from kdnas.models import Classifier
+from kdnas.models.heads import Classifier
+from kdnas.models.packing import outputs
 from kdnas.modules.base import ExportingModule
-from kdnas.modules.metrics import SplitMetrics
-from kdnas.packing import outputs
 from kdnas.tasks.metrics import task_metrics
+from kdnas.training.split_metrics import SplitMetrics
+from kdnas.training.trainer import balanced
 
 
 class FineTuner(ExportingModule):

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdnas.config import override
+from kdnas.base.config import override
 from kdnas.reports.results import Results
 
 

@@ -8,8 +8,9 @@ from functools import cached_property
 
 from optuna.trial import FrozenTrial, TrialState
 
+from kdnas.costs.cost import Cost
 from kdnas.search.ranking import Ranked, better_cost, final_ranking
-from kdnas.search.study import Cost, Study
+from kdnas.search.study import Study
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from kdnas.costs.cost import Cost
 from kdnas.reports.results import Results
 from kdnas.search.ranking import Ranked, quality
-from kdnas.search.study import Cost, Observation
+from kdnas.search.study import Observation
 
 HELD_OUT = "held-out "
 TEXTS = ("model", "state", "reason", "architecture", "hidden_act", "chosen by", "export", "precision")

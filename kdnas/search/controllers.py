@@ -22,8 +22,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.architecture import ENUMERABLE
-from kdnas.errors import is_number, require, require_whole
+from kdnas.base.errors import is_number, require, require_whole
+from kdnas.models.space import ENUMERABLE
 
 if TYPE_CHECKING:
     from kdnas.search.predictor import Learned, State

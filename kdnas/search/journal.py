@@ -9,7 +9,7 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from kdnas.errors import ConfigError
+from kdnas.base.errors import ConfigError
 
 JOURNAL = "study.journal"
 BLOCK = 1 << 12

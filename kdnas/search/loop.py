@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.architecture import SearchSpace
-from kdnas.errors import ConfigError, is_number, require, require_whole
+from kdnas.base.errors import ConfigError, is_number, require, require_whole
+from kdnas.models.space import SearchSpace
 from kdnas.search.study import ControllerFactory, Study
 
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.architecture import Architecture
-from kdnas.screen import duration
+from kdnas.base.screen import duration
+from kdnas.models.architecture import Architecture
 from kdnas.search.loop import ENDED, SearchSettings
 from kdnas.search.study import Observation, Study
 

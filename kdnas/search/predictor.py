@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdnas.files import whole
+from kdnas.base.files import whole
 
 State = tuple[int, ...]
 """A point of the search space: the index of its value in each dimension."""

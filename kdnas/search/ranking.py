@@ -8,10 +8,11 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from kdnas.architecture import Architecture
-from kdnas.errors import ConfigError
+from kdnas.base.errors import ConfigError
+from kdnas.costs.cost import Cost, Latency
+from kdnas.models.architecture import Architecture
 from kdnas.search.journal import JOURNAL, open_storage
-from kdnas.search.study import Cost, Latency, Observation, Study, deciding
+from kdnas.search.study import Observation, Study, deciding
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kdnas.errors import ConfigError, is_number, require
-from kdnas.search.study import Cost
+from kdnas.base.errors import ConfigError, is_number, require
+from kdnas.costs.cost import Cost
 
 Quality = Callable[[Mapping[str, float]], float]
 CostOf = Callable[[Cost], float]

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -24,52 +24,17 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.architecture import Architecture, SearchSpace
-from kdnas.errors import ConfigError
-from kdnas.identity import SOURCES
+from kdnas.base.errors import ConfigError
+from kdnas.base.identity import SOURCES
+from kdnas.costs.cost import Cost
+from kdnas.models.architecture import Architecture
+from kdnas.models.space import SearchSpace
 from kdnas.search.startup import Draws
 
 REPEATS = 200
 """The most proposals in a row that are known or outside the space; after them, an architecture is drawn at random."""
 
 ControllerFactory = Callable[..., BaseSampler]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """The latency of one inference, in milliseconds.
-
-    Attributes:
-        median: the median of all counted inferences.
-        spread: half the width of the middle 90 %.
-        busy: whether other programs disturbed the measurement, so that the latency is unreliable.
-    """
-
-    median: float
-    spread: float
-    busy: bool = False
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of a model: parameters, FLOPs of one inference, latency by accelerator."""
-
-    parameters: int
-    flops: int
-    latency: Mapping[str, Latency]
-
-    @property
-    def busy(self) -> bool:
-        """Whether one of the latencies was measured on a busy host."""
-        return any(latency.busy for latency in self.latency.values())
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Cost:
-        latency = {device: Latency(**measured) for device, measured in values["latency"].items()}
-        return cls(int(values["parameters"]), int(values["flops"]), latency)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -181,7 +146,7 @@ class Study:
             self.optuna.set_user_attr("teacher", cost.to_dict())
 
     def settle(self, facts: Mapping[str, Any]) -> None:
-        """Stores the values that the prepare job has determined (see `kdnas.runs.write_prepared`).
+        """Stores the values that the prepare job has determined (see `kdnas.base.run_folder.write_prepared`).
 
         An earlier precision is kept: the rewards of one search must be comparable.
         """

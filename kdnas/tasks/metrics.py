@@ -23,7 +23,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.utilities.data import dim_zero_cat
 
-from kdnas.errors import ConfigError, require, require_whole
+from kdnas.base.errors import ConfigError, require, require_whole
 
 log = logging.getLogger(__name__)
 REGRESSION, CLASSIFICATION = "torchmetrics.regression", "torchmetrics.classification"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from kdnas.costs.cost import Latency
 from kdnas.reports.plots.drawing import (
     CHANCE,
     COLOURS,
@@ -29,7 +30,7 @@ from kdnas.reports.plots.drawing import (
 from kdnas.reports.plots.front import pareto
 from kdnas.reports.plots.labels import label_spots
 from kdnas.reports.results import Results
-from kdnas.search.study import Latency, Observation
+from kdnas.search.study import Observation
 
 SMALLEST = 16.0
 """The area of the smallest bubble, in square points, so that it is visible."""

@@ -1,0 +1,1 @@
+"""The commands: preflight, run, command line, sweeper, launchers."""

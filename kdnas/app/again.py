@@ -1,0 +1,51 @@
+"""Repeats, at the end of a search, the latency measurements that it made on a busy host."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from transformers import PreTrainedConfig
+
+from kdnas.costs.cost import Cost
+from kdnas.models.loading import student_config
+from kdnas.search.reward import Reward
+from kdnas.search.study import Observation, Study
+
+log = logging.getLogger(__name__)
+MUCH = 0.1
+"""The relative difference from the earlier latency above which a line is logged."""
+
+
+def measure_again(
+    study: Study, teacher: PreTrainedConfig, cost: Callable[[PreTrainedConfig], Cost], reward: Reward
+) -> None:
+    """Corrects the costs that were measured on a busy host, and the rewards that were computed with them.
+
+    Args:
+        study: its teacher and finished candidates are corrected.
+        teacher: the teacher's config.
+        cost: measures a model of the given config. Costs stay as they are while the host is still busy.
+        reward: computes a candidate's reward anew.
+    """
+    if study.teacher and study.teacher.busy:
+        study.teacher = cost(teacher)
+    for seen in study.observations:
+        if not (seen.estimated and seen.cost and study.teacher):
+            continue
+        measured = cost(student_config(teacher, seen.architecture)) if seen.cost.busy else seen.cost
+        if not measured.busy:
+            value = reward(seen.metrics, measured, study.teacher)
+            study.correct(seen.trial, measured, value, estimated=study.teacher.busy)
+            _tell(seen, measured, value)
+
+
+def _tell(seen: Observation, measured: Cost, reward: float) -> None:
+    assert seen.cost is not None
+    for device, latency in measured.latency.items():
+        earlier = seen.cost.latency[device].median
+        if abs(latency.median - earlier) > MUCH * latency.median:
+            log.info(
+                "%s takes %.2f ms on %s, not %.2f (the host was busy then); its reward is %.4f, not %.4f",
+                *(seen.architecture, latency.median, device, earlier, reward, seen.reward),
+            )

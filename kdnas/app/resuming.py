@@ -1,0 +1,68 @@
+"""Resumes a run: saves a checkpoint after each epoch, and checks it before it is used."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from kdnas.base.errors import ConfigError
+from kdnas.base.files import reading
+from kdnas.datamodules.base import EncodedDataModule
+from kdnas.models.checkpoints import read
+from kdnas.modules.base import ExportingModule
+
+log = logging.getLogger(__name__)
+RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list}
+"""The entries of a checkpoint that Lightning needs to resume."""
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Saves `last.ckpt` after each epoch; a resumed run that early stopping had ended is not trained further.
+
+    Args:
+        output: the run's folder.
+    """
+
+    def __init__(self, output: Path) -> None:
+        # Saved at the end of the epoch: from a checkpoint of the validation, Lightning would repeat the epoch.
+        super().__init__(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        stoppers = [callback for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
+        trainer.should_stop = trainer.should_stop or bool(stoppers)
+
+
+def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:
+    """Returns the checkpoint to resume from, if there is one; refuses one that does not fit, before training.
+
+    Args:
+        searching: whether the run is a candidate of a search, which begins anew if its checkpoint is damaged.
+
+    Raises:
+        ConfigError: the checkpoint is damaged, or is of a run with other settings.
+    """
+    if not path.is_file():
+        return None
+    try:
+        saved = read(path, "paths.output")
+    except ConfigError as error:
+        if not searching:
+            raise
+        log.warning("%s; this candidate begins anew", error)
+        return None
+    with reading("paths.output", path, "run", "a whole checkpoint of kdnas, or not there"):
+        if missing := [name for name, kind in RESUMED.items() if not isinstance(saved.get(name), kind)]:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        module.on_load_checkpoint(saved)
+    theirs = {name: value.shape for name, value in saved["state_dict"].items()}
+    ours = {name: value.shape for name, value in module.state_dict().items()}
+    if theirs != ours:
+        odd = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
+        raise ConfigError(f"paths.output={path.parent}: holds a run with other settings (they differ in {odd})")
+    data.first_epoch = saved["epoch"] + 1
+    log.info("going on from %s", path)
+    return str(path)

@@ -1,0 +1,57 @@
+"""The commands that a search suggests, with its own task, data and config folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+
+from kdnas.base.config import override
+
+OWN = ("proxy", "batch_size", "batch_tokens", "seed")
+"""The data settings that fine-tuning has its own values for."""
+
+
+def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:
+    """Returns the command that fine-tunes on a search's task, or on the one that the config suggests (`finetune`).
+
+    Settings of the task and its data that differ from the config groups' are added as overrides.
+    """
+    begun = [*command(hydra), "+experiment=finetune"]
+    where = [override("paths.runs", config.paths.runs)] if config.paths.runs != "runs" else []
+    if OmegaConf.select(config, "task") is None:
+        return [*begun, *config.finetune.split(), *where]
+    choices = [f"{group}={hydra.runtime.choices[group]}" for group in ("data", "task")]
+    theirs = compose("train", ["+experiment=finetune", *choices])
+    changed = []
+    for group in ("task", "data"):
+        known, wanted = (leaves(values[group], group) for values in (theirs, config))
+        for key, value in wanted.items():
+            if key.removeprefix("data.") not in OWN and known.get(key, ...) != value:
+                changed.append(("" if key in known else "+") + override(key, value))
+    return [*begun, *choices, *changed, *where]
+
+
+def command(hydra: DictConfig) -> list[str]:
+    """Returns the words `python train.py`, with the config folders that the search was given."""
+    words = ["python", "train.py"]
+    own = Path(__file__).resolve().parents[2] / "conf"
+    for source in hydra.runtime.config_sources:
+        if source.schema != "file":
+            continue
+        if source.provider == "command-line":
+            words += ["--config-dir", source.path]
+        elif source.provider == "main" and Path(source.path).resolve() != own:
+            words += ["--config-path", source.path]
+    return words
+
+
+def leaves(values: Any, key: str) -> dict[str, Any]:
+    """Flattens a part of a config to unresolved values by dotted key; lists are values."""
+    if OmegaConf.is_config(values):
+        values = OmegaConf.to_container(values, resolve=False)
+    if not isinstance(values, dict):
+        return {key: values}
+    return {name: leaf for part, value in values.items() for name, leaf in leaves(value, f"{key}.{part}").items()}

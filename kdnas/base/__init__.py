@@ -1,0 +1,1 @@
+"""What every room uses: errors, config, files and locks, the host, the run folder, the screen."""

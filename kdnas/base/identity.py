@@ -1,0 +1,133 @@
+"""The identity of a run: its settings, and digests of its data and of the models that it starts from.
+
+Two runs with the same identity have the same results, wherever their files are and whatever the files are called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kdnas.base.config import flatten, plain
+from kdnas.base.files import fingerprint
+
+DECIDE = ("architectures", "module", "data", "trainer", "seed")
+"""The parts of a config that decide the results of a training."""
+EXCEPT = {
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "max_time")),
+    *(f"trainer.{name}" for name in ("default_root_dir", "log_every_n_steps", "profiler", "num_sanity_val_steps")),
+    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "detect_anomaly", "benchmark")),
+    *("latency.table", "latency.fresh", "latency.patience"),
+}
+"""Keys of a config that do not change the results of a training."""
+NAMES = (
+    *("data.path", "data.name", "data.files", "data.extra", "data.csv"),
+    *("data.split", "data.validation", "data.columns", "data.label"),
+)
+"""Keys that say where rows come from. A digest of the rows takes their place in an identity."""
+PLACES = ("data.path", "data.files", "data.extra")
+"""Keys in `NAMES` whose values may be paths."""
+MODELS = ("module.teacher", "module.initial", "module.source.source")
+"""Keys that name a model. A digest of its weights takes their place, if they are on this host."""
+ROWS, SOURCES = "data (rows)", "data (files)"
+
+
+def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE) -> dict[str, Any]:
+    """Returns everything that decides the results of a config, by dotted key.
+
+    Args:
+        rows: the digest of the data; None if it has not been read.
+        parts: the parts of the config to include.
+    """
+    found: dict[str, Any] = {}
+    for name in parts:
+        found |= flatten({name: _resolved(config, name)})
+    for key in MODELS:
+        digest = weights(found[key]) if isinstance(found.get(key), str) else None
+        if digest:
+            name = json.dumps(found.pop(key))  # constraints of the space may name the model too
+            found = {
+                key: value.replace(name, digest) if isinstance(value, str) else value for key, value in found.items()
+            }
+            found[f"{key} (weights)"] = digest
+    found = {
+        key: value for key, value in found.items() if not f"{key}.".startswith(tuple(f"{name}." for name in NAMES))
+    }
+    return found | {ROWS: rows, SOURCES: stamp(sources(config))}
+
+
+def sources(config: DictConfig) -> dict[str, Any]:
+    """Returns the settings that say where rows come from, by dotted key."""
+    return {name: plain(OmegaConf.select(config, name)) for name in NAMES}
+
+
+def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Returns the first key in which two identities differ, with both values; None if they are equal.
+
+    Rows are compared only if both identities have their digest; the stamp of the data's files never is.
+    """
+    keys = (
+        (theirs.keys() | ours.keys())
+        - EXCEPT
+        - {SOURCES}
+        - ({ROWS} if None in (theirs.get(ROWS), ours.get(ROWS)) else set())
+    )
+    for key in sorted(keys, key=lambda key: (key.count("."), key)):  # `seed` before the keys that refer to it
+        if theirs.get(key) != ours.get(key):
+            return key, theirs.get(key), ours.get(key)
+    return None
+
+
+def weights(model: str) -> str | None:
+    """Returns a digest of a model's weights and config, on disk or in the hub's cache; None if it is in neither."""
+    from huggingface_hub import try_to_load_from_cache  # slow to import, and Hydra imports this module at every start
+
+    folder = Path(model)
+    if not folder.exists():
+        with suppress(ValueError):  # not a hub id either
+            cached = try_to_load_from_cache(model, "config.json")
+            folder = Path(cached).parent if isinstance(cached, str) else folder
+    digest = fingerprint(folder)
+    with suppress(OSError, ValueError, AttributeError):  # a Lightning checkpoint holds its config itself
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        told = {key: value for key, value in values.items() if key[0] != "_" and key != "transformers_version"}
+        both = f"{digest} {json.dumps(told, sort_keys=True)}"
+        return hashlib.sha256(both.encode()).hexdigest()[:16] if digest else None
+    return digest
+
+
+def stamp(sources: Mapping[str, Any]) -> str:
+    """Returns a digest of the paths of data, and of the names, sizes and modification times of the files there.
+
+    It is cheap. Where two stamps differ, the rows may still be the same.
+    """
+    said = json.dumps(sources, sort_keys=True)
+    places = _texts([sources.get(name) for name in PLACES])
+    for folder in sorted({Path(text) for text in places if text and Path(text).exists()}):
+        for path in [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file()):
+            status = path.stat()
+            said += f" {path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}"
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields all strings in nested values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | Sequence):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(each)
+
+
+def _resolved(config: DictConfig, name: str) -> Any:
+    """Resolves a part of a config, without the keys in `EXCEPT`, which need not have a value yet."""
+    part = OmegaConf.select(config, name)
+    if not isinstance(part, DictConfig):
+        return plain(part)
+    return {str(key): plain(part[key]) for key in part if f"{name}.{key!s}" not in EXCEPT}

@@ -1,0 +1,178 @@
+"""A run's folder: its lock, the settings of the run, and its results once it has finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from kdnas.base.errors import ConfigError, shown
+from kdnas.base.files import make_folder, whole
+from kdnas.base.identity import SOURCES, differing, identity
+from kdnas.base.locks import free, holders, is_at
+
+SETTINGS, RESULTS, PREPARED = "settings.json", "results.json", "prepared.json"
+LOCK = ".lock"
+"""The lock file in a run's folder, held by the process that trains there."""
+
+
+class BusyFolderError(ConfigError):
+    """Another run is at work in the folder: none of its files may be touched."""
+
+
+class OtherRunError(ConfigError):
+    """The folder holds a run with other settings than the one to be continued there.
+
+    Args:
+        folder: the run's folder.
+        key: the first setting that differs.
+        here, there: its values in the requested run, and in the run that the folder holds.
+    """
+
+    def __init__(self, folder: Path, key: str, here: Any, there: Any) -> None:
+        self.difference = f"with {key}={shown(there)}, not {shown(here)}"
+        super().__init__(
+            f"{key}={shown(here)}: {folder} holds a run with {shown(there)}; must be the same to go on there, or "
+            "paths.output another folder"
+        )
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Locks a run's folder, so that no other run works in it. The kernel frees the lock when the process ends.
+
+    Raises:
+        BusyFolderError: another run is at work there.
+        ConfigError: the folder cannot be written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder("paths.output", folder)
+    with (folder / LOCK).open("a") as lock:
+        if not (free(lock) and is_at(lock, folder / LOCK)):  # a refused run may just have removed it
+            raise BusyFolderError(
+                f"paths.output={folder}: another run is at work there, {holders(lock)}; must be another folder"
+            )
+        try:
+            yield
+        finally:
+            if {path.name for path in folder.iterdir()} == {LOCK}:  # the run was refused
+                (folder / LOCK).unlink()
+                with suppress(OSError):
+                    for path in made:
+                        path.rmdir()
+
+
+def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -> list[dict[str, float]] | None:
+    """Returns the results of a run if the same run has finished in its folder before.
+
+    Args:
+        rows: the digest of the rows; None before they are read: then results count only if the data's files are
+            unchanged.
+
+    Raises:
+        ConfigError: the folder holds the results or a checkpoint of a run with other settings, or damaged files.
+    """
+    noted, results = folder / SETTINGS, folder / RESULTS
+    if not noted.is_file() or not (results.is_file() or (folder / "last.ckpt").is_file()):
+        return None
+    theirs = _read(noted)
+    if not isinstance(theirs, dict):
+        raise _damaged(noted)
+    ours = identity(config, rows)
+    if difference := differing(theirs, ours):
+        key, there, here = difference
+        raise OtherRunError(folder, key, here, there)
+    if not results.is_file() or (rows is None and theirs.get(SOURCES) != ours[SOURCES]):
+        return None
+    return read_results(results)
+
+
+def earlier_precision(folder: Path) -> str | None:
+    """Returns the precision that the run in a folder began with; None if there was no run."""
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("trainer.precision")
+    return None
+
+
+def note(folder: Path, config: DictConfig, rows: str) -> None:
+    """Writes a run's identity into its folder before it trains; `rows` is the digest of its data."""
+    make_folder("paths.output", folder)
+    with whole(folder / SETTINGS) as path:
+        path.write_text(json.dumps(identity(config, rows), indent=1) + "\n")
+
+
+def write_results(path: Path, results: list[dict[str, float]]) -> None:
+    """Writes the held-out metrics of a finished run, a mapping for each of its models."""
+    with whole(path) as aside:
+        aside.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def read_results(path: Path) -> list[dict[str, float]]:
+    """Reads what `write_results` wrote.
+
+    Raises:
+        ConfigError: a damaged file.
+    """
+    results = _read(path)
+    fits = isinstance(results, list) and results and all(isinstance(figures, dict) for figures in results)
+    if not fits or not all(isinstance(value, int | float) for figures in results for value in figures.values()):
+        raise _damaged(path)
+    return results
+
+
+def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes the values that the prepare job of a search has determined for all jobs.
+
+    Args:
+        folder: the prepare job's folder.
+        facts: `precision` (as Lightning names it), `rows` (the digest of the data), `teacher_metrics` and `chance`
+            (held-out metrics by name, of the teacher and of the best constant prediction; empty where the objective
+            has no metric), `teacher` (its cost, see `Cost.to_dict`), `held_out_rows` (the number of examples that the
+            metrics are computed on).
+    """
+    with whole(folder / PREPARED) as aside:
+        aside.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def read_prepared(folder: Path) -> dict[str, Any]:
+    """Reads what `write_prepared` wrote.
+
+    Raises:
+        ConfigError: a damaged file.
+    """
+    facts = _read(folder / PREPARED)
+    if not isinstance(facts, dict):
+        raise _damaged(folder / PREPARED)
+    return facts
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError(f"paths.output={path.parent}: its {path.name} is damaged; remove that file to run again")
+
+
+def withdraw() -> None:
+    """Removes the folder that Hydra made for a run, if it holds nothing but Hydra's own files."""
+    config = HydraConfig.get()
+    if OmegaConf.is_missing(config.runtime, "output_dir"):  # composed by hand
+        return
+    folder, notes = Path(config.runtime.output_dir), config.output_subdir
+    if notes is None or {path.name for path in folder.iterdir()} - {notes, f"{config.job.name}.log", LOCK}:
+        return
+    for path in (*(folder / notes).iterdir(), folder / f"{config.job.name}.log", folder / LOCK):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # stops at the first folder that is not empty
+        (folder / notes).rmdir()
+        folder.rmdir()
+        folder.parent.rmdir()

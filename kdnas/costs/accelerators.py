@@ -1,0 +1,129 @@
+"""The accelerators that latencies are measured on, and the names of their devices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from kdnas.base.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """The functions that measure on an accelerator.
+
+    Attributes:
+        available: whether this machine has one.
+        synchronize: waits for all queued work.
+        clock: the time in seconds; on a CPU, processor time, which does not include waiting for a processor that
+            other programs use.
+        used_by_others: the share of the accelerator that other programs use.
+    """
+
+    available: Callable[[], bool]
+    synchronize: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.perf_counter
+    used_by_others: Callable[[], float] = lambda: 0.0
+
+
+def gpu_in_use(pause: float = 1.2) -> float:
+    """Returns the share of time that the current GPU works while this process leaves it idle, from nvidia-smi.
+
+    Args:
+        pause: seconds to leave the GPU idle before; the driver averages over up to one second.
+    """
+    time.sleep(pause)
+    command = ["nvidia-smi", f"--id=GPU-{torch.cuda.get_device_properties().uuid}", "--query-gpu=utilization.gpu"]
+    try:
+        return float(_said([*command, "--format=csv,noheader,nounits"])) / 100
+    except ValueError:  # no nvidia-smi, or a MIG device, for which the driver gives no number
+        return 0.0
+
+
+ACCELERATORS = {
+    "cpu": Accelerator(lambda: True, clock=time.process_time),
+    "cuda": Accelerator(torch.cuda.is_available, torch.cuda.synchronize, used_by_others=gpu_in_use),
+    "mps": Accelerator(torch.backends.mps.is_available, torch.mps.synchronize),
+}
+
+
+def available_accelerators() -> list[str]:
+    return [name for name, accelerator in ACCELERATORS.items() if accelerator.available()]
+
+
+def check_accelerators(wanted: list[str]) -> None:
+    there = available_accelerators()
+    for name in wanted:
+        if name not in there:
+            raise ConfigError(f"latency.accelerators={name}: not on this machine; it has {', '.join(there)}")
+
+
+def device_name(accelerator: str) -> str:
+    """Returns the name of the device's model."""
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{cpu_name()} ({os.cpu_count()} cores)" if accelerator == "cpu" else f"{cpu_name()} {accelerator}"
+
+
+@cache
+def cpu_name() -> str:
+    """Returns the name of the processor's model, after that of the board, where the system knows it."""
+    board = _text("/proc/device-tree/model").strip("\0 \n")
+    return ", ".join(filter(None, [board, _processor()]))
+
+
+def _processor() -> str:
+    """Returns the first name that a source of the system gives; for an ARM, /proc/cpuinfo has only numbers."""
+    cpuinfo = _text("/proc/cpuinfo")
+    for name in (
+        _field("model name", cpuinfo),
+        _field("Model name", _said(["lscpu"], LC_ALL="C")),
+        _said(["sysctl", "-n", "machdep.cpu.brand_string"]) if platform.system() == "Darwin" else "",
+        _field("cpu model", cpuinfo) or _field("cpu", cpuinfo),
+        _numbers(cpuinfo),
+        platform.processor(),
+    ):
+        if name.strip(" -") and name.lower() not in ("unknown", platform.machine().lower()):
+            return name
+    return platform.machine()
+
+
+def _numbers(cpuinfo: str) -> str:
+    """Returns an ARM's implementer and part, as `aarch64 41/d0c`; big and little cores are two parts."""
+    makers, parts = (
+        "+".join(sorted(set(re.findall(rf"^CPU {name}\s*: 0x(\w+)", cpuinfo, re.MULTILINE))))
+        for name in ("implementer", "part")
+    )
+    return f"{platform.machine()} {makers}/{parts}" if makers and parts else ""
+
+
+def _field(name: str, text: str) -> str:
+    """Returns all values of a name in `name : value` lines: big and little cores have two."""
+    found = re.findall(rf"^[ \t]*{name}[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE)
+    return " + ".join(dict.fromkeys(found))
+
+
+def _text(path: str) -> str:
+    with suppress(OSError):
+        return Path(path).read_text(errors="replace")
+    return ""
+
+
+def _said(command: list[str], **environment: str) -> str:
+    """Runs a system command and returns its output; empty if it does not exist or fails."""
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, env=os.environ | environment
+        )
+        return done.stdout.strip()
+    return ""

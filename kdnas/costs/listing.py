@@ -1,0 +1,61 @@
+"""Prints the latency table for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdnas.base.errors import ConfigError
+from kdnas.costs.measure import reliable
+from kdnas.costs.table import read_table
+from kdnas.models.architecture import Architecture
+
+MISSING = "–"
+WIDTH = 160
+"""The width of the output in characters where it is not a terminal."""
+
+
+def list_latencies(path: Path, console: Console | None = None) -> None:
+    """Prints the latest latency of each key in the table, a line each.
+
+    Raises:
+        ConfigError: there is no table, or it holds no latency.
+    """
+    latest = {str(row["key"]): row for row in read_table(path)} if path.is_file() else {}
+    if not latest:
+        raise ConfigError(f"{path}: must be a table of latencies, as runs/latency.jsonl; holds none")
+    rows = sorted(map(cells, latest.values()), key=lambda row: (row["device"], row["input"], row["model"]))
+    drawn = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*map(Text, row.values()))
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH, file=console.file)
+    console.print(drawn)
+
+
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """Returns the texts of one line by column; lines of earlier versions lack some values."""
+    key = {name: str(value) for name, value in row["key"].items()}
+
+    def text(form: str, *names: str) -> str:
+        return form.format(*(key.get(name, MISSING) for name in names))
+
+    median, spread = row["median"], row["spread"]
+    unreliable = "" if reliable(median, spread) else " (wide: measured again when it is needed)"
+    shape = ", ".join(key.get(name, MISSING) for name in Architecture.__dataclass_fields__)
+    threads = key.get("threads", MISSING)
+    return {
+        "model": f"{key.get('model_type', MISSING)} [{shape}]",
+        "device": text("{}", "device"),
+        "input": text("{}x{} {}", "batch_size", "length", "dtype") + f", {threads} thread{'s' * (threads != '1')}",
+        "latency (ms)": f"{median:.2f} ± {spread:.2f}{unreliable}",
+        "measured": str(row.get("date", MISSING)).replace("T", " ")[:16],
+        "load": str(row.get("load", MISSING)),
+        "versions": text("torch {}, transformers {}", "torch", "transformers"),
+    }

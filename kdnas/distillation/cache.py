@@ -1,0 +1,291 @@
+"""The teacher cache: outputs computed once and kept in memory, or on disk for other processes and later searches."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import shutil
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchEncoding
+
+from kdnas.base.errors import ConfigError, is_number, require
+from kdnas.base.files import available_memory, check_folder, make_folder, whole
+from kdnas.base.locks import alone, free
+from kdnas.base.screen import activity
+from kdnas.base.shared import forget, shared
+from kdnas.distillation.teacher import KEPT, Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
+from kdnas.models.packing import Outputs
+
+log = logging.getLogger(__name__)
+GB = 10**9
+LOCK = ".lock"
+FORMAT = 1
+"""The version of the cache's format, to be raised when the cached values of a teacher and rows change."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One cached tensor, (items, width): an item is a token, or a row of text."""
+
+    name: str
+    items: int
+    width: int
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        return self.items * self.width * self.dtype.itemsize
+
+
+def parts_of(needs: Needs, teacher: Teacher, corpus: Corpus) -> list[Part]:
+    """Returns the tensors to cache for the given needs."""
+    config = teacher.config
+    logits = [Part("logits", corpus.rows, config.num_labels or 0, torch.float32)]
+    states = [Part(f"states-{layer:02d}", corpus.tokens, config.hidden_size, KEPT) for layer in sorted(needs.states)]
+    first = [Part(f"first-{layer:02d}", corpus.rows, config.hidden_size, KEPT) for layer in sorted(needs.first)]
+    return [*states, *first, *(logits if needs.logits else [])]
+
+
+class NoRoomError(Exception):
+    """There is too little room for the cache; the message says why."""
+
+
+class KeptOutputs(TeacherOutputs):
+    """Teacher outputs from a cache. They are of unmasked text: masks change with every epoch.
+
+    Hidden states are bf16, (tokens, hidden size) without padding; logits are fp32, (rows, classes).
+
+    Args:
+        limit: the most GB to take.
+        otherwise: the form to use if this cache does not fit; None runs the teacher on every batch.
+    """
+
+    name: str
+
+    def __init__(self, limit: float, otherwise: TeacherOutputs | None = None) -> None:
+        require(is_number(limit) and limit > 0, "outputs.limit", limit, "above 0, in GB")
+        self.limit, self.otherwise = limit, otherwise or OnlineTeacher()
+        self.parts: Mapping[str, Tensor] = {}
+
+    def check(self, masked: bool) -> None:
+        if masked:
+            raise ConfigError(
+                f"outputs={self.name}: caches the teacher's outputs for a text, which data.masking changes with every "
+                "epoch; must be online"
+            )
+
+    def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> TeacherOutputs:
+        self.check(masked=corpus is None)
+        assert corpus is not None
+        wanted = parts_of(needs, teacher, corpus)
+        said = f"{FORMAT} {teacher.identity} {corpus.digest}"
+        key = hashlib.sha256(said.encode()).hexdigest()[:16]
+        try:
+            self.parts = self.keep(key, wanted, teacher, corpus, device)
+        except NoRoomError as reason:
+            size = sum(part.bytes for part in wanted) / GB
+            log.info("the teacher's outputs would take %.3g GB %s: %s", size, self.where, reason)
+            return self.otherwise.open(teacher, corpus, needs, device)
+        self.device = device
+        return self
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The place of the cache, for messages."""
+
+    @abstractmethod
+    def keep(
+        self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
+    ) -> Mapping[str, Tensor]:
+        """Returns the wanted tensors, (items, width) each; computes the missing ones.
+
+        Raises:
+            NoRoomError: they do not fit.
+        """
+
+    def within(self, size: int, free: float, what: str) -> None:
+        """Refuses a size above the limit, or above half of the free space; `what` names the device for the message."""
+        if size > self.limit * GB:
+            raise NoRoomError(f"more than outputs.limit={self.limit:.3g}")
+        if size > free / 2:
+            raise NoRoomError(f"more than half of the {free / GB:.3g} GB that {what} has left")
+
+    def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
+        def take(name: str, items: np.ndarray) -> Tensor:
+            kept = self.parts[name]
+            found = kept.index_select(0, torch.from_numpy(items).to(kept.device, non_blocking=True))
+            if found.device == self.device:
+                return found
+            return (found.pin_memory() if self.device.type == "cuda" else found).to(self.device, non_blocking=True)
+
+        return Outputs(
+            {layer: take(f"states-{layer:02d}", batch["tokens"]) for layer in needs.states},
+            take("logits", batch["rows"]) if needs.logits else None,
+            {layer: take(f"first-{layer:02d}", batch["rows"]) for layer in needs.first},
+        )
+
+
+class MemoryOutputs(KeptOutputs):
+    """A cache in memory: the accelerator's if it takes less than half of its free memory, else the host's."""
+
+    name = "memory"
+    where = "in memory"
+
+    def keep(
+        self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
+    ) -> Mapping[str, Tensor]:
+        def make() -> Mapping[str, Tensor]:
+            size = sum(part.bytes for part in wanted)
+            roomy = device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 2
+            place = device if roomy else torch.device("cpu")
+            self.within(size, math.inf if roomy else available_memory(), "the memory")
+            log.info("keeping %.3g GB of the teacher's outputs %s", size / GB, self.where)
+            kept = {part.name: torch.empty(part.items, part.width, dtype=part.dtype, device=place) for part in wanted}
+            fill(kept, teacher, corpus, device)
+            return kept
+
+        return shared("outputs", (key, tuple(wanted), str(device)), make)
+
+
+class DiskOutputs(KeptOutputs):
+    """A cache in memory-mapped files, one a layer: all processes share the page cache.
+
+    The first process computes what is missing, while the others wait. The least recently used folders are removed to
+    make room.
+
+    Args:
+        folder: holds a folder for each combination of teacher, rows and precision. These can be removed whenever
+            nothing runs.
+        limit: the most GB that all of them may take together.
+    """
+
+    name = "disk"
+
+    def __init__(self, folder: str, limit: float, otherwise: TeacherOutputs | None = None) -> None:
+        super().__init__(limit, otherwise)
+        self.folder = check_folder("outputs.folder", folder)
+
+    @property
+    def where(self) -> str:
+        return f"in {self.folder}"
+
+    def keep(
+        self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
+    ) -> Mapping[str, Tensor]:
+        folder = self.folder / key
+        with suppress(OSError):  # it does not exist yet, or belongs to another user
+            os.utime(folder)  # marks it as used, first of all, so that no other process removes it
+        if any(not self._is_whole(folder, part) for part in wanted):
+            self.within(sum(part.bytes for part in wanted), math.inf, "")
+            make_folder("outputs.folder", folder)
+            with alone(folder / LOCK, "the teacher's outputs"):
+                missing = [part for part in wanted if not self._is_whole(folder, part)]
+                if missing:
+                    self._write(folder, missing, teacher, corpus, device)
+        return {part.name: _mapped(folder / part.name, part) for part in wanted}
+
+    @staticmethod
+    def _is_whole(folder: Path, part: Part) -> bool:
+        path = folder / part.name
+        return path.is_file() and path.stat().st_size == part.bytes
+
+    def _write(self, folder: Path, parts: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
+        size = sum(part.bytes for part in parts)
+        for left in folder.glob(".*"):  # left by a process that died while writing
+            if left.name != LOCK:
+                left.unlink()
+        self._make_room(folder, size)
+        with ExitStack() as stack:
+            files = {part.name: stack.enter_context(whole(folder / part.name)) for part in parts}
+            try:
+                for part in parts:
+                    _reserve(files[part.name], part.bytes)
+            except OSError as error:
+                raise NoRoomError(f"it cannot be written to ({error.strerror})") from error
+            log.info("keeping %.3g GB of the teacher's outputs in %s", size / GB, folder)
+            fill({part.name: _mapped(files[part.name], part, shared=True) for part in parts}, teacher, corpus, device)
+            for (
+                path
+            ) in files.values():  # a file must be complete once it has its name, on other nodes and after a crash
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+
+    def _make_room(self, folder: Path, size: int) -> None:
+        """Removes the least recently used folders until `size` more bytes are within the limit."""
+        others = [path for path in self.folder.iterdir() if path.is_dir() and path != folder]
+        taken = {path: _bytes(path) for path in sorted(others, key=lambda path: path.stat().st_mtime)}
+        taken[folder] = _bytes(folder)
+        for path in list(taken)[:-1]:
+            if sum(taken.values()) + size <= self.limit * GB:
+                break
+            with suppress(OSError), (path / LOCK).open("a") as lock:
+                if free(lock):  # no process writes there
+                    log.info("removing %s: outputs.limit=%.3g", path, self.limit)
+                    shutil.rmtree(path, ignore_errors=True)
+                    del taken[path]
+        self.within(sum(taken.values()) + size, math.inf, "")
+        self.within(size, shutil.disk_usage(self.folder).free, "the disk")
+
+
+def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
+    """Runs the teacher over all rows and writes its outputs into the given tensors."""
+    numbers = {kind: {int(name[-2:]) for name in kept if name.startswith(f"{kind}-")} for kind in ("states", "first")}
+    needs = Needs(frozenset(numbers["states"]), frozenset(numbers["first"]), "logits" in kept)
+    online = OnlineTeacher().open(teacher, corpus, needs, device)
+    with activity("asking the teacher", total=corpus.tokens) as shown:
+        for batch in corpus.batches():
+            batch = batch.to(device)
+            given = online(batch, needs)
+            for layer, states in given.states.items():
+                _put(kept[f"states-{layer:02d}"], batch["tokens"], states, teacher)
+            for layer, states in given.first.items():
+                _put(kept[f"first-{layer:02d}"], batch["rows"], states, teacher)
+            if given.logits is not None and needs.logits:
+                _put(kept["logits"], batch["rows"], given.logits, teacher)
+            shown.advance(len(batch["tokens"]))
+    forget("teacher")  # frees its memory: all outputs are cached
+
+
+def _put(kept: Tensor, items: Any, values: Tensor, teacher: Teacher) -> None:
+    if not values.isfinite().all():
+        raise ConfigError(
+            f"teacher.path={teacher.path}: its outputs are NaN or infinite in trainer.precision={teacher.precision}; "
+            "must be a teacher, and a precision, that give finite ones"
+        )
+    kept[torch.from_numpy(items).to(kept.device)] = values.to(kept.device, kept.dtype)
+
+
+def _bytes(folder: Path) -> int:
+    """Returns the size of a folder's files in bytes; another process may be removing them."""
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Allocates a file, so that a full disk raises an error now and does not crash the process later (SIGBUS)."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        else:
+            file.truncate(size)
+
+
+def _mapped(path: Path, part: Part, shared: bool = False) -> Tensor:
+    """Maps a file as a tensor, (items, width); with `shared`, changes are written to the file."""
+    flat = torch.from_file(str(path), shared=shared, size=part.items * part.width, dtype=part.dtype)
+    return flat.view(part.items, part.width)

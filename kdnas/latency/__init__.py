@@ -1,7 +1,0 @@
-"""Inference latency: how it is measured, and the table that stores it."""
-
-from kdnas.latency.accelerators import ACCELERATORS, check_accelerators, device_name
-from kdnas.latency.measure import Protocol, measure_config
-from kdnas.latency.table import LatencyTable
-
-__all__ = ["ACCELERATORS", "LatencyTable", "Protocol", "check_accelerators", "device_name", "measure_config"]

@@ -1,0 +1,1 @@
+"""Models: architectures, families, loading, the forward pass, checkpoints and exports."""

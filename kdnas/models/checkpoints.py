@@ -1,0 +1,186 @@
+"""Lightning checkpoints that hold their students' configs and tokenizer, and models that start from them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from kdnas.base.errors import ConfigError, require, require_switch, require_whole
+from kdnas.base.files import reading
+from kdnas.models.architecture import Architecture
+from kdnas.models.families import architecture_of, make
+from kdnas.models.loading import check_config, load_config, load_tokenizer
+from kdnas.models.weights import DATA, check_encoder, fill, from_folder
+
+log = logging.getLogger(__name__)
+PACK = "kdnas"
+"""The key under which a Lightning checkpoint describes the Hugging Face models whose weights it holds."""
+
+
+def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns what `on_save_checkpoint` stores under `PACK`: configs as JSON, and the tokenizer's files by name.
+
+    Args:
+        models: the models, by the prefix of their weights in the LightningModule's state dict.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {path.name: _content(path.read_bytes()) for path in Path(folder).iterdir() if path.is_file()}
+    return {
+        "configs": {prefix: model.config.to_json_string(False) for prefix, model in models.items()},
+        "tokenizer": files,
+    }
+
+
+def _content(file: bytes) -> str | Tensor:
+    try:
+        return file.decode()
+    except UnicodeDecodeError:  # a binary file, as a sentencepiece model
+        return torch.frombuffer(bytearray(file), dtype=torch.uint8)
+
+
+def read(path: Path, key: str = "checkpoint") -> dict[str, Any]:
+    """Reads a Lightning checkpoint with `weights_only=True`, so that no code in it is run."""
+    if not path.is_file():
+        raise ConfigError(f"{key}={path}: no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise ConfigError(f"{key}={path}: not a whole checkpoint (truncated, damaged, or holding code)") from error
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ConfigError(f"{key}={path}: not a Lightning checkpoint (it has no state_dict of tensors)")
+    return checkpoint
+
+
+def unpack(
+    path: Path, student: int | None = None, key: str = "checkpoint", like: Architecture | None = None
+) -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
+    """Reads the config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint.
+
+    Args:
+        student: the index of the student; None takes the first, and logs it if there are several.
+        key: the setting that error messages name.
+        like: with `student=None`, take the first student of this architecture.
+    """
+    checkpoint = read(path, key)
+    if PACK not in checkpoint:
+        raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (it names no Hugging Face model)")
+    with reading(key, path, "student", "a whole checkpoint of kdnas"):
+        there = architectures(checkpoint, key, path)
+    listed = ", ".join(f"{i} {architecture}" for i, architecture in enumerate(there))
+    if student is None:
+        student = there.index(like) if like in there else 0
+        if len(there) > 1 and like is None:
+            log.info("%s holds the students %s; taking %d, or another by module.source.student", path, listed, student)
+    if student >= len(there):
+        raise ConfigError(f"module.source.student={student}: must be the number of a student in {path}: {listed}")
+    with reading(key, path, "student", "a whole checkpoint of kdnas"), tempfile.TemporaryDirectory() as folder:
+        prefix, text = list(checkpoint[PACK]["configs"].items())[student]
+        weights = {
+            name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
+        }
+        for name, content in checkpoint[PACK]["tokenizer"].items():
+            if not name or name != Path(name).name or name == "..":
+                raise ConfigError(f"{key}={path}: not a checkpoint of kdnas (a tokenizer's file called {name!r})")
+            (Path(folder) / name).write_bytes(content.encode() if isinstance(content, str) else bytes(content.tolist()))
+        return _config(text, key, path), weights, AutoTokenizer.from_pretrained(folder, **DATA)
+
+
+def architectures(
+    checkpoint: dict[str, Any], key: str = "paths.output", path: object = "last.ckpt"
+) -> list[Architecture]:
+    """Returns the architectures of the Hugging Face models in a checkpoint (see `read`); none if it is not of kdnas.
+
+    Args:
+        key, path: the setting that error messages name, and its value.
+    """
+    texts = checkpoint.get(PACK, {"configs": {}})["configs"].values()
+    return [architecture_of(_config(text, key, path)) for text in texts]
+
+
+def _config(text: str, key: str, path: object) -> PreTrainedConfig:
+    values = json.loads(text)
+    return check_config(AutoConfig.for_model(values.pop("model_type"), **values), key, str(path))
+
+
+def load_classifier(
+    source: str, num_labels: int, random: bool = False, student: int | None = None
+) -> tuple[PreTrainedModel, Tokenizer]:
+    """Loads a sequence classifier (or, with one label, a regressor) on a pretrained encoder, and its tokenizer.
+
+    Args:
+        source: a Lightning checkpoint of kdnas, a Hugging Face folder, or a hub id.
+        random: whether to keep random weights: a baseline without distillation.
+        student: the index of one of several students in a checkpoint.
+
+    Raises:
+        ConfigError: a missing or damaged file, or weights of another architecture than the config's.
+    """
+    weights: dict[str, Tensor] | None = None
+    fits = isinstance(source, str) and bool(source)
+    require(fits, "checkpoint", source, "a checkpoint of kdnas, a Hugging Face folder or a hub id")
+    require_switch("module.source.random", random)
+    require_whole("task.num_labels", num_labels, 1)
+    require_whole("module.source.student", 0 if student is None else student, 0)
+    if _is_checkpoint(source):
+        config, weights, tokenizer = unpack(Path(source), student)
+    else:
+        require(student is None, "module.source.student", student, f"null: {source} is no checkpoint of several")
+        config, tokenizer = load_config(source, "checkpoint"), load_tokenizer(source, "checkpoint")
+    config.num_labels = num_labels
+    config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    if random or weights is not None:
+        model = make(AutoModelForSequenceClassification, config)
+        wrong = [] if random else fill(model, weights or {})
+    else:
+        with reading("checkpoint", source):
+            model, wrong = from_folder(AutoModelForSequenceClassification, source, config)
+    check_encoder(model, wrong, f"checkpoint={source}")
+    return model, tokenizer
+
+
+def load_encoder_into(model: PreTrainedModel, source: str, key: str = "module.initial") -> None:
+    """Copies the weights of an encoder of the same architecture into another, without poolers and heads.
+
+    Args:
+        model: an encoder from `kdnas.models.families.new_encoder`.
+        source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (with several
+            students, the first of the model's architecture is taken), a Hugging Face folder, or a hub id.
+        key: the setting that error messages name.
+
+    Raises:
+        ConfigError: a missing or damaged file, or another family, architecture, vocabulary or number of positions.
+    """
+    if _is_checkpoint(source):
+        config, weights, _ = unpack(Path(source), key=key, like=architecture_of(model.config))
+    else:
+        config = load_config(source, key)
+        with reading(key, source):
+            encoder, wrong = from_folder(AutoModel, source, config)
+        check_encoder(encoder, wrong, f"{key}={source}")
+        weights = encoder.state_dict()
+    for name in ("model_type", *Architecture.__dataclass_fields__, "vocab_size", "max_position_embeddings"):
+        theirs, ours = getattr(config, name), getattr(model.config, name)
+        if theirs != ours:
+            raise ConfigError(f"{key}={source}: its {name} is {theirs}; must be the student's {ours}")
+    check_encoder(model, fill(model, weights), f"{key}={source}")
+
+
+def _is_checkpoint(source: str) -> bool:
+    return source.endswith(".ckpt") or Path(source).is_file()

@@ -1,0 +1,67 @@
+"""The names of classes in a model's config, and the order of the teacher's classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from transformers import PreTrainedConfig
+
+from kdnas.base.errors import ConfigError
+
+UNNAMED = re.compile(r"(label|class)[ _-]?\d+", re.IGNORECASE)
+"""A pattern for the default names of classes, as LABEL_0."""
+
+
+def name_classes(config: PreTrainedConfig, count: int, names: Sequence[str] | None = None) -> None:
+    """Writes the number of classes and their names into a config, in place of earlier ones.
+
+    Args:
+        count: the number of classes; 1 for regression.
+        names: the names in the order of the class ids; None for LABEL_0, LABEL_1, ...
+    """
+    names = names or [f"LABEL_{i}" for i in range(count)]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+
+
+def names_of(config: PreTrainedConfig) -> tuple[str, ...] | None:
+    """Returns the names of a model's classes, in the order of its logits; None if they are default names."""
+    names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
+    unnamed = (UNNAMED.fullmatch(name) or name == str(i) for i, name in enumerate(names))
+    return None if all(unnamed) else names
+
+
+def plain_name(name: str) -> str:
+    """Normalizes a name's case and punctuation: Not-Entailment and not_entailment are one class."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def order_of(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, ...] | None:
+    """Returns, for each name in `ours`, its index in `theirs`; None if the names are not the same."""
+    for form in (str, str.casefold, plain_name):
+        places = {form(name): place for place, name in enumerate(theirs)}
+        if len(places) == len(theirs) and sorted(places) == sorted(map(form, ours)):
+            return tuple(places[form(name)] for name in ours)
+    return None
+
+
+def teacher_order(path: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> tuple[int, ...] | None:
+    """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal.
+
+    Args:
+        path: the teacher's path, for messages.
+        theirs, ours: the names of the teacher's classes and of the data's; None where they have none.
+
+    Raises:
+        ConfigError: both have names, and these are not the same.
+    """
+    if theirs is None or ours is None:
+        return None
+    order = order_of(theirs, ours)
+    if order is None:
+        raise ConfigError(
+            f"teacher.path={path}: its classes are {', '.join(theirs)}; must be the data's, {', '.join(ours)} "
+            "(id2label in its config.json names them; task.labels names classes that are numbers in the data)"
+        )
+    return None if order == tuple(range(len(ours))) else order

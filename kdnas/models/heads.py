@@ -1,0 +1,161 @@
+"""The kinds of student model: an encoder, a masked language model, a classifier."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from kdnas.base.errors import ConfigError, require_whole
+from kdnas.base.files import reading
+from kdnas.models.classes import name_classes, names_of, teacher_order
+from kdnas.models.families import make, new_encoder
+from kdnas.models.loading import check_dropout, dropouts, load_config, load_encoder
+from kdnas.models.weights import WEIGHTS, check_finite
+
+
+class Head(ABC):
+    """The kind of student model, and the requirements on its teacher."""
+
+    num_labels = 2
+    """The number of classes; 2 is transformers' default for models without classes."""
+
+    def describe(self, config: PreTrainedConfig, names: Sequence[str] | None = None) -> None:
+        """Writes the classes into a student's config, in place of those of the teacher's config."""
+        name_classes(config, self.num_labels)
+        config.problem_type = None
+
+    def names_of_teacher(self, teacher: PreTrainedConfig) -> tuple[str, ...] | None:
+        """Returns the names that a teacher has for the classes, for data that have none; None without names."""
+        return None
+
+    def teacher_order(
+        self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
+    ) -> tuple[int, ...] | None:
+        """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal."""
+        return None
+
+    def config(self, path: str) -> PreTrainedConfig:
+        """Loads the teacher's config."""
+        return load_config(path)
+
+    @abstractmethod
+    def load(self, path: str) -> PreTrainedModel:
+        """Loads the teacher, in fp32 and in evaluation mode."""
+
+    @abstractmethod
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """Builds a student with random weights."""
+
+    def new(self, config: PreTrainedConfig, seed: int, dropout: float | None = None) -> PreTrainedModel:
+        """Builds a student whose weights depend on the seed alone; restores the state of the global generators.
+
+        Args:
+            dropout: the probability of all of its dropout layers while it is distilled; None for the config's values.
+                Its config keeps its own values, for the export and fine-tuning.
+        """
+        check_dropout(dropout)
+        own, built = dropouts(config), copy.deepcopy(config)
+        if dropout is not None:
+            built.update(dict.fromkeys(own, dropout))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.make(built)
+        model.config.update(own)
+        return model
+
+
+@dataclass(frozen=True)
+class Encoder(Head):
+    """An encoder without a head: only its hidden states are used."""
+
+    def load(self, path: str) -> PreTrainedModel:
+        return load_encoder(path)
+
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        return new_encoder(config)
+
+
+@dataclass(frozen=True)
+class MaskedLM(Encoder):
+    """A masked language model; the teacher may be an encoder without a head."""
+
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+            raise ConfigError(f"teacher.path: a {config.model_type} has no masked language model; use BERT's family")
+        return make(AutoModelForMaskedLM, config)
+
+
+@dataclass(frozen=True)
+class Classifier(Head):
+    """A sequence classifier (with one label, a regressor); the teacher must be fine-tuned on the same classes.
+
+    Raises:
+        ConfigError: the teacher has another number of classes, or (in `load`) no trained classifier.
+    """
+
+    num_labels: int
+
+    def __post_init__(self) -> None:
+        require_whole("task.num_labels", self.num_labels, 1)
+
+    def describe(self, config: PreTrainedConfig, names: Sequence[str] | None = None) -> None:
+        name_classes(config, self.num_labels, names)
+        config.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
+
+    def names_of_teacher(self, teacher: PreTrainedConfig) -> tuple[str, ...] | None:
+        return names_of(teacher)
+
+    def teacher_order(
+        self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
+    ) -> tuple[int, ...] | None:
+        return teacher_order(path, names_of(teacher), names)
+
+    def config(self, path: str) -> PreTrainedConfig:
+        config = load_config(path)
+        if config.num_labels != self.num_labels:
+            raise ConfigError(
+                f"teacher.path={path}: the teacher has {config.num_labels} labels, the task {self.num_labels} "
+                f"(task.num_labels)"
+            )
+        return config
+
+    def load(self, path: str) -> PreTrainedModel:
+        self.config(path)
+        with reading("teacher.path", path):
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                path, output_loading_info=True, **WEIGHTS
+            )
+        if report["missing_keys"]:
+            raise ConfigError(f"teacher.path={path}: has no classifier; must be fine-tuned on the task first")
+        check_finite(model, f"teacher.path={path}")
+        return model.eval()
+
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        return make(AutoModelForSequenceClassification, config)
+
+
+def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
+    """Returns a model's parameters top-down: the head, each layer from the last to the first, the embeddings.
+
+    Layers that share their weights (ALBERT's) are one group.
+    """
+    encoder: Any = model.base_model
+    depth = model.config.num_hidden_layers
+    lists = (part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
+    blocks = [*reversed(next(lists, [encoder.encoder])), encoder.embeddings]
+    below = [list(block.parameters()) for block in blocks]
+    taken = {id(parameter) for group in below for parameter in group}
+    return [[parameter for parameter in model.parameters() if id(parameter) not in taken], *below]

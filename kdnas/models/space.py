@@ -1,0 +1,128 @@
+"""The search space: lists of values by dimension, and constraints."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from random import Random
+from typing import Any
+
+from kdnas.base.errors import ConfigError
+from kdnas.models.architecture import Architecture
+
+ENUMERABLE = 100_000
+"""The most points of a space that is listed; larger ones are only sampled."""
+
+Constraint = Callable[[Architecture], bool]
+
+
+class SearchSpace:
+    """A list of values for each dimension, less what the constraints exclude.
+
+    Args:
+        constraints: each says of an architecture whether it belongs to the space. Heads that do not divide the
+            hidden size never do.
+
+    Raises:
+        ConfigError: an empty dimension, a repeated value, or a space with nothing in it.
+    """
+
+    def __init__(
+        self,
+        num_hidden_layers: Sequence[int],
+        num_attention_heads: Sequence[int],
+        hidden_size: Sequence[int],
+        intermediate_size: Sequence[int],
+        hidden_act: Sequence[str],
+        constraints: Sequence[Constraint] = (),
+    ) -> None:
+        given: dict[str, Sequence[Any]] = {
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "hidden_act": hidden_act,
+        }
+        for name, values in given.items():
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise ConfigError(f"space.{name}={values}: must be a list, as [{values}]")
+        self.dimensions = {name: tuple(values) for name, values in given.items()}
+        for name, values in self.dimensions.items():
+            if name == "hidden_act":
+                what, fits = "names", all(isinstance(value, str) for value in values)
+            else:
+                what, fits = "whole numbers from 1", all(isinstance(value, int) and value > 0 for value in values)
+            if not values or not fits or len(set(values)) < len(values):
+                raise ConfigError(f"space.{name}={list(values)}: must be a list of one or more different {what}")
+        self.constraints = tuple(constraints)
+        self.grid_size = math.prod(len(values) for values in self.dimensions.values())
+        if self.enumerable and not self.members:
+            raise ConfigError(f"space: none of its {self.grid_size} architectures meets the constraints")
+
+    @property
+    def enumerable(self) -> bool:
+        return self.grid_size <= ENUMERABLE
+
+    @cached_property
+    def members(self) -> tuple[Architecture, ...]:
+        """Every architecture of an enumerable space, in the grid's order."""
+        return tuple(self._enumerate())
+
+    @property
+    def size(self) -> int:
+        """Members, or the points of the grid where there are too many to list."""
+        return len(self.members) if self.enumerable else self.grid_size
+
+    @cached_property
+    def reachable(self) -> dict[str, tuple[Any, ...]]:
+        """The dimensions without the values that no member of an enumerable space has."""
+        if not self.enumerable:
+            return self.dimensions
+        used = {name: {getattr(member, name) for member in self.members} for name in self.dimensions}
+        return {
+            name: tuple(value for value in values if value in used[name]) for name, values in self.dimensions.items()
+        }
+
+    @property
+    def example(self) -> Architecture:
+        """Some member."""
+        return self.members[0] if self.enumerable else self.sample(Random(0), besides=set())
+
+    def _enumerate(self) -> Iterator[Architecture]:
+        for values in itertools.product(*self.dimensions.values()):
+            candidate = self._admit(dict(zip(self.dimensions, values, strict=True)))
+            if candidate is not None:
+                yield candidate
+
+    def _admit(self, values: dict[str, Any]) -> Architecture | None:
+        if values["hidden_size"] % values["num_attention_heads"]:
+            return None
+        candidate = Architecture(**values)
+        return candidate if all(allows(candidate) for allows in self.constraints) else None
+
+    def __contains__(self, candidate: Architecture | None) -> bool:
+        if candidate is None:
+            return False
+        values = candidate.to_dict()
+        return all(values[name] in allowed for name, allowed in self.dimensions.items()) and (
+            self._admit(values) is not None
+        )
+
+    def sample(self, rng: Random, besides: set[Architecture]) -> Architecture:
+        """A uniformly random member that is not in `besides`.
+
+        Raises:
+            LookupError: there is none left (or, in a space too large to list, none was found).
+        """
+        if self.enumerable:
+            left = [member for member in self.members if member not in besides]
+            if left:
+                return rng.choice(left)
+        else:
+            for _ in range(10_000):
+                drawn = self._admit({name: rng.choice(values) for name, values in self.dimensions.items()})
+                if drawn is not None and drawn not in besides:
+                    return drawn
+        raise LookupError("the search space holds no further architecture")

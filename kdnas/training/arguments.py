@@ -1,0 +1,107 @@
+"""Checks of the arguments of Lightning's Trainer: each is used, or refused before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
+from omegaconf import DictConfig, OmegaConf
+
+from kdnas.base.config import instantiate, plain
+from kdnas.base.errors import ConfigError, is_number, require, require_switch, require_whole, shown
+
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "logger": ((), "the group `logger` makes it, as logger=csv; '~logger' goes without"),
+    "plugins": (([],), "kdnas brings its own, for checkpoints that appear whole"),
+    "use_distributed_sampler": ((True, False), ""),
+    "reload_dataloaders_every_n_epochs": ((0,), "the data module knows when its rows change"),
+    "enable_checkpointing": ((True,), "a run that was stopped goes on from last.ckpt"),
+    "overfit_batches": ((0,), "data.rows and data.held_out take few rows"),
+    "fast_dev_run": ((0, False), "data.rows, data.held_out and trainer.max_steps make a run short"),
+    "barebones": ((False,), "held-out metrics decide which weights are kept, and it switches validation off"),
+    "limit_test_batches": ((), "kdnas does not test; it validates"),
+    "limit_predict_batches": ((), "kdnas does not predict; it validates"),
+    "model_registry": ((), "the model is left in paths.export"),
+}
+"""Trainer arguments that kdnas sets itself or has no use for: the values that are allowed, and the alternative."""
+
+
+def check_arguments(given: DictConfig) -> None:
+    """Refuses arguments that would be ignored, or that Lightning would fail on in the middle of a training.
+
+    Args:
+        given: the config's `trainer`.
+    """
+    settings = {name: plain(given[name]) for name in given if name != "callbacks"}
+    for name, (harmless, instead) in REFUSED.items():
+        value = settings.get(name)
+        if value is not None and not any(value == known and type(value) is type(known) for known in harmless):
+            raise ConfigError(f"trainer.{name}={shown(value)}: must be left out; {instead}")
+    for name, least in (
+        ("max_epochs", -1),
+        ("max_steps", -1),
+        ("min_epochs", 0),
+        ("min_steps", 0),
+        ("accumulate_grad_batches", 1),
+        ("check_val_every_n_epoch", 1),
+        ("log_every_n_steps", 0),
+        ("num_sanity_val_steps", -1),
+    ):
+        if settings.get(name) is not None:
+            require_whole(f"trainer.{name}", settings[name], least)
+    for name in ("enable_progress_bar", "enable_model_summary", "detect_anomaly", "inference_mode"):
+        if settings.get(name) is not None:
+            require_switch(f"trainer.{name}", settings[name])
+    for name in ("limit_train_batches", "limit_val_batches"):
+        value = settings.get(name)
+        fits = value is None or (is_number(value) and (value >= 1 if isinstance(value, int) else 0 < value <= 1))
+        require(
+            fits, f"trainer.{name}", value, "a number of batches from 1, or a share of them above 0.0 and up to 1.0"
+        )
+    for unit in ("epochs", "steps"):
+        lower, upper = settings.get(f"min_{unit}"), settings.get(f"max_{unit}")
+        if lower is not None and upper not in (None, -1) and lower > upper:
+            raise ConfigError(f"trainer.min_{unit}={lower}: must be at most trainer.max_{unit}={upper}")
+    clip = settings.get("gradient_clip_val")
+    require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
+
+
+def user_callbacks(given: DictConfig) -> list[Callback]:
+    """Instantiates the callbacks of a config's `trainer`.
+
+    Raises:
+        ConfigError: not a list of callbacks.
+    """
+    wanted = given.get("callbacks")
+    made = (instantiate(wanted) if OmegaConf.is_config(wanted) else wanted) or []
+    made = [made] if isinstance(made, Callback) else made
+    if not isinstance(made, list) or not all(isinstance(one, Callback) for one in made):
+        value = shown(plain(wanted))
+        raise ConfigError(f"trainer.callbacks={value}: must be a list of callbacks, each by its _target_")
+    return made
+
+
+def check_callbacks(callbacks: Sequence[Callback], figures: Sequence[str], stages: bool, students: int) -> None:
+    """Refuses callbacks that monitor a metric that is not logged, and early stopping of several stages or students.
+
+    Args:
+        figures: the names of the metrics that the run logs; empty if they are not known.
+        stages: whether the training has stages with epochs of their own.
+        students: how many are trained together.
+    """
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and figures and monitor not in figures:
+            raise ConfigError(f"trainer.callbacks: monitor={monitor}: not logged; there is {', '.join(figures)}")
+        if isinstance(callback, EarlyStopping) and stages:
+            raise ConfigError(
+                "trainer.callbacks: EarlyStopping would end the training in its first stage; the stages have epochs of "
+                "their own, as objective.labels.epochs, and each goes on from its best"
+            )
+        if isinstance(callback, EarlyStopping) and students > 1:
+            raise ConfigError(
+                "trainer.callbacks: EarlyStopping would stop all students of a gang by their mean; must be with one "
+                "student, as search.gang=1"
+            )

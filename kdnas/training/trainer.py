@@ -1,0 +1,118 @@
+"""The Trainer, and trainings on several devices (DDP): each process has the students and its shard of every batch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch.distributed
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+from torch import Tensor
+
+from kdnas.base.config import instantiate
+from kdnas.base.disk import writing
+from kdnas.base.errors import ConfigError
+from kdnas.base.files import whole
+from kdnas.training.arguments import user_callbacks
+from kdnas.training.precision import fastest_precision
+
+STRATEGIES = ("auto", "ddp")
+
+
+def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
+    """Builds the Trainer of a config; `settings` override the config's, and `callbacks` are added to its callbacks.
+
+    Raises:
+        ConfigError: Lightning refuses the settings, or the strategy is not supported.
+    """
+    if cfg.trainer.strategy not in STRATEGIES:
+        raise ConfigError(
+            f"trainer.strategy={cfg.trainer.strategy}: must be one of {', '.join(STRATEGIES)}; "
+            "a student of an encoder's size fits on one device, so there is nothing to cut up"
+        )
+    settings["callbacks"] = [*settings.get("callbacks", ()), *user_callbacks(cfg.trainer)]
+    settings["plugins"] = [WholeCheckpoints()]
+    settings["use_distributed_sampler"] = False  # the data module divides batches itself
+    try:
+        if on_slurm():  # submitit requeues jobs, if they are to be requeued
+            settings["plugins"].append(SLURMEnvironment(auto_requeue=False))
+        given = cfg.trainer.precision
+        settings["precision"] = "32-true" if given == "auto" else given
+        alone = instantiate(cfg.trainer, **settings | {"logger": False, "callbacks": None})
+        if given == "auto":
+            settings["precision"] = fastest_precision(alone.strategy.root_device.type)
+        if count(alone) == 1:
+            settings["strategy"] = "auto"
+            return instantiate(cfg.trainer, **settings)
+        # Stages freeze parameters that other stages train. Buffers hold no statistics that could differ, and DDP would
+        # broadcast them before held-out batches too, whose number may differ between devices.
+        settings["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+        return instantiate(cfg.trainer, **settings)
+    except (MisconfigurationException, ImportError, RuntimeError) as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints atomically. Lightning writes them to $TMPDIR, and copies them if that is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # With a file that torch opens itself, its error would not name the disk error.
+        with whole(Path(path)) as aside, writing(aside), aside.open("wb") as file:
+            torch.save(checkpoint, file)
+
+
+def count(trainer: L.Trainer) -> int:
+    """Returns the number of devices that a Trainer is configured for; on SLURM, `world_size` is the number of tasks."""
+    return trainer.num_devices * trainer.num_nodes
+
+
+def on_slurm() -> bool:
+    """Returns whether SLURM, and not torchrun, has started this process and sets its rank."""
+    return SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+
+
+def check_devices(cfg: DictConfig, trainer: L.Trainer) -> None:
+    """Refuses several devices where they cannot be used.
+
+    Raises:
+        ConfigError: in a search, in a multirun outside of SLURM, or if SLURM has started another number of tasks.
+    """
+    if count(trainer) == 1:
+        return
+    given = f"trainer.devices={cfg.trainer.devices}: {count(trainer)} in all"
+    if cfg.stage == "mini" or cfg.search.trials:
+        raise ConfigError(f"{given}; must be 1 in a search, which trains each candidate on one device")
+    if on_slurm():
+        tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # of this srun
+        if tasks != count(trainer):  # Lightning would wait forever
+            raise ConfigError(f"{given}; must be as many as the tasks that srun has started, {tasks}")
+    elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        # Lightning starts the other processes with this process's command, which would run all jobs.
+        raise ConfigError(f"{given}; must be 1 in a multirun; run the command once for each value")
+
+
+def total(value: Tensor) -> Tensor:
+    """Returns the sum of a value over all devices (all-reduce)."""
+    if torch.distributed.is_initialized():
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+    return value
+
+
+def balanced(mean: Tensor, count: Tensor) -> Tensor:
+    """Scales a mean over this device's `count` items so that the average over devices is the mean over all items.
+
+    DDP averages gradients as if all devices had equally many items.
+    """
+    if not torch.distributed.is_initialized():
+        return mean
+    return mean * (count * torch.distributed.get_world_size() / total(count).clamp(min=1))
