@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdnas.base.errors import ConfigError, shown
+from kdnas.base.errors import ConfigError, SettingError, shown
 
 NOT_FOUND = "Error locating target"
 """The beginning of Hydra's message about an unknown `_target_`."""
@@ -28,7 +28,7 @@ LONGEST = 100
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:
-    """Calls Hydra's `instantiate` with plain containers, and turns bad input into a `ConfigError`."""
+    """Calls Hydra's `instantiate` with plain containers, and turns bad input into a `ConfigError` with the full key."""
     for key in sorted(OmegaConf.missing_keys(config)) if OmegaConf.is_config(config) else ():
         raise ConfigError(f"{_name(config)}.{key}: required value is missing")  # Hydra would pass "???"
     try:
@@ -39,6 +39,9 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__
+        if isinstance(cause, SettingError):
+            part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
+            raise cause.within(part[1] if part else _name(config)) from error
         if isinstance(cause, ConfigError):
             raise cause from error
         if str(error).startswith(NOT_FOUND):

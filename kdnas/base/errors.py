@@ -1,6 +1,8 @@
 """The exception for bad input, and common checks of values."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
 
@@ -12,14 +14,46 @@ class ConfigError(ValueError):
     """Bad input. The message is one line: the key, its value and what would be allowed."""
 
 
+class SettingError(ConfigError):
+    """A value that does not fit its setting.
+
+    Library classes name the setting as their own argument, `proxy`; whoever instantiates them knows where the class is
+    mounted in the config, and completes the key to `data.proxy` (see `mounted`).
+    """
+
+    def __init__(self, key: str, value: Any, allowed: str) -> None:
+        super().__init__(f"{key}={shown(value)}: must be {allowed}")
+        self.key, self.value, self.allowed = key, value, allowed
+
+    def within(self, prefix: str) -> "SettingError":
+        """Returns the same error with its key below `prefix`."""
+        absolute = self.key.partition(".")[0] == prefix.partition(".")[0]
+        return self if absolute else SettingError(f"{prefix}.{self.key}", self.value, self.allowed)
+
+
+@contextmanager
+def mounted(prefix: str) -> Iterator[None]:
+    """Completes the keys of the `SettingError`s raised in the block, by the part of the config that an object is from.
+
+    `with mounted("data"): data.setup("fit")`
+    """
+    try:
+        yield
+    except SettingError as error:
+        raise error.within(prefix) from error
+
+
 def require(fits: bool, key: str, value: Any, allowed: str) -> None:
     """Raises an error unless a value fits.
 
+    Args:
+        key: the setting; within a class that a config makes, the name of its argument.
+
     Raises:
-        ConfigError: `key=value: must be allowed`.
+        SettingError: `key=value: must be allowed`.
     """
     if not fits:
-        raise ConfigError(f"{key}={shown(value)}: must be {allowed}")
+        raise SettingError(key, value, allowed)
 
 
 def shown(value: Any) -> str:
