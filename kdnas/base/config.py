@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdnas.base.errors import ConfigError, SettingError, shown
+from kdnas.base.errors import ConfigError, shown
 
 NOT_FOUND = "Error locating target"
 """The beginning of Hydra's message about an unknown `_target_`."""
@@ -39,11 +39,9 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__
-        if isinstance(cause, SettingError):
+        if isinstance(cause, ConfigError):
             part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
             raise cause.within(part[1] if part else _name(config)) from error
-        if isinstance(cause, ConfigError):
-            raise cause from error
         if str(error).startswith(NOT_FOUND):
             raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a wrong type, or an unknown argument

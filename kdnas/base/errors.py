@@ -11,36 +11,42 @@ REASON = 200
 
 
 class ConfigError(ValueError):
-    """Bad input. The message is one line: the key, its value and what would be allowed."""
+    """Bad input. The message is one line: the key, its value and what would be allowed.
 
-
-class SettingError(ConfigError):
-    """A value that does not fit its setting.
-
-    Library classes name the setting as their own argument, `proxy`; whoever instantiates them knows where the class is
+    Library classes name a setting as their own argument, `proxy`; whoever instantiates them knows where the class is
     mounted in the config, and completes the key to `data.proxy` (see `mounted`).
     """
 
-    def __init__(self, key: str, value: Any, allowed: str) -> None:
-        super().__init__(f"{key}={shown(value)}: must be {allowed}")
-        self.key, self.value, self.allowed = key, value, allowed
+    key: str | None = None
+    """The setting that the message begins with, if it can be completed."""
 
-    def within(self, prefix: str) -> "SettingError":
-        """Returns the same error with its key below `prefix`."""
-        absolute = self.key.partition(".")[0] == prefix.partition(".")[0]
-        return self if absolute else SettingError(f"{prefix}.{self.key}", self.value, self.allowed)
+    @classmethod
+    def of(cls, key: str, rest: str) -> "ConfigError":
+        """Makes the error of a setting: the message is the key and the rest, as `=0: must be above 0`."""
+        error = cls(f"{key}{rest}")
+        error.key = key
+        return error
+
+    def within(self, prefix: str) -> "ConfigError":
+        """Returns the error with its key below `prefix`; the same one if its key is complete."""
+        if self.key is None or self.key.partition(".")[0] == prefix.partition(".")[0]:
+            return self
+        return type(self).of(f"{prefix}.{self.key}", str(self).removeprefix(self.key))
 
 
 @contextmanager
 def mounted(prefix: str) -> Iterator[None]:
-    """Completes the keys of the `SettingError`s raised in the block, by the part of the config that an object is from.
+    """Completes the keys of errors raised in the block, by the part of the config that an object was made from.
 
     `with mounted("data"): data.setup("fit")`
     """
     try:
         yield
-    except SettingError as error:
-        raise error.within(prefix) from error
+    except ConfigError as error:
+        completed = error.within(prefix)
+        if completed is error:
+            raise
+        raise completed from error
 
 
 def require(fits: bool, key: str, value: Any, allowed: str) -> None:
@@ -50,10 +56,10 @@ def require(fits: bool, key: str, value: Any, allowed: str) -> None:
         key: the setting; within a class that a config makes, the name of its argument.
 
     Raises:
-        SettingError: `key=value: must be allowed`.
+        ConfigError: `key=value: must be allowed`.
     """
     if not fits:
-        raise SettingError(key, value, allowed)
+        raise ConfigError.of(key, f"={shown(value)}: must be {allowed}")
 
 
 def shown(value: Any) -> str:
