@@ -18,7 +18,7 @@ from kdnas.app import run as runner
 from kdnas.base import shared
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import TextDataModule
-from kdnas.distillation import kept
+from kdnas.distillation import cache as kept
 from kdnas.distillation.cache import DiskOutputs, MemoryOutputs
 from kdnas.distillation.teacher import Needs, OnlineTeacher, Teacher
 from kdnas.models.heads import Classifier, Encoder

@@ -10,7 +10,7 @@ import torch
 from test_distiller import SMALL, WIDE, Texts, distiller, trainer
 
 from kdnas.modules import distiller as distilling
-from kdnas.modules import side_by_side
+from kdnas.training import student_threads as side_by_side
 from kdnas.training.student_threads import SideBySide, draws, places
 
 STATES = (
