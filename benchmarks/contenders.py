@@ -31,7 +31,8 @@ from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.distillation.mapping import last, layer_mapping, uniform
 from kdnas.models.architecture import Architecture
 from kdnas.models.heads import Encoder
-from kdnas.models.loading import load_encoder, load_tokenizer, student_config
+from kdnas.models.loading import load_encoder, load_tokenizer
+from kdnas.models.resizing import student_config
 from kdnas.training.optimization import adamw, linear
 from kdnas.training.trainer import make_trainer
 from kdnas.training.used_embeddings import restore_tables

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from kdnas.base.config import instantiate
 from kdnas.costs import measure_config
-from kdnas.models.loading import load_config, student_config
+from kdnas.models.loading import load_config
+from kdnas.models.resizing import student_config
 
 TWICE = 12
 """Architectures that are measured again, to see whether the two medians agree within their spreads."""

@@ -37,7 +37,8 @@ from transformers import BertConfig, BertModel
 
 from benchmarks.ceiling import product_rate, training_flops
 from benchmarks.contenders import BATCH, PRECISIONS, STUDENT, Clock, Contender, Course, held_out_loss
-from kdnas.models.loading import load_config, load_tokenizer, student_config
+from kdnas.models.loading import load_config, load_tokenizer
+from kdnas.models.resizing import student_config
 
 GANGS = [f"f-{outputs}-{students}" for outputs in ("online", "memory") for students in (2, 4, 8)]
 DEFAULT = ["a", "b", "c", "d", "e-memory", "e-disk", *GANGS]

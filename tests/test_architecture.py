@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
-from kdnas.models.loading import WithinTeacher
+from kdnas.models.constraints import WithinTeacher
 from kdnas.models.space import ENUMERABLE, SearchSpace
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

@@ -18,7 +18,7 @@ from kdnas.costs import LatencyTable, Protocol, accelerators, disturbance, measu
 from kdnas.costs import table as tables
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
-from kdnas.models.loading import student_config
+from kdnas.models.resizing import student_config
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 

@@ -325,11 +325,6 @@ def test_a_size_below_1_is_refused(text_dataset, tokenizer, name):
         TextDataModule(text_dataset, COLUMNS, tokenizer=tokenizer, **{name: 0})
 
 
-def test_rows_longer_than_the_model_takes_are_refused(text_dataset, tokenizer):
-    with pytest.raises(ConfigError, match=r"data.max_length=129: .*128"):
-        TextDataModule(text_dataset, COLUMNS, tokenizer=tokenizer, max_length=129)
-
-
 @pytest.mark.parametrize("kind", [TextDataModule, GlueDataModule])
 def test_data_that_is_not_there_is_refused_with_its_path(tmp_path, tokenizer, kind):
     (tmp_path / "empty").mkdir()

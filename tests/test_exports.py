@@ -24,11 +24,14 @@ from kdnas.app import run as runner
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
+from kdnas.models.building import new_encoder
 from kdnas.models.cards import card
-from kdnas.models.checkpoints import load_classifier, load_encoder_into, pack, unpack
+from kdnas.models.checkpoints import load_classifier, pack, unpack
 from kdnas.models.exports import check_export, export
 from kdnas.models.heads import Classifier, Encoder
-from kdnas.models.loading import load_config, load_encoder, load_tokenizer, student_config
+from kdnas.models.initialisation import PretrainedWeights
+from kdnas.models.loading import load_config, load_encoder, load_tokenizer
+from kdnas.models.resizing import student_config
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -283,14 +286,12 @@ def test_a_checkpoint_of_several_students_says_which_it_gives(gang, caplog):
 def test_a_start_takes_the_gang_s_student_of_its_own_architecture(gang, teacher):
     module, path = gang
     model = Encoder().new(student_config(load_config(teacher), SIZES[1]), seed=9)
-    load_encoder_into(model, path)
+    PretrainedWeights(path)(model)
     assert torch.equal(
         model.embeddings.word_embeddings.weight, module.students[1].model.embeddings.word_embeddings.weight
     )
-    with pytest.raises(ConfigError, match=f"^module.initial={path}: its num_hidden_layers is 1; must"):
-        load_encoder_into(
-            Encoder().new(student_config(load_config(teacher), Architecture(3, 2, 4, 4, "gelu")), 9), path
-        )
+    with pytest.raises(ConfigError, match=f"^student.init.source={path}: its num_hidden_layers is 1; must"):
+        PretrainedWeights(path)(new_encoder(student_config(load_config(teacher), Architecture(3, 2, 4, 4, "gelu"))))
 
 
 def test_a_tokenizer_s_file_that_is_no_text_survives_a_checkpoint(gang, teacher, tmp_path, monkeypatch):

@@ -11,13 +11,17 @@ from kdnas.base.errors import ConfigError
 from kdnas.datamodules import grammar
 from kdnas.datamodules.flat import PadCollator
 from kdnas.models.architecture import Architecture
-from kdnas.models.checkpoints import load_classifier, load_encoder_into
+from kdnas.models.building import new_encoder
+from kdnas.models.checkpoints import load_classifier
+from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.exports import export
-from kdnas.models.families import architecture_of, count_flops, count_parameters, new_encoder, positions
+from kdnas.models.families import architecture_of, family_of
 from kdnas.models.heads import Classifier, Encoder, MaskedLM
-from kdnas.models.loading import check_config, load_config, load_encoder, student_config
+from kdnas.models.initialisation import PretrainedWeights
+from kdnas.models.loading import load_config, load_encoder
 from kdnas.models.packing import outputs
-from kdnas.models.trial import check_architecture
+from kdnas.models.resizing import student_config
+from kdnas.models.trial import check_architecture, check_config
 
 STUDENT = Architecture(2, 3, 24, 20, "relu")
 SUPPORTED = {
@@ -55,10 +59,8 @@ UNLIMITED = ("deberta-v2", "eurobert", "nomic_bert")
 def config_of(family, **values):
     """A tiny config: 4 layers, hidden 32."""
     config = transformers.CONFIG_MAPPING[family](**{"vocab_size": 70, "pad_token_id": 1, "num_labels": 3} | values)
-    config.update(Architecture(4, 4, 32, 48, "gelu").to_dict() | {"bos_token_id": 2, "eos_token_id": 3})
-    for name, width in (("pooler_hidden_size", 32), ("num_key_value_heads", 4), ("head_dim", 8)):
-        if getattr(config, name, None) is not None:
-            setattr(config, name, width)
+    config = family_of(config).resize(config, Architecture(4, 4, 32, 48, "gelu"))
+    config.update({"bos_token_id": 2, "eos_token_id": 3})
     if getattr(config, "max_position_embeddings", None):
         config.max_position_embeddings = 40
     return config
@@ -86,7 +88,7 @@ def test_a_family_goes_all_the_way(family, tmp_path):
     assert architecture_of(again.config) == STUDENT
     for name, weight in again.named_parameters():
         assert torch.equal(weight, student.get_parameter(name)), name
-    load_encoder_into(new_encoder(config), str(folder))
+    PretrainedWeights(str(folder))(new_encoder(config))
     classifier, _ = load_classifier(str(folder), num_labels=3)
     logits = outputs(classifier.eval(), batch).logits
     assert logits.shape == (2, 3)
@@ -100,7 +102,7 @@ def test_a_family_goes_all_the_way(family, tmp_path):
 @pytest.mark.parametrize("family", SUPPORTED)
 def test_the_longest_input_is_what_a_model_takes(family):
     config = config_of(family, **SUPPORTED[family])
-    model, longest = new_encoder(student_config(config, STUDENT)).eval(), positions(config)
+    model, longest = new_encoder(student_config(config, STUDENT)).eval(), family_of(config).positions(config)
 
     def take(length):
         return model(torch.full((1, length), 5), attention_mask=torch.ones(1, length, dtype=torch.long))
@@ -201,7 +203,7 @@ def test_a_model_is_in_fp32_whatever_it_was_stored_in(made, half, tmp_path):
 
 def test_weights_of_a_half_precision_source_are_taken_over(half):
     model = new_encoder(load_config(half))
-    load_encoder_into(model, half)
+    PretrainedWeights(half)(model)
     stored = BertModel.from_pretrained(half, dtype="auto")
     assert stored.dtype != torch.float32
     for name, weight in model.named_parameters():

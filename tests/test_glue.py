@@ -23,7 +23,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.base.identity import DECIDE
 from kdnas.base.run_folder import earlier_results, note
 from kdnas.datamodules import grammar
-from kdnas.models.families import count_parameters
+from kdnas.models.counting import count_parameters
 from kdnas.reports import glue
 
 ROOT = Path(__file__).parent.parent

@@ -77,7 +77,7 @@ FINETUNE, GLUE = ["+experiment=finetune", "data=demo", "task=demo"], ["+experime
 DOORS = {
     "checkpoint": (FINETUNE, "checkpoint", ["folder", "zip", "pickle"]),
     "model": (GLUE, "checkpoint", ["folder", "zip", "pickle"]),
-    "module.initial": ([], "module.initial", ["folder", "zip", "pickle"]),
+    "student.init.source": (["student/init=checkpoint"], "student.init.source", ["folder", "zip", "pickle"]),
     "teacher.path": ([], "teacher.path", ["folder"]),
 }
 

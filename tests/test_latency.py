@@ -25,8 +25,8 @@ from kdnas.costs import LatencyTable, Protocol, disturbance, measure
 from kdnas.costs.disturbance import Timing
 from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
-from kdnas.models.families import count_flops, count_parameters
-from kdnas.models.loading import student_config
+from kdnas.models.counting import count_flops, count_parameters
+from kdnas.models.resizing import student_config
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -13,7 +13,7 @@ from kdnas.base import host
 from kdnas.base.errors import ConfigError
 from kdnas.costs import Protocol, accelerators, key
 from kdnas.models.architecture import Architecture
-from kdnas.models.loading import student_config
+from kdnas.models.resizing import student_config
 
 PROTOCOL = Protocol(length=8)
 SIZES = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}

@@ -16,10 +16,12 @@ from kdnas.base.errors import ConfigError
 from kdnas.datamodules import Masking, SyntheticNLI
 from kdnas.distillation.recipes import masked_lm
 from kdnas.models.architecture import Architecture
-from kdnas.models.checkpoints import load_classifier, load_encoder_into, read, unpack
+from kdnas.models.building import new_encoder
+from kdnas.models.checkpoints import load_classifier, read, unpack
 from kdnas.models.exports import export
-from kdnas.models.families import new_encoder
-from kdnas.models.loading import load_config, student_config
+from kdnas.models.initialisation import PretrainedWeights
+from kdnas.models.loading import load_config
+from kdnas.models.resizing import student_config
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -253,7 +255,7 @@ def test_an_encoder_takes_over_the_weights_of_any_kind_of_model(run, sources):
     for source in sources:
         model = new_encoder(student_config(load_config(teacher), SMALL), seed=5)
         assert not same(model.state_dict(), trained)
-        load_encoder_into(model, str(source))
+        PretrainedWeights(str(source))(model)
         assert same(model.state_dict(), trained)
 
 
@@ -275,8 +277,8 @@ def test_an_encoder_of_another_architecture_is_refused(run, sources, name, value
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for source in sources[:3]:
         with pytest.raises(ConfigError) as refusal:
-            load_encoder_into(model, str(source))
-        expected = f"module.initial={source}: its {name} is {theirs}; must be the student's {value}"
+            PretrainedWeights(str(source))(model)
+        expected = f"student.init.source={source}: its {name} is {theirs}; must be the student's {value}"
         assert str(refusal.value) == expected
     assert same(model.state_dict(), before)
 
@@ -285,11 +287,11 @@ def test_an_encoder_of_another_family_or_vocabulary_is_refused(teacher):
     config = load_config(teacher)
     sizes = {name: getattr(config, name) for name in Architecture.__dataclass_fields__}
     roberta = RobertaModel(RobertaConfig(vocab_size=config.vocab_size, max_position_embeddings=128, **sizes))
-    with pytest.raises(ConfigError, match="^module.initial=.*: its model_type is bert; must be the student's roberta$"):
-        load_encoder_into(roberta, teacher)
+    with pytest.raises(ConfigError, match="^student.init.source=.*: its model_type is bert; must be .*roberta$"):
+        PretrainedWeights(teacher)(roberta)
     config.vocab_size = 50
-    with pytest.raises(ConfigError, match="^start=.*: its vocab_size is .*; must be the student's 50$"):
-        load_encoder_into(new_encoder(config), teacher, key="start")
+    with pytest.raises(ConfigError, match="^student.init.source=.*: its vocab_size is .*; must be the student's 50$"):
+        PretrainedWeights(teacher)(new_encoder(config))
 
 
 def test_weights_that_are_not_as_their_config_says_are_refused(run, tmp_path):
@@ -304,15 +306,15 @@ def test_weights_that_are_not_as_their_config_says_are_refused(run, tmp_path):
     del checkpoint["state_dict"][name]
     torch.save(checkpoint, tmp_path / "less.ckpt")
     for source, first in ((written, "encoder.layer.2."), (tmp_path / "less.ckpt", "encoder.layer.1.output.dense")):
-        with pytest.raises(ConfigError, match=f"^module.initial={source}: .*{first}"):
-            load_encoder_into(model, str(source))
+        with pytest.raises(ConfigError, match=f"^student.init.source={source}: .*{first}"):
+            PretrainedWeights(str(source))(model)
 
 
 @pytest.mark.parametrize("name", ["gone", "gone.ckpt", "broken.ckpt"])
 def test_an_encoder_that_is_not_there_is_refused_with_its_path(teacher, tmp_path, name):
     (tmp_path / "broken.ckpt").write_bytes(b"PK\x03\x04")
-    with pytest.raises(ConfigError, match=f"^module.initial={tmp_path / name}: "):
-        load_encoder_into(new_encoder(load_config(teacher)), str(tmp_path / name))
+    with pytest.raises(ConfigError, match=f"^student.init.source={tmp_path / name}: "):
+        PretrainedWeights(str(tmp_path / name))(new_encoder(load_config(teacher)))
 
 
 # -- refusals

@@ -22,8 +22,11 @@ from kdnas.datamodules import grammar
 from kdnas.distillation.recipes import masked_lm, xtremedistil
 from kdnas.models.architecture import Architecture
 from kdnas.models.exports import export
-from kdnas.models.heads import Classifier, Encoder, MaskedLM, unfreezing_groups
-from kdnas.models.loading import load_config, student_config
+from kdnas.models.heads import Classifier, Encoder, MaskedLM
+from kdnas.models.initialisation import PretrainedWeights
+from kdnas.models.loading import load_config
+from kdnas.models.resizing import student_config
+from kdnas.models.unfreezing import unfreezing_groups
 from kdnas.modules import StudentDistiller
 from kdnas.training.best_weights import BestWeights
 
@@ -353,14 +356,14 @@ def test_what_is_left_behind_is_the_classifier_with_its_best_weights(classifier,
 def test_a_student_can_start_from_a_pretrained_encoder(classifier, tmp_path):
     encoder = Encoder().new(student_config(load_config(classifier), SMALL), seed=7)
     folder = export(encoder, AutoTokenizer.from_pretrained(classifier), tmp_path / "pretrained")
-    module = StudentDistiller(classifier, [SMALL], recipe(), seed=3, initial=str(folder))
+    module = StudentDistiller(classifier, [SMALL], recipe(), seed=3, init=PretrainedWeights(str(folder)))
     own = module.students[0].model.base_model.state_dict()
     equal(encoder.state_dict(), {name: own[name] for name in encoder.state_dict()})
     random = distiller(classifier).students[0].model
     head = "classifier.weight"
     assert torch.equal(module.students[0].model.state_dict()[head], random.state_dict()[head])  # the seed's
-    with pytest.raises(ConfigError, match="module.initial=.*num_hidden_layers is 2; must be the student's 1"):
-        StudentDistiller(classifier, [WIDE], recipe(), initial=str(folder))
+    with pytest.raises(ConfigError, match="student.init.source=.*num_hidden_layers is 2; must be the student's 1"):
+        StudentDistiller(classifier, [WIDE], recipe(), init=PretrainedWeights(str(folder)))
 
 
 def test_further_splits_have_their_own_figures(classifier, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from transformers import PreTrainedConfig
 
 from kdnas.costs.cost import Cost
-from kdnas.models.loading import student_config
+from kdnas.models.resizing import student_config
 from kdnas.search.reward import Reward
 from kdnas.search.study import Observation, Study
 

@@ -15,7 +15,7 @@ from kdnas.base.files import check_folder
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
 from kdnas.models.exports import check_export
-from kdnas.models.loading import check_dropout
+from kdnas.models.heads import check_dropout
 from kdnas.training.arguments import check_arguments, check_callbacks, user_callbacks
 from kdnas.training.optimization import check_optimization
 from kdnas.training.split_metrics import SplitMetrics

@@ -59,7 +59,8 @@ from kdnas.callbacks import (
 )
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.models.compatibility import check_fit
-from kdnas.models.loading import check_activation, load_config
+from kdnas.models.loading import load_config
+from kdnas.models.resizing import check_activation
 from kdnas.modules.base import DivergedError, ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.training.trainer import make_trainer, on_slurm

@@ -13,7 +13,7 @@ from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
 
 log = logging.getLogger(__name__)
-DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher", "latency")
+DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher", "latency", "student")
 """Parts of a config that only a distillation uses."""
 SEARCHING = ("search", "space", "controller", "reward")
 """Parts of a config that only a search has a use for."""
@@ -58,9 +58,9 @@ def typed(words: Sequence[str]) -> list[tuple[str, str]]:
 
 def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
     """Yields the reasons why a setting would not be used; none if it is used."""
-    part, name = key.partition(".")[0], key.partition(".")[2]
+    part, _, name = key.replace("/", ".").partition(".")
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
-        yield "is for +experiment=finetune; a distillation starts from module.initial"
+        yield "is for +experiment=finetune; a distillation starts from student/init=checkpoint student.init.source=..."
     if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task."):
         yield (
             "not a setting of the chosen configs; data=glue reads a task's rows, objective=xtremedistil learns its "

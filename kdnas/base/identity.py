@@ -33,7 +33,7 @@ NAMES = (
 """Keys that say where rows come from. A digest of the rows takes their place in an identity."""
 PLACES = ("data.path", "data.files", "data.extra")
 """Keys in `NAMES` whose values may be paths."""
-MODELS = ("module.teacher", "module.initial", "module.source.source")
+MODELS = ("module.teacher", "module.init.source", "module.source.source")
 """Keys that name a model. A digest of its weights takes their place, if they are on this host."""
 ROWS, SOURCES = "data (rows)", "data (files)"
 

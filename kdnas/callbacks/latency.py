@@ -15,7 +15,7 @@ from kdnas.base.shared import forget, shared
 from kdnas.costs import LatencyTable, Protocol, check_accelerators
 from kdnas.costs.accelerators import available_accelerators
 from kdnas.costs.cost import Cost
-from kdnas.models.families import count_flops, count_parameters
+from kdnas.models.counting import count_flops, count_parameters
 from kdnas.modules.distiller import StudentDistiller
 
 log = logging.getLogger(__name__)

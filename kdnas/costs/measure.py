@@ -12,7 +12,8 @@ from kdnas.base.errors import ConfigError, require, require_whole
 from kdnas.costs.accelerators import ACCELERATORS
 from kdnas.costs.cost import Latency
 from kdnas.costs.disturbance import Others, Timing, time_once
-from kdnas.models.families import new_encoder, positions
+from kdnas.models.building import new_encoder
+from kdnas.models.families import family_of
 
 MANY = 1024
 """The most threads that are accepted; no host has as many."""
@@ -55,7 +56,8 @@ class Protocol:
 
     def check(self, config: PreTrainedConfig) -> None:
         """Refuses a length that models of this config cannot take."""
-        require(self.length <= positions(config), "latency.length", self.length, f"at most {positions(config)}")
+        longest = family_of(config).positions(config)
+        require(self.length <= longest, "latency.length", self.length, f"at most {longest}")
 
 
 def measure(model: PreTrainedModel, accelerator: str, protocol: Protocol) -> list[Timing]:

@@ -91,10 +91,6 @@ class EncodedDataModule(L.LightningDataModule):
             raise ConfigError(
                 f"data.batch_tokens={batch_tokens}: must be at least {2 * max_length}, two of the longest rows"
             )
-        if tokenizer is not None and max_length > tokenizer.model_max_length:
-            raise ConfigError(
-                f"data.max_length={max_length}: must be at most the teacher's {tokenizer.model_max_length}"
-            )
         if tokenizer is not None and masking is not None:
             masking.check(copy.deepcopy(tokenizer))
         self.source = source

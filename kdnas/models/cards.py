@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 
 from kdnas import __version__
-from kdnas.models.loading import architecture_of
+from kdnas.models.families import architecture_of
 
 HUB_ID = r"[\w.-]+/[\w.-]+"
 USES = {

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -23,8 +22,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from kdnas.base.errors import ConfigError, require, require_switch, require_whole
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
-from kdnas.models.families import architecture_of, make
-from kdnas.models.loading import check_config, load_config, load_tokenizer
+from kdnas.models.building import make
+from kdnas.models.families import architecture_of
+from kdnas.models.loading import load_config, load_tokenizer
+from kdnas.models.trial import check_config
 from kdnas.models.weights import DATA, check_encoder, fill, from_folder
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def load_classifier(
     require_switch("module.source.random", random)
     require_whole("task.num_labels", num_labels, 1)
     require_whole("module.source.student", 0 if student is None else student, 0)
-    if _is_checkpoint(source):
+    if is_checkpoint(source):
         config, weights, tokenizer = unpack(Path(source), student)
     else:
         require(student is None, "module.source.student", student, f"null: {source} is no checkpoint of several")
@@ -155,32 +156,6 @@ def load_classifier(
     return model, tokenizer
 
 
-def load_encoder_into(model: PreTrainedModel, source: str, key: str = "module.initial") -> None:
-    """Copies the weights of an encoder of the same architecture into another, without poolers and heads.
-
-    Args:
-        model: an encoder from `kdnas.models.families.new_encoder`.
-        source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (with several
-            students, the first of the model's architecture is taken), a Hugging Face folder, or a hub id.
-        key: the setting that error messages name.
-
-    Raises:
-        ConfigError: a missing or damaged file, or another family, architecture, vocabulary or number of positions.
-    """
-    if _is_checkpoint(source):
-        config, weights, _ = unpack(Path(source), key=key, like=architecture_of(model.config))
-    else:
-        config = load_config(source, key)
-        with reading(key, source):
-            encoder, wrong = from_folder(AutoModel, source, config)
-        check_encoder(encoder, wrong, f"{key}={source}")
-        weights = encoder.state_dict()
-    for name in ("model_type", *Architecture.__dataclass_fields__, "vocab_size", "max_position_embeddings"):
-        theirs, ours = getattr(config, name), getattr(model.config, name)
-        if theirs != ours:
-            raise ConfigError(f"{key}={source}: its {name} is {theirs}; must be the student's {ours}")
-    check_encoder(model, fill(model, weights), f"{key}={source}")
-
-
-def _is_checkpoint(source: str) -> bool:
+def is_checkpoint(source: str) -> bool:
+    """Returns whether a model's source is a Lightning checkpoint, and not a folder or a hub id."""
     return source.endswith(".ckpt") or Path(source).is_file()

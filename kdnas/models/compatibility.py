@@ -10,8 +10,10 @@ from transformers import BatchEncoding, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.base.errors import ConfigError, reason, require
-from kdnas.models.families import TINY, apart, first_position, new_encoder, positions, resize
+from kdnas.models.building import new_encoder
+from kdnas.models.families import family_of
 from kdnas.models.packing import MODEL_INPUTS
+from kdnas.models.trial import TINY, apart
 
 TEXT = "The cat's seven lives, 12.5 \u00e9t\u00e9 \u732b \U0001f408!"
 """A text with words and symbols that a vocabulary may lack."""
@@ -29,7 +31,7 @@ def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts
     Raises:
         ConfigError: they do not fit.
     """
-    longest = min(positions(config), tokenizer.model_max_length)
+    longest = min(family_of(config).positions(config), tokenizer.model_max_length)
     require(max_length <= longest, "data.max_length", max_length, f"at most the teacher's {longest}")
     _check_ids(config, tokenizer, source)
     try:
@@ -77,8 +79,8 @@ def _check_beginning(batch: BatchEncoding, source: str) -> None:
 def _check_types(config: PreTrainedConfig, batch: BatchEncoding, source: str) -> None:
     """Refuses token_type_ids that the model has no embedding for."""
     largest = max((max(row) for row in batch.get("token_type_ids", [])), default=0)
-    types = getattr(config, "type_vocab_size", None)
-    if types and largest >= types:  # a model without the setting takes no token_type_ids, or ignores them
+    types = family_of(config).token_types(config)
+    if types and largest >= types:
         raise ConfigError(
             f"{source}: its tokenizer gives a pair's second text token_type_ids of {largest}, its model has "
             f"type_vocab_size={types}; must be at least {largest + 1}, or data.columns one column"
@@ -89,9 +91,8 @@ def _check_types(config: PreTrainedConfig, batch: BatchEncoding, source: str) ->
 @torch.no_grad()
 def _check_run(config: PreTrainedConfig, tokenizer: Tokenizer, batch: BatchEncoding, source: str) -> None:
     """Runs a tiny model of the same family, vocabulary and positions on a batch, and refuses what it does not take."""
-    tiny = new_encoder(resize(config, TINY)).eval()
-    padding = tokenizer.pad_token_id
-    if first_position(tiny) and padding != config.pad_token_id:
+    family, padding = family_of(config), tokenizer.pad_token_id
+    if family.first_position(config) and padding != config.pad_token_id:
         raise ConfigError(
             f"{source}: its tokenizer pads with {padding}, and its model counts positions from "
             f"pad_token_id={config.pad_token_id}; must be the same"
@@ -105,6 +106,7 @@ def _check_run(config: PreTrainedConfig, tokenizer: Tokenizer, batch: BatchEncod
     inputs["attention_mask"] = pad_sequence(
         [torch.ones(len(row), dtype=torch.long) for row in batch["input_ids"]], batch_first=True
     )
+    tiny = new_encoder(family.resize(config, TINY)).eval()
     try:
         states = tiny(**inputs).last_hidden_state
     except Exception as error:  # a model given unsuitable inputs can raise anything

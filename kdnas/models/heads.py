@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoModelForMaskedLM,
@@ -18,11 +17,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from kdnas.base.errors import ConfigError, require_whole
+from kdnas.base.errors import ConfigError, is_number, require, require_whole
 from kdnas.base.files import reading
+from kdnas.models.building import make, new_encoder
 from kdnas.models.classes import name_classes, names_of, teacher_order
-from kdnas.models.families import make, new_encoder
-from kdnas.models.loading import check_dropout, dropouts, load_config, load_encoder
+from kdnas.models.families import family_of
+from kdnas.models.loading import load_config, load_encoder
 from kdnas.models.weights import WEIGHTS, check_finite
 
 
@@ -67,7 +67,7 @@ class Head(ABC):
                 Its config keeps its own values, for the export and fine-tuning.
         """
         check_dropout(dropout)
-        own, built = dropouts(config), copy.deepcopy(config)
+        own, built = family_of(config).dropouts(config), copy.deepcopy(config)
         if dropout is not None:
             built.update(dict.fromkeys(own, dropout))
         with torch.random.fork_rng(devices=[]):
@@ -147,15 +147,7 @@ class Classifier(Head):
         return make(AutoModelForSequenceClassification, config)
 
 
-def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
-    """Returns a model's parameters top-down: the head, each layer from the last to the first, the embeddings.
-
-    Layers that share their weights (ALBERT's) are one group.
-    """
-    encoder: Any = model.base_model
-    depth = model.config.num_hidden_layers
-    lists = (part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
-    blocks = [*reversed(next(lists, [encoder.encoder])), encoder.embeddings]
-    below = [list(block.parameters()) for block in blocks]
-    taken = {id(parameter) for group in below for parameter in group}
-    return [[parameter for parameter in model.parameters() if id(parameter) not in taken], *below]
+def check_dropout(share: Any) -> None:
+    """Refuses a dropout probability that is none."""
+    fits = share is None or (is_number(share) and 0 <= share < 1)
+    require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")

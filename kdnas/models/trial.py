@@ -1,10 +1,13 @@
-"""Tests, on a tiny model, whether models of a family can be distilled, measured, exported and fine-tuned."""
+"""Tests, on a tiny model, whether models of a config's family can be distilled, measured, exported and fine-tuned."""
 
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
+from functools import wraps
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -12,28 +15,88 @@ from transformers import (
     MODEL_MAPPING,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
-from kdnas.base.errors import ConfigError, reason
+from kdnas.base.errors import ConfigError, reason, require, require_whole
 from kdnas.models.architecture import Architecture
-from kdnas.models.families import (
-    TINY,
-    apart,
-    architecture_of,
-    by_config,
-    count_flops,
-    count_parameters,
-    make,
-    new_encoder,
-    run,
-    tiny,
-)
+from kdnas.models.building import make, new_encoder
+from kdnas.models.counting import count_flops, count_parameters
+from kdnas.models.families import architecture_of, family_of
+from kdnas.models.families.base import VALUES
+from kdnas.models.resizing import check_activation
 
+T = TypeVar("T")
+ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
+"""The attention implementations that a config may name; other names load code from the hub."""
 LENGTH = 8
+"""The tokens of a tiny model's input, which are as many as its table has positions."""
 SPARE = 4_000_000
 """The most parameters of a tiny model. One with more has tables of other inputs, which no architecture shrinks."""
+TINY = Architecture(2, 2, 16, 24, "gelu")
 ARCHITECTURES = (TINY, Architecture(3, 3, 12, 40, "relu"))
 """Two architectures that differ in all five values, so that both a teacher's and a student's are tested."""
+
+
+def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
+    """Refuses the config of a model that is no supported encoder, or that would load code from the hub.
+
+    Args:
+        key, path: the setting that error messages name, and its value.
+
+    Raises:
+        ConfigError: what is wrong with the config, or what its family cannot do.
+    """
+    family_of(config)
+    missing = [name for name in VALUES if not hasattr(config, name)]
+    if missing:
+        raise ConfigError(
+            f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"
+        )
+    try:
+        _check_values(config)
+    except (ConfigError, AttributeError) as error:
+        raise ConfigError(f"{key}={path}: its config is of no encoder ({error})") from error
+    if config._attn_implementation not in ATTENTION:
+        raise ConfigError(
+            f"{key}={path}: its config asks for the attention {config._attn_implementation}; must be sdpa or eager"
+        )
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(f"{key}={path}: its weights are quantized; must be of the model as it was before that")
+    if why := refusal(config):
+        raise ConfigError(
+            f"{key}={path}: a {config.model_type} model cannot be distilled or fine-tuned here ({why}); "
+            "must be of a family that docs/models.md lists"
+        )
+    return config
+
+
+def _check_values(config: PreTrainedConfig) -> None:
+    """Refuses values that are invalid for every encoder."""
+    check_activation(architecture_of(config).hidden_act)
+    require_whole("vocab_size", config.vocab_size, 1)
+    padding = config.pad_token_id
+    fits = padding is None or (isinstance(padding, int) and 0 <= padding < config.vocab_size)
+    require(fits, "pad_token_id", padding, f"below vocab_size={config.vocab_size}")
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None:
+        require_whole("max_position_embeddings", positions, 1)
+
+
+def check_architecture(config: PreTrainedConfig) -> None:
+    """Refuses a student's config whose five values cannot be combined in its family.
+
+    Raises:
+        ConfigError: the model cannot be built or run.
+    """
+    layer = copy.deepcopy(config)
+    layer.num_hidden_layers = 1
+    try:
+        count_flops(layer, 1, LENGTH)
+    except Exception as error:  # an unsuitable model can raise anything
+        raise ConfigError(
+            f"architecture={architecture_of(config)}: not of a {config.model_type} model ({reason(error)})"
+        ) from error
 
 
 def refusal(config: PreTrainedConfig) -> str | None:
@@ -47,25 +110,40 @@ def refusal(config: PreTrainedConfig) -> str | None:
     if "input_ids" not in signature(kind.forward).parameters:
         return "it does not read text"
     try:
-        return next(filter(None, (_fault(tiny(config, architecture)) for architecture in ARCHITECTURES)), None)
-    except Exception as error:  # an unsuitable family can raise anything
+        tiny = (family_of(config).tiny(config, architecture) for architecture in ARCHITECTURES)
+        return next(filter(None, map(_fault, tiny)), None)
+    except Exception as error:  # any, as above
         return reason(error)
 
 
-def check_architecture(config: PreTrainedConfig) -> None:
-    """Refuses a student's config whose five values cannot be combined in its family.
+# -- on a tiny model
 
-    Raises:
-        ConfigError: the model cannot be built or run.
-    """
-    layer = copy.deepcopy(config)
-    layer.num_hidden_layers = 1
-    try:
-        count_flops(layer, 1, LENGTH)
-    except Exception as error:  # any, as above
-        raise ConfigError(
-            f"architecture={architecture_of(config)}: not of a {config.model_type} model ({reason(error)})"
-        ) from error
+
+def by_config(function: Callable[[PreTrainedConfig], T]) -> Callable[[PreTrainedConfig], T]:
+    """Caches a function's results by the content of the config."""
+    known: dict[str, T] = {}
+
+    @wraps(function)
+    def cached(config: PreTrainedConfig) -> T:
+        key = f"{type(config)} {config.to_json_string(use_diff=False)}"
+        if key not in known:
+            known[key] = function(config)
+        return known[key]
+
+    return cached
+
+
+def apart(function: Callable[..., T]) -> Callable[..., T]:
+    """Runs a function on the CPU, with gradients and in fp32, and restores the state of the global generator."""
+
+    @wraps(function)
+    def alone(*arguments: Any) -> T:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+            torch.default_generator.manual_seed(0)  # the CPU's generator alone
+            with torch.enable_grad():
+                return function(*arguments)
+
+    return alone
 
 
 @by_config
@@ -79,7 +157,7 @@ def _fault(config: PreTrainedConfig) -> str | None:
     except Exception:
         return "the cost of a pass cannot be counted"
     encoder = new_encoder(config)
-    states = run(encoder, LENGTH).hidden_states
+    states = _run(encoder).hidden_states
     if [state.shape[-1] for state in states] != [config.hidden_size] * (config.num_hidden_layers + 1):
         return "its hidden states are not one a layer, of the hidden size"
     states[-1].square().mean().backward()
@@ -87,9 +165,9 @@ def _fault(config: PreTrainedConfig) -> str | None:
         return "its gradients are not finite"
     if not _reads_both_ways(config):
         return "tokens do not attend to later ones; must be an encoder"
-    if run(make(AutoModelForSequenceClassification, config), LENGTH).logits.shape != (2, 2):
+    if _run(make(AutoModelForSequenceClassification, config)).logits.shape != (2, 2):
         return "its classifier does not give a logit a class"
-    return None
+    return _misdescribed(config, encoder)
 
 
 @torch.no_grad()
@@ -98,6 +176,36 @@ def _reads_both_ways(config: PreTrainedConfig) -> bool:
     encoder = new_encoder(config).eval()
     tokens = torch.arange(LENGTH) + 8  # no special ones
     other = torch.cat([tokens[:-1], tokens[-1:] + 1])
-    given = encoder(input_ids=torch.stack([tokens, other]), attention_mask=torch.ones(2, LENGTH, dtype=torch.long))
-    first, second = given.last_hidden_state[:, 0]
+    output = encoder(input_ids=torch.stack([tokens, other]), attention_mask=torch.ones(2, LENGTH, dtype=torch.long))
+    first, second = output.last_hidden_state[:, 0]
     return not torch.equal(first, second)
+
+
+@torch.no_grad()
+def _misdescribed(config: PreTrainedConfig, encoder: PreTrainedModel) -> str | None:
+    """Returns what the config's family says that is not so, if anything."""
+    family = family_of(config)
+    try:
+        family.blocks(encoder)
+    except AttributeError:
+        return "its layers and embeddings are not where a BERT's are"
+    if getattr(config, "max_position_embeddings", None) is not None:
+        small = copy.deepcopy(config)
+        unlimited = family.positions(config) == math.inf
+        small.max_position_embeddings = 1 if unlimited else family.first_position(config) + LENGTH
+        try:
+            _run(new_encoder(small).eval())
+        except (IndexError, RuntimeError):
+            return "it does not take as many positions as a BERT"
+    return None
+
+
+def _run(model: PreTrainedModel) -> Any:
+    """Runs a model on two rows of arbitrary tokens, (2, LENGTH); the second row ends with padding."""
+    padding = model.config.pad_token_id
+    word = next(token for token in range(4) if token != padding)
+    tokens = torch.full((2, LENGTH), word)
+    mask = torch.ones_like(tokens)
+    mask[1, -2:] = 0
+    tokens[mask == 0] = word if padding is None else padding
+    return model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)

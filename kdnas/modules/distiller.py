@@ -23,12 +23,13 @@ from kdnas.distillation.objectives import Objective
 from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
-from kdnas.models.checkpoints import load_encoder_into
 from kdnas.models.families import architecture_of
-from kdnas.models.heads import unfreezing_groups
-from kdnas.models.loading import load_tokenizer, student_config, take_padding
+from kdnas.models.initialisation import RandomWeights, StudentSource
+from kdnas.models.loading import load_tokenizer
 from kdnas.models.packing import Layout, Outputs, outputs
+from kdnas.models.resizing import student_config, take_padding
 from kdnas.models.trial import check_architecture
+from kdnas.models.unfreezing import unfreezing_groups
 from kdnas.modules.base import ExportingModule
 from kdnas.training.gradients import at_once, is_out_of_memory
 from kdnas.training.split_metrics import SplitMetrics
@@ -53,15 +54,14 @@ class Student(nn.Module):
         teacher: PreTrainedConfig,
         recipe: Recipe,
         seed: int,
-        initial: str | None = None,
+        init: StudentSource,
         also: Sequence[str] = (),
         dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.model = recipe.head.new(config, seed, dropout)
-        if initial:
-            encoder: Any = self.model.base_model
-            load_encoder_into(encoder, initial)
+        encoder: Any = self.model.base_model
+        init(encoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.aims = [stage.objective(config, teacher) for stage in recipe.stages]
@@ -144,7 +144,7 @@ class StudentDistiller(ExportingModule):
         dropout: the students' dropout while they are distilled; None for the teacher's. Exported configs always have
             the teacher's.
         seed: the seed of the students' initial weights.
-        initial: a checkpoint, folder or hub id whose encoder the students start from; None for random weights.
+        init: where the students' weights begin (see `kdnas.models.initialisation`); None for random weights.
         also: the names of the held-out splits besides the first; their metrics decide nothing.
         compile: whether to compile the students by `torch.compile`.
         outputs: the source of the teacher's outputs; None runs the teacher on every batch.
@@ -166,7 +166,7 @@ class StudentDistiller(ExportingModule):
         weight_decay: float = 0.01,
         dropout: float | None = None,
         seed: int = 0,
-        initial: str | None = None,
+        init: StudentSource | None = None,
         also: Iterable[str] | None = None,
         compile: bool = False,
         outputs: TeacherOutputs | None = None,
@@ -175,7 +175,7 @@ class StudentDistiller(ExportingModule):
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
-        self.recipe, self.head, self.initial = objective, objective.head, initial
+        self.recipe, self.head, self.init = objective, objective.head, init or RandomWeights()
         self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
         self.teacher_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
@@ -186,7 +186,7 @@ class StudentDistiller(ExportingModule):
             self.head.describe(config)
         self.class_order: tuple[int, ...] | None = None
         self.students = nn.ModuleList(
-            Student(config, self.teacher_config, objective, seed, initial, list(also or ()), dropout)
+            Student(config, self.teacher_config, objective, seed, self.init, list(also or ()), dropout)
             for config in configs
         )
         for student in self.trainees if compile else ():
@@ -220,7 +220,7 @@ class StudentDistiller(ExportingModule):
     @property
     def about(self) -> dict[str, str]:
         stages = ", then ".join(stage.name.replace("_", " ") for stage in self.recipe.stages)
-        initial = {"initial weights": self.initial} if self.initial else {}
+        initial = {"initial weights": self.init.origin} if self.init.origin else {}
         return {"distilled from": self.teacher_path, "objective": stages, **initial}
 
     def name_classes(self, names: Sequence[str] | None) -> None:

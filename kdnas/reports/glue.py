@@ -24,7 +24,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.base.files import make_folder, whole
 from kdnas.base.run_folder import RESULTS, SETTINGS, read_results
 from kdnas.callbacks import LatencyBenchmark
-from kdnas.models.families import count_parameters
+from kdnas.models.counting import count_parameters
 from kdnas.models.loading import load_config
 from kdnas.reports.notes import BUSY
 from kdnas.reports.plots import score_plot

@@ -1,0 +1,33 @@
+"""Counts a model's parameters and floating-point operations, without building its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig
+
+from kdnas.models.building import new_encoder
+
+
+def count_parameters(config: PreTrainedConfig) -> int:
+    """Counts the parameters of an encoder, with embeddings and without a pooler."""
+    with torch.device("meta"):
+        return new_encoder(config).num_parameters()
+
+
+def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
+    """Counts the floating-point operations of one forward pass (matrix products and attention).
+
+    Args:
+        batch_size, length: the input's rows and its tokens a row.
+    """
+    # Fake tensors on the meta device: on the CPU, fused attention is not counted; with real meta tensors, transformers
+    # fails when it reads the mask's values. Fakes cannot be made in inference mode, in which a validation may ask.
+    with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"):
+        model = new_encoder(config).eval().requires_grad_(False)
+        tokens = torch.zeros(batch_size, length, dtype=torch.long)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    return counter.get_total_flops()

@@ -1,0 +1,17 @@
+"""ALBERT: all layers share their weights; embeddings of a size of their own."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from kdnas.models.families.base import Family, register
+
+
+@register("albert")
+class Albert(Family):
+    """The shared layer is one block, with the projection of the embeddings. `embedding_size` stays the teacher's."""
+
+    def blocks(self, model: PreTrainedModel) -> list[list[nn.Module]]:
+        encoder: Any = model.base_model
+        return [[encoder.encoder], [encoder.embeddings]]

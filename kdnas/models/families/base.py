@@ -1,0 +1,154 @@
+"""What differs between model families, and the table of families by `model_type`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from kdnas.base.errors import is_number
+from kdnas.models.architecture import Architecture
+
+VALUES = tuple(Architecture.__dataclass_fields__)
+"""Hugging Face's names of an architecture's five values."""
+WORDS = 64
+"""The vocabulary size of a tiny model, if it has room for the special tokens."""
+SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
+
+
+class Family:
+    """A model family whose configs and modules are named as BERT's; a subclass states what differs.
+
+    Attributes:
+        names: the config's own names for Hugging Face's, where the config class does not map them itself.
+        derived: further sizes in the config that follow from the five values.
+        layers: the encoder's list of layers, as a dotted path below the model without its head.
+        embeddings: the modules below the first layer, as dotted paths.
+    """
+
+    names: Mapping[str, str] = {}
+    derived: Mapping[str, Callable[[Architecture], int]] = {
+        "num_key_value_heads": lambda own: own.num_attention_heads,
+        "head_dim": lambda own: own.hidden_size // own.num_attention_heads,
+    }
+    layers = "encoder.layer"
+    embeddings: tuple[str, ...] = ("embeddings",)
+
+    # -- configs
+
+    def architecture(self, config: PreTrainedConfig) -> Architecture:
+        return Architecture.of({name: getattr(config, name) for name in VALUES})
+
+    def resize(self, config: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
+        """Returns a config of the same vocabulary and positions with another architecture.
+
+        The `derived` sizes are derived again if the config's were derived. All others, as an `embedding_size`, stay.
+        """
+        resized = copy.deepcopy(config)
+        resized.update(architecture.to_dict() | {"dtype": "float32", "architectures": None})
+        before = self.architecture(config)
+        for name, derive in self.derived.items():
+            if getattr(config, name, None) is not None and getattr(config, name) == derive(before):
+                setattr(resized, name, derive(architecture))
+        return resized
+
+    def tiny(self, config: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
+        """Returns a config of a tiny model of the family, with a vocabulary of little more than the special tokens."""
+        small = self.resize(config, architecture)
+        small.update({"_name_or_path": "", "transformers_version": None, "problem_type": None, "num_labels": 2})
+        special = [getattr(config, f"{name}_token_id", None) for name in SPECIAL]
+        small.vocab_size = max(WORDS, *(1 + token for token in special if isinstance(token, int)))
+        return small
+
+    def dropouts(self, config: PreTrainedConfig) -> dict[str, float]:
+        """Returns every dropout probability in a config, by its name there."""
+        return {name: value for name, value in vars(config).items() if "dropout" in name and is_number(value)}
+
+    # -- inputs
+
+    def first_position(self, config: PreTrainedConfig) -> int:
+        """Returns the index of a row's first token in the table of positions."""
+        return 0
+
+    def positions(self, config: PreTrainedConfig) -> float:
+        """Returns the longest input in tokens; infinite without a table of absolute positions."""
+        table = getattr(config, "max_position_embeddings", None)
+        return math.inf if table is None else table - self.first_position(config)
+
+    def token_types(self, config: PreTrainedConfig) -> int:
+        """Returns the number of token types (segments); 0 if the model takes no `token_type_ids`, or ignores them."""
+        return getattr(config, "type_vocab_size", None) or 0
+
+    def window(self, config: PreTrainedConfig) -> int | None:
+        """Returns the width, in tokens, of the sliding window that some layers attend to; None without one."""
+        return getattr(config, "sliding_window", None)
+
+    # -- modules
+
+    def blocks(self, model: PreTrainedModel) -> list[list[nn.Module]]:
+        """Returns what a classifier's training unfreezes one after the other: the last layer first, embeddings last.
+
+        Raises:
+            AttributeError: the model's modules have other names.
+        """
+        encoder: Any = model.base_model
+        layers: Iterable[nn.Module] = encoder.get_submodule(self.layers)
+        return [*([layer] for layer in reversed([*layers])), [encoder.get_submodule(path) for path in self.embeddings]]
+
+    def apply_head(self, model: PreTrainedModel, states: Tensor) -> Tensor:
+        """Applies a model's pooler and head to the encoder's states.
+
+        Args:
+            states: (masked tokens, width) for a language model, (rows, 1, width) of the first tokens for a classifier.
+
+        Returns:
+            The logits, (masked tokens, vocabulary) or (rows, classes).
+        """
+        pooler = getattr(model.base_model, "pooler", None)
+        if pooler is not None:
+            states = pooler(states)
+        for name, part in model.named_children():
+            if name != model.base_model_prefix:
+                states = part(states)
+        return states
+
+
+FAMILIES: dict[str, Family] = {}
+"""The families by their configs' `model_type`."""
+DEFAULT = Family()
+Kind = TypeVar("Kind", bound=type[Family])
+
+
+def register(*model_types: str) -> Callable[[Kind], Kind]:
+    """Enters a subclass of `Family` into the table, under each `model_type` of its configs. Used as a decorator."""
+
+    def enter(kind: Kind) -> Kind:
+        FAMILIES.update(dict.fromkeys(model_types, kind()))
+        return kind
+
+    return enter
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """Returns a config's family; one that is not in the table is taken to be like BERT (`kdnas.models.trial` tests it).
+
+    The config class is taught the family's names, so that `config.hidden_size` and the like work for every family.
+    """
+    family, kind = FAMILIES.get(config.model_type, DEFAULT), type(config)
+    if not family.names.items() <= kind.attribute_map.items():
+        kind.attribute_map = {**kind.attribute_map, **family.names}
+    return family
+
+
+def architecture_of(config: PreTrainedConfig) -> Architecture:
+    """Returns the architecture of a model's config."""
+    return family_of(config).architecture(config)
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Returns the index of a row's first token in a model's table of positions."""
+    return family_of(model.config).first_position(model.config)
