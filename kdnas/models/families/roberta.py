@@ -4,15 +4,8 @@ from transformers import PreTrainedConfig
 
 from kdnas.models.families.base import Family, register
 
-LIKE_ROBERTA = (
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "data2vec-text",
-    "roberta-prelayernorm",
-    "ibert",
-    "markuplm",
-)
+LIKE_ROBERTA = ("xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm", "ibert")
+LIKE_ROBERTA += ("markuplm",)
 
 
 @register("roberta", *LIKE_ROBERTA)
