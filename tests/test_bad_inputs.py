@@ -215,6 +215,8 @@ TABLE = [
     ("train", "teacher.path=null", "teacher.path=null: must be a folder that holds a model, or a hub id"),
     ("train", "teacher.path=/no/such", "teacher.path=/no/such: no model there that can be read"),
     ("train", "teacher.path={tmp}/file", "teacher.path={tmp}/file: no model there that can be read"),
+    ("train", "student.init=random", "student.init=random: chooses a config; must be student/init=random"),
+    ("train", "student/init=checkpoint", "student.init.source=null: must be a folder that holds a model, or a hub id"),
     ("train", "student/init=checkpoint student.init.source=/no/such", "student.init.source=/no/such: no model there"),
     ("train", "paths.output={tmp}/file", "paths.output={tmp}/file: cannot be written to ({tmp}/file is a file)"),
     ("train", "outputs.folder={tmp}/file", "outputs.folder={tmp}/file: cannot be written to ({tmp}/file is a file)"),

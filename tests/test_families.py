@@ -18,10 +18,10 @@ from kdnas.models.exports import export
 from kdnas.models.families import architecture_of, family_of
 from kdnas.models.heads import Classifier, Encoder, MaskedLM
 from kdnas.models.initialisation import PretrainedWeights
-from kdnas.models.loading import load_config, load_encoder
+from kdnas.models.loading import check_config, load_config, load_encoder
 from kdnas.models.packing import outputs
 from kdnas.models.resizing import student_config
-from kdnas.models.trial import check_architecture, check_config
+from kdnas.models.trial import check_architecture
 
 STUDENT = Architecture(2, 3, 24, 20, "relu")
 SUPPORTED = {

@@ -84,6 +84,9 @@ def check_group(word: str, override: Override, conf: Path) -> None:
     """Refuses a value of a config group that cannot be the name of a config, with the names that there are."""
     key, value = override.key_or_group, override.value()
     chooses = not override.is_delete() and not override.is_sweep_override() and (conf / key).is_dir()
+    group = key.replace(".", "/")
+    if group != key and isinstance(value, str) and (conf / group).is_dir():
+        raise ConfigError(f"{word}: chooses a config; must be {group}={value}")
     if chooses and not isinstance(value, str | list):
         options = ", ".join(sorted(path.stem for path in (conf / key).glob("*.yaml")))
         raise ConfigError(f"{word}: must be one of {options}" + f"; '~{key}' leaves it out" * (value is None))

@@ -38,7 +38,7 @@ class Architecture:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Architecture:
-        """From a mapping that holds the five names and nothing else."""
+        """Makes an architecture from a mapping of the five names and nothing else."""
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -50,7 +50,7 @@ class Architecture:
 
     @property
     def size(self) -> int:
-        """About how many weights it has: those of its layers, and of a vocabulary of 30,000."""
+        """The approximate number of weights: those of the layers, and of a vocabulary of 30,000."""
         return self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size) * self.hidden_size + (
             30_000 * self.hidden_size
         )
@@ -59,5 +59,5 @@ class Architecture:
         return asdict(self)
 
     def __str__(self) -> str:
-        """As the papers write it: [layers, heads, hidden size, FFN size, activation]."""
+        """Returns the papers' notation: [layers, heads, hidden size, FFN size, activation]."""
         return f"[{', '.join(str(value) for value in astuple(self))}]"

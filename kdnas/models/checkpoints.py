@@ -24,8 +24,7 @@ from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import make
 from kdnas.models.families import architecture_of
-from kdnas.models.loading import load_config, load_tokenizer
-from kdnas.models.trial import check_config
+from kdnas.models.loading import check_config, load_config, load_tokenizer
 from kdnas.models.weights import DATA, check_encoder, fill, from_folder
 
 log = logging.getLogger(__name__)

@@ -1,15 +1,21 @@
-"""Loads configs, tokenizers and encoders from Hugging Face folders and the hub."""
+"""Loads configs (and refuses those of no supported encoder), tokenizers and encoders from Hugging Face folders and the hub."""
 
 from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.base.errors import ConfigError, shown
+from kdnas.base.errors import ConfigError, require, require_whole, shown
 from kdnas.base.files import reading
 from kdnas.models.building import without_pooler
-from kdnas.models.trial import check_config
+from kdnas.models.families import architecture_of, family_of
+from kdnas.models.families.base import VALUES
+from kdnas.models.resizing import check_activation
+from kdnas.models.trial import refusal
 from kdnas.models.weights import DATA, check_encoder, from_folder
+
+ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
+"""The attention implementations that a config may name; other names load code from the hub."""
 
 
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
@@ -26,6 +32,51 @@ def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
     with reading(key, path):
         config = AutoConfig.from_pretrained(path, **DATA)
     return check_config(config, key, path)
+
+
+def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
+    """Refuses the config of a model that is no supported encoder, or that would load code from the hub.
+
+    Args:
+        key, path: the setting that error messages name, and its value.
+
+    Raises:
+        ConfigError: what is wrong with the config, or what its family cannot do.
+    """
+    family_of(config)
+    missing = [name for name in VALUES if not hasattr(config, name)]
+    if missing:
+        raise ConfigError(
+            f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"
+        )
+    try:
+        _check_values(config)
+    except (ConfigError, AttributeError) as error:
+        raise ConfigError(f"{key}={path}: its config is of no encoder ({error})") from error
+    if config._attn_implementation not in ATTENTION:
+        raise ConfigError(
+            f"{key}={path}: its config asks for the attention {config._attn_implementation}; must be sdpa or eager"
+        )
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(f"{key}={path}: its weights are quantized; must be of the model as it was before that")
+    if why := refusal(config):
+        raise ConfigError(
+            f"{key}={path}: a {config.model_type} model cannot be distilled or fine-tuned here ({why}); "
+            "must be of a family that docs/models.md lists"
+        )
+    return config
+
+
+def _check_values(config: PreTrainedConfig) -> None:
+    """Refuses values that are invalid for every encoder."""
+    check_activation(architecture_of(config).hidden_act)
+    require_whole("vocab_size", config.vocab_size, 1)
+    padding = config.pad_token_id
+    fits = padding is None or (isinstance(padding, int) and 0 <= padding < config.vocab_size)
+    require(fits, "pad_token_id", padding, f"below vocab_size={config.vocab_size}")
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None:
+        require_whole("max_position_embeddings", positions, 1)
 
 
 def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:

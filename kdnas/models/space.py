@@ -9,7 +9,7 @@ from functools import cached_property
 from random import Random
 from typing import Any
 
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, require
 from kdnas.models.architecture import Architecture
 
 ENUMERABLE = 100_000
@@ -19,11 +19,13 @@ Constraint = Callable[[Architecture], bool]
 
 
 class SearchSpace:
-    """A list of values for each dimension, less what the constraints exclude.
+    """All architectures of listed values, less what the constraints exclude.
+
+    The arguments are a list of values for each dimension, and the constraints.
 
     Args:
-        constraints: each says of an architecture whether it belongs to the space. Heads that do not divide the
-            hidden size never do.
+        constraints: each returns whether an architecture belongs to the space. Heads that do not divide the hidden
+            size never do.
 
     Raises:
         ConfigError: an empty dimension, a repeated value, or a space with nothing in it.
@@ -38,24 +40,24 @@ class SearchSpace:
         hidden_act: Sequence[str],
         constraints: Sequence[Constraint] = (),
     ) -> None:
-        given: dict[str, Sequence[Any]] = {
+        listed: dict[str, Sequence[Any]] = {
             "num_hidden_layers": num_hidden_layers,
             "num_attention_heads": num_attention_heads,
             "hidden_size": hidden_size,
             "intermediate_size": intermediate_size,
             "hidden_act": hidden_act,
         }
-        for name, values in given.items():
-            if isinstance(values, str) or not isinstance(values, Sequence):
-                raise ConfigError(f"space.{name}={values}: must be a list, as [{values}]")
-        self.dimensions = {name: tuple(values) for name, values in given.items()}
+        for name, values in listed.items():
+            fits = isinstance(values, Sequence) and not isinstance(values, str)
+            require(fits, name, values, f"a list, as [{values}]")
+        self.dimensions = {name: tuple(values) for name, values in listed.items()}
         for name, values in self.dimensions.items():
             if name == "hidden_act":
                 what, fits = "names", all(isinstance(value, str) for value in values)
             else:
                 what, fits = "whole numbers from 1", all(isinstance(value, int) and value > 0 for value in values)
-            if not values or not fits or len(set(values)) < len(values):
-                raise ConfigError(f"space.{name}={list(values)}: must be a list of one or more different {what}")
+            fits = fits and 0 < len(values) == len(set(values))
+            require(fits, name, list(values), f"a list of one or more different {what}")
         self.constraints = tuple(constraints)
         self.grid_size = math.prod(len(values) for values in self.dimensions.values())
         if self.enumerable and not self.members:
@@ -72,7 +74,7 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """Members, or the points of the grid where there are too many to list."""
+        """The number of members, or of the grid's points where there are too many to list."""
         return len(self.members) if self.enumerable else self.grid_size
 
     @cached_property
@@ -87,7 +89,7 @@ class SearchSpace:
 
     @property
     def example(self) -> Architecture:
-        """Some member."""
+        """A member."""
         return self.members[0] if self.enumerable else self.sample(Random(0), besides=set())
 
     def _enumerate(self) -> Iterator[Architecture]:
@@ -111,7 +113,7 @@ class SearchSpace:
         )
 
     def sample(self, rng: Random, besides: set[Architecture]) -> Architecture:
-        """A uniformly random member that is not in `besides`.
+        """Returns a uniformly random member that is not in `besides`.
 
         Raises:
             LookupError: there is none left (or, in a space too large to list, none was found).

@@ -18,17 +18,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from kdnas.base.errors import ConfigError, reason, require, require_whole
+from kdnas.base.errors import ConfigError, reason
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import make, new_encoder
 from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.families import architecture_of, family_of
-from kdnas.models.families.base import VALUES
-from kdnas.models.resizing import check_activation
 
 T = TypeVar("T")
-ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
-"""The attention implementations that a config may name; other names load code from the hub."""
 LENGTH = 8
 """The tokens of a tiny model's input, which are as many as its table has positions."""
 SPARE = 4_000_000
@@ -36,51 +32,6 @@ SPARE = 4_000_000
 TINY = Architecture(2, 2, 16, 24, "gelu")
 ARCHITECTURES = (TINY, Architecture(3, 3, 12, 40, "relu"))
 """Two architectures that differ in all five values, so that both a teacher's and a student's are tested."""
-
-
-def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
-    """Refuses the config of a model that is no supported encoder, or that would load code from the hub.
-
-    Args:
-        key, path: the setting that error messages name, and its value.
-
-    Raises:
-        ConfigError: what is wrong with the config, or what its family cannot do.
-    """
-    family_of(config)
-    missing = [name for name in VALUES if not hasattr(config, name)]
-    if missing:
-        raise ConfigError(
-            f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"
-        )
-    try:
-        _check_values(config)
-    except (ConfigError, AttributeError) as error:
-        raise ConfigError(f"{key}={path}: its config is of no encoder ({error})") from error
-    if config._attn_implementation not in ATTENTION:
-        raise ConfigError(
-            f"{key}={path}: its config asks for the attention {config._attn_implementation}; must be sdpa or eager"
-        )
-    if getattr(config, "quantization_config", None):
-        raise ConfigError(f"{key}={path}: its weights are quantized; must be of the model as it was before that")
-    if why := refusal(config):
-        raise ConfigError(
-            f"{key}={path}: a {config.model_type} model cannot be distilled or fine-tuned here ({why}); "
-            "must be of a family that docs/models.md lists"
-        )
-    return config
-
-
-def _check_values(config: PreTrainedConfig) -> None:
-    """Refuses values that are invalid for every encoder."""
-    check_activation(architecture_of(config).hidden_act)
-    require_whole("vocab_size", config.vocab_size, 1)
-    padding = config.pad_token_id
-    fits = padding is None or (isinstance(padding, int) and 0 <= padding < config.vocab_size)
-    require(fits, "pad_token_id", padding, f"below vocab_size={config.vocab_size}")
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None:
-        require_whole("max_position_embeddings", positions, 1)
 
 
 def check_architecture(config: PreTrainedConfig) -> None:

@@ -4,11 +4,8 @@ from transformers import PreTrainedConfig
 
 from kdnas.models.families.base import Family, register
 
-LIKE_ROBERTA = ("xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm", "ibert")
-LIKE_ROBERTA += ("markuplm",)
-
-
-@register("roberta", *LIKE_ROBERTA)
+@register("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
+@register("data2vec-text", "roberta-prelayernorm", "ibert", "markuplm")
 class Roberta(Family):
     """Positions begin after the padding token's id."""
 
