@@ -11,7 +11,7 @@ from transformers import AlbertConfig, AutoConfig, AutoModel, BertConfig, Electr
 
 from kdnas.base import host
 from kdnas.base.errors import ConfigError
-from kdnas.costs import Protocol, accelerators, key
+from kdnas.costs import Protocol, Target, Torch, device_names, key
 from kdnas.models.architecture import Architecture
 from kdnas.models.loading import student_config
 
@@ -19,8 +19,8 @@ PROTOCOL = Protocol(length=8)
 SIZES = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
 
 
-def key_of(config, protocol=PROTOCOL):
-    found = key.table_key(config, "cpu", protocol)
+def key_of(config, protocol=PROTOCOL, target="cpu", runtime=None):
+    found = key.table_key(config, Target.of(target), runtime or Torch(), protocol)
     assert json.loads(json.dumps(found)) == found  # or it would never be found again
     return found
 
@@ -76,6 +76,17 @@ def test_what_computes_is_in_the_key(where, name, value, monkeypatch):
     assert key_of(BertConfig(**SIZES)) != before
 
 
+def test_so_are_the_target_and_its_runtime():
+    class Abacus(Torch):
+        def versions(self):
+            return {"abacus": "1.0"}
+
+    config = BertConfig(**SIZES)
+    keys = [key_of(config), key_of(config, target="cpu/bf16"), key_of(config, runtime=Abacus())]
+    assert len({json.dumps(one) for one in keys}) == 3
+    assert keys[1]["target"] == "cpu/bf16" and keys[2]["versions"]["abacus"] == "1.0"
+
+
 def test_so_is_how_the_threads_wait(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     before = key_of(BertConfig(**SIZES))
@@ -127,18 +138,18 @@ Vendor ID:             ARM
 )
 def test_a_processor_has_its_makers_name(cpuinfo, lscpu, board, name, monkeypatch):
     files = {"/proc/cpuinfo": cpuinfo, "/proc/device-tree/model": board}
-    monkeypatch.setattr(accelerators, "_text", files.get)
-    monkeypatch.setattr(accelerators, "_said", lambda command, **_: lscpu if command == ["lscpu"] else "")
-    monkeypatch.setattr(accelerators.platform, "machine", lambda: "arm64x")
-    monkeypatch.setattr(accelerators.platform, "processor", lambda: "")
-    assert accelerators.cpu_name.__wrapped__() == name
+    monkeypatch.setattr(device_names, "_text", files.get)
+    monkeypatch.setattr(device_names, "output_of", lambda command, **_: lscpu if command == ["lscpu"] else "")
+    monkeypatch.setattr(device_names.platform, "machine", lambda: "arm64x")
+    monkeypatch.setattr(device_names.platform, "processor", lambda: "")
+    assert device_names.cpu_name.__wrapped__() == name
 
 
 def test_a_mac_asks_its_own_command(monkeypatch):
-    monkeypatch.setattr(accelerators, "_text", lambda _: "")
-    monkeypatch.setattr(accelerators, "_said", lambda command, **_: "Apple M2" if command[0] == "sysctl" else "")
-    monkeypatch.setattr(accelerators.platform, "system", lambda: "Darwin")
-    assert accelerators.cpu_name.__wrapped__() == "Apple M2"
+    monkeypatch.setattr(device_names, "_text", lambda _: "")
+    monkeypatch.setattr(device_names, "output_of", lambda command, **_: "Apple M2" if command[0] == "sysctl" else "")
+    monkeypatch.setattr(device_names.platform, "system", lambda: "Darwin")
+    assert device_names.cpu_name.__wrapped__() == "Apple M2"
 
 
 # -- the list
