@@ -1,4 +1,4 @@
-"""Latencies on a host where other programs compute: none of them is taken for one of a quiet host."""
+"""Latencies that are measured beside other programs: none of them is taken for that of a quiet host."""
 
 import json
 import logging
@@ -33,13 +33,13 @@ class Host:
 
     Attributes:
         waits: the milliseconds that the next inferences wait for a processor, in turn, over and over.
-        says: whether the scheduler counts that as an interruption.
+        reported: whether the scheduler counts that as an interruption.
         slower: the factors by which the next inferences are slowed down while they have a processor, over and over.
         others: the processors that other programs use.
     """
 
     def __init__(self):
-        self.waits, self.says, self.slower, self.others = [0], True, [1], 0.0
+        self.waits, self.reported, self.slower, self.others = [0], True, [1], 0.0
         self.now = self.worked = self.used = 0.0
         self.interruptions = self.inferences = 0
 
@@ -48,7 +48,7 @@ class Host:
         work = 0.002 * self.slower[self.inferences % len(self.slower)]
         self.inferences += 1
         self.worked += work
-        self.interruptions += bool(wait) and self.says
+        self.interruptions += bool(wait) and self.reported
         self.sleep(wait + work)
 
     def sleep(self, seconds):
@@ -119,16 +119,16 @@ def test_a_quiet_host_gives_what_an_inference_takes(host):
     assert host.inferences == 2 * (1 + 10)
 
 
-@pytest.mark.parametrize("says", [True, False], ids=["interrupted", "slept off"])
-def test_disturbed_inferences_do_not_count(host, says):
-    """Two of five wait; without a word of the scheduler their processor time gives them away."""
-    host.waits, host.says = [0, 30, 0, 90, 0], says
+@pytest.mark.parametrize("reported", [True, False], ids=["interrupted", "slept off"])
+def test_disturbed_inferences_do_not_count(host, reported):
+    """Two of five wait for a processor; where the scheduler does not count it, their processor time is too short."""
+    host.waits, host.reported = [0, 30, 0, 90, 0], reported
     found = measure()
     assert (found.median, found.spread, found.busy) == (pytest.approx(2.0), pytest.approx(0.0), False)
 
 
 def test_a_host_that_interrupts_nearly_all_gives_an_estimate_after_a_few_inferences(host):
-    """By the wall an inference takes 52 ms, 26 times as long as it has a processor."""
+    """By the wall clock an inference takes 52 ms, 26 times as long as it has a processor."""
     host.busy()
     found = measure()
     assert found.busy and found.median == pytest.approx(2.0)
@@ -141,7 +141,7 @@ def test_programs_that_share_its_core_need_not_interrupt_a_measurement(host, oth
     assert measure().busy == busy
 
 
-def test_more_threads_leave_less_room_for_others(host):
+def test_more_threads_leave_less_room_for_other_programs(host):
     host.others = 1.0
     assert measure(replace(PROTOCOL, threads=2)).busy
 
@@ -152,14 +152,14 @@ def test_a_wide_spread_is_no_latency_even_if_nothing_was_interrupted(host):
     assert found.busy and found.spread > 0.25 * found.median
 
 
-def test_an_accelerator_that_others_use_is_busy(host, monkeypatch):
+def test_a_device_that_other_programs_use_is_busy(host, monkeypatch):
     for share, busy in ((0.0, False), (0.9, True)):
         used = replace(devices.DEVICES["cpu"], in_use=lambda share=share: share)
         monkeypatch.setitem(devices.DEVICES, "cpu", used)
         assert measure().busy == busy
 
 
-def test_what_others_use_is_the_hosts_time_less_our_own(monkeypatch, tmp_path):
+def test_time_of_other_programs_is_the_hosts_time_without_our_own(monkeypatch, tmp_path):
     """proc(5): user, nice, system, idle, iowait, irq, softirq, steal, guest (part of user), guest_nice."""
     stat = tmp_path / "stat"
     stat.write_text("cpu  1000 200 300 99999 88888 10 20 30 500 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
@@ -168,7 +168,7 @@ def test_what_others_use_is_the_hosts_time_less_our_own(monkeypatch, tmp_path):
     monkeypatch.setattr(disturbance, "time", SimpleNamespace(process_time=lambda: 5.0))
     assert disturbance.time_of_other_programs() == pytest.approx(15.6 - 5)
     stat.unlink()
-    assert disturbance.time_of_other_programs() == 0  # a system that does not say
+    assert disturbance.time_of_other_programs() == 0  # a system that does not count it
 
 
 def test_two_threads_of_a_core_are_one_core(monkeypatch, tmp_path):
@@ -180,13 +180,13 @@ def test_two_threads_of_a_core_are_one_core(monkeypatch, tmp_path):
     assert disturbance.cores() == 2
 
 
-@pytest.mark.parametrize(("said", "share"), [("echo 87", 0.87), ("echo '[N/A]'", 0), ("exit 9", 0), (None, 0)])
-def test_a_gpu_in_use_is_what_its_driver_says(said, share, monkeypatch, tmp_path):
-    if said:
+@pytest.mark.parametrize(("script", "share"), [("echo 87", 0.87), ("echo '[N/A]'", 0), ("exit 9", 0), (None, 0)])
+def test_the_use_of_a_gpu_is_read_from_its_driver(script, share, monkeypatch, tmp_path):
+    if script:
         tool = tmp_path / "nvidia-smi"
-        tool.write_text(f'#!/bin/sh\n[ "$1" = --id=GPU-12ab ] && {said}\n')
+        tool.write_text(f'#!/bin/sh\n[ "$1" = --id=GPU-12ab ] && {script}\n')
         tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if said else str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(uuid="12ab"))
     assert devices.gpu_in_use(pause=0) == pytest.approx(share)
 
@@ -205,7 +205,7 @@ def test_a_busy_hosts_latency_is_not_kept_and_is_measured_again(host, costs):
     assert measured(costs) == found  # from the table, busy or not
 
 
-def test_a_line_says_when_and_at_what_load_it_was_measured(host, costs, monkeypatch):
+def test_a_line_holds_date_and_load(host, costs, monkeypatch):
     monkeypatch.setattr(tables, "load", lambda: 0.123)
     measured(costs)
     (line,) = lines(costs)
@@ -230,7 +230,7 @@ def test_it_waits_until_the_host_is_quiet_and_lets_others_train_meanwhile(host, 
     assert "the host is busy (load" in caplog.text and "measuring latency again in 4 s" in caplog.text
 
 
-def test_a_process_waits_for_so_long_in_all_and_then_tries_once(host, costs, caplog):
+def test_a_process_waits_for_its_patience_in_all_and_then_tries_once(host, costs, caplog):
     host.busy()
     with caplog.at_level(logging.INFO):
         assert measured(costs).busy
@@ -272,7 +272,7 @@ def test_fresh_measures_once_in_a_process_what_the_table_has(host, costs, monkey
     assert measured(fresh[0]).median == pytest.approx(6.0)
 
 
-def test_fresh_does_not_take_an_old_line_for_what_a_busy_host_would_not_give(host, costs, monkeypatch):
+def test_fresh_uses_no_old_line_on_a_busy_host(host, costs, monkeypatch):
     measured(costs)
     monkeypatch.setattr(shared, "_kept", {})  # by another process
     host.busy()
@@ -283,12 +283,12 @@ def test_fresh_does_not_take_an_old_line_for_what_a_busy_host_would_not_give(hos
 
 
 @pytest.mark.parametrize("value", [-1, "long", float("nan"), None, True])
-def test_a_patience_of_no_seconds_is_refused(value, tmp_path):
+def test_a_patience_that_is_no_time_is_refused(value, tmp_path):
     with pytest.raises(ConfigError, match="^patience=.*: must be a number of seconds from 0"):
         CostModel(str(tmp_path / "table.jsonl"), ["cpu"], patience=value)
 
 
-def test_a_fresh_that_is_no_switch_is_refused(tmp_path):
+def test_fresh_must_be_true_or_false(tmp_path):
     with pytest.raises(ConfigError, match="^fresh=maybe: must be true or false"):
         CostModel(str(tmp_path / "table.jsonl"), ["cpu"], fresh="maybe")
 

@@ -52,7 +52,7 @@ def config():
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """Puts made-up times in the place of measurements; gives how often one was asked for, in any process."""
+    """Replaces measurements by made-up times; returns a function that counts them in all processes."""
     tally = tmp_path / "tally"
 
     def made_up(model, target, runtime, protocol):
@@ -94,7 +94,7 @@ def test_a_latency_is_the_median_and_half_the_middle_of_all_runs(config, measure
     assert costs.latency(config, CPU) == found
 
 
-def test_the_same_question_is_measured_once(config, measured, tmp_path):
+def test_a_latency_is_measured_once(config, measured, tmp_path):
     path = tmp_path / "folder" / "table.jsonl"
     first = costs_of(path).latency(config, CPU)
     assert measured() == QUICK.runs
@@ -118,7 +118,7 @@ def test_the_same_question_is_measured_once(config, measured, tmp_path):
     ],
     ids=str,
 )
-def test_another_question_is_measured_anew(config, measured, tmp_path, changed):
+def test_another_protocol_or_model_is_measured_anew(config, measured, tmp_path, changed):
     first = costs_of(tmp_path / "table.jsonl").latency(config, CPU)
     protocol = replace(QUICK, **{name: value for name, value in changed.items() if hasattr(QUICK, name)})
     for name, value in changed.items():
@@ -151,7 +151,7 @@ def test_a_line_cut_short_is_measured_anew_and_spoils_no_other(config, measured,
     assert measured() == before + QUICK.runs  # what was measured after the crash is found again
 
 
-def test_processes_that_ask_together_agree(config, measured, tmp_path):
+def test_processes_that_measure_together_agree(config, measured, tmp_path):
     path, together, answers = tmp_path / "table.jsonl", processes.Barrier(3), processes.Queue()
 
     def ask():
@@ -219,8 +219,8 @@ def test_an_input_longer_than_the_model_takes_is_refused(config, tmp_path):
         costs_of(tmp_path / "table.jsonl", replace(QUICK, length=33)).latency(config, CPU)
 
 
-def test_the_longest_input_that_a_roberta_takes_is_measured_and_no_longer_one(tmp_path):
-    """Its positions begin after the padding's: 34 of them are 32 for tokens."""
+def test_the_longest_input_of_a_roberta_is_measured(tmp_path):
+    """RoBERTa counts positions from the padding index + 1: 34 positions are 32 for tokens."""
     config = RobertaConfig(
         vocab_size=50,
         num_hidden_layers=1,
@@ -231,11 +231,11 @@ def test_the_longest_input_that_a_roberta_takes_is_measured_and_no_longer_one(tm
     )
     assert costs_of(tmp_path / "table.jsonl", replace(QUICK, length=32)).latency(config, CPU).median > 0
     with pytest.raises(ConfigError, match="^length=33: "):
-        costs_of(tmp_path / "table.jsonl", replace(QUICK, length=33)).check(config)
+        costs_of(tmp_path / "table.jsonl", replace(QUICK, length=33)).protocol.check(config)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "length", "threads", "repeats", "runs"])
-def test_a_protocol_of_nothing_is_refused(name):
+def test_a_protocol_with_a_zero_is_refused(name):
     with pytest.raises(ConfigError, match=f"^{name}=0: "):
         Protocol(**{name: 0})
 
@@ -297,7 +297,7 @@ def mark(file, begin):
 
 
 def hold(how, path, times, stop):
-    """Takes the lock and gives it back again and again, at least so often, and writes down when it had it."""
+    """Takes and releases the lock at least `times` times, and writes down when it was held."""
     lock = getattr(QuietHost(), how)
     with path.open("w") as file:
         while times > 0 or not stop.is_set():
@@ -319,18 +319,18 @@ def test_training_steps_and_measurements_never_overlap(tmp_path):
     done = processes.Event()
     done.set()
     measuring = [start(hold, "quiet", paths[name], 10, done) for name in ("quiet1", "quiet2")]
-    end(*measuring)  # they come to their turn
+    end(*measuring)  # measurements get their turn
     stop.set()
     end(*training)
     busy = intervals(paths["busy1"]) + intervals(paths["busy2"])
     quiet = [intervals(paths["quiet1"]), intervals(paths["quiet2"])]
     assert len(busy) >= 40 and [len(own) for own in quiet] == [10, 10]
-    for others, own in ((busy, quiet[0] + quiet[1]), (quiet[0], quiet[1])):
-        overlaps = [(a, b) for a in others for b in own if a[0] < b[1] and b[0] < a[1]]
+    for other, own in ((busy, quiet[0] + quiet[1]), (quiet[0], quiet[1])):
+        overlaps = [(a, b) for a in other for b in own if a[0] < b[1] and b[0] < a[1]]
         assert overlaps == []
 
 
-def test_training_steps_of_two_processes_go_together():
+def test_training_steps_of_two_processes_overlap():
     inside, leave = processes.Barrier(2), processes.Event()
 
     def train():
@@ -366,7 +366,7 @@ def test_a_killed_process_leaves_no_lock_behind(how):
     holder.join(LONG)
 
 
-def test_a_step_can_ask_whether_a_measurement_waits_for_it():
+def test_a_step_can_find_out_whether_a_measurement_is_waiting():
     host, step, asked = QuietHost(), processes.Event(), False
 
     def measure():
@@ -385,7 +385,7 @@ def test_a_step_can_ask_whether_a_measurement_waits_for_it():
     assert asked and not host.wanted()
 
 
-def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
+def test_a_long_wait_is_logged(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("kdnas.base.locks.PATIENCE", 0.01)
     entered = threading.Event()
 
@@ -403,7 +403,7 @@ def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
     assert entered.is_set()
 
 
-def test_an_error_inside_gives_the_lock_back():
+def test_an_error_releases_the_lock():
     for how in ("busy", "quiet"):
         with pytest.raises(ZeroDivisionError), getattr(QuietHost(), how)():
             raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""What the latency table knows a measurement by, how it is listed, and the folder that a host's processes share."""
+"""The key of the latency table, its listing, and the folder that the processes of a host share."""
 
 import json
 import os
@@ -70,13 +70,13 @@ def test_an_exported_student_has_the_key_of_the_candidate_that_it_was(teacher, t
     ],
     ids=["torch", "transformers", "instructions", "device"],
 )
-def test_what_computes_is_in_the_key(where, name, value, monkeypatch):
+def test_versions_and_device_are_in_the_key(where, name, value, monkeypatch):
     before = key_of(BertConfig(**SIZES))
     monkeypatch.setattr(where, name, value)
     assert key_of(BertConfig(**SIZES)) != before
 
 
-def test_so_are_the_target_and_its_runtime():
+def test_target_and_runtime_are_in_the_key():
     class Abacus(Torch):
         def versions(self):
             return {"abacus": "1.0"}
@@ -87,7 +87,7 @@ def test_so_are_the_target_and_its_runtime():
     assert keys[1]["target"] == "cpu/bf16" and keys[2]["versions"]["abacus"] == "1.0"
 
 
-def test_so_is_how_the_threads_wait(monkeypatch):
+def test_how_threads_wait_is_in_the_key(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     before = key_of(BertConfig(**SIZES))
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
@@ -145,7 +145,7 @@ def test_a_processor_has_its_makers_name(cpuinfo, lscpu, board, name, monkeypatc
     assert device_names.cpu_name.__wrapped__() == name
 
 
-def test_a_mac_asks_its_own_command(monkeypatch):
+def test_on_a_mac_the_name_comes_from_sysctl(monkeypatch):
     monkeypatch.setattr(device_names, "_text", lambda _: "")
     monkeypatch.setattr(device_names, "output_of", lambda command, **_: "Apple M2" if command[0] == "sysctl" else "")
     monkeypatch.setattr(device_names.platform, "system", lambda: "Darwin")
@@ -157,7 +157,7 @@ def test_a_mac_asks_its_own_command(monkeypatch):
 
 @pytest.fixture
 def listed(monkeypatch, capsys):
-    """Runs the command in this process; gives its exit status or error, and what it prints."""
+    """Runs the command in this process; returns its exit status or error, and its output."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["latency", *map(str, arguments)])
@@ -209,8 +209,8 @@ def folder(tmp_path, monkeypatch):
 
 def spoil(folder, how):
     if how == "link":
-        (folder.parent / "theirs").mkdir()
-        folder.symlink_to(folder.parent / "theirs")
+        (folder.parent / "other").mkdir()
+        folder.symlink_to(folder.parent / "other")
     elif how == "file":
         folder.write_text("")
     else:
@@ -224,7 +224,7 @@ def test_the_folder_is_made_for_its_user_alone(folder):
 
 
 @pytest.mark.parametrize("how", ["link", "file", "group", "everybody"])
-def test_a_folder_that_others_could_have_filled_is_refused(folder, how):
+def test_a_folder_that_other_users_can_write_to_is_refused(folder, how):
     spoil(folder, how)
     with pytest.raises(ConfigError, match=rf"^{folder}: must be a folder of yours .*XDG_RUNTIME_DIR") as refused:
         host.host_folder()
@@ -232,10 +232,10 @@ def test_a_folder_that_others_could_have_filled_is_refused(folder, how):
 
 
 def test_a_folder_of_another_user_is_refused(folder, monkeypatch):
-    theirs = folder.with_name("kdnas-12345")
-    theirs.mkdir(mode=0o700)
+    foreign = folder.with_name("kdnas-12345")
+    foreign.mkdir(mode=0o700)
     monkeypatch.setattr(host.os, "getuid", lambda: 12345)
-    with pytest.raises(ConfigError, match=f"^{theirs}: .*belongs to user {folder.parent.stat().st_uid}"):
+    with pytest.raises(ConfigError, match=f"^{foreign}: .*belongs to user {folder.parent.stat().st_uid}"):
         host.host_folder()
 
 

@@ -197,7 +197,7 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, CostMode
     check_fit(module.source_config, module.tokenizer, source, data.texts_per_row, data.max_length)
     if costs and isinstance(module, StudentDistiller):
         with mounted("latency"):
-            costs.check(module.teacher_config)
+            costs.protocol.check(module.teacher_config)
     if isinstance(module, StudentDistiller) and not cfg.search.trials:  # in a search, the prepare job has checked it
         module.check_teacher()
     data.transfer_epochs = module.transfer_epochs

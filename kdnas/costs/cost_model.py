@@ -54,20 +54,10 @@ class CostModel:
         self.targets = list(map(Target.of, available_devices() if accelerators is None else accelerators))
         if not self.targets:
             raise ConfigError.of("accelerators", "=[]: must name at least one")
-        self.runtimes = dict(runtimes or {TORCH: Torch()})
-        for target in self.targets:
-            runtime_for(target, self.runtimes)
+        self._runtimes = {target: runtime_for(target, runtimes or {TORCH: Torch()}) for target in self.targets}
         self.protocol, self.patience = Protocol(**protocol), patience
         self.table = LatencyTable(Path(table), fresh)
         self.host = QuietHost()
-
-    def check(self, config: PreTrainedConfig) -> None:
-        """Refuses a protocol that models of this config cannot follow.
-
-        Raises:
-            ConfigError: the input is longer than the model's positions.
-        """
-        self.protocol.check(config)
 
     def cost(self, config: PreTrainedConfig) -> Cost:
         """Returns what a model of this config costs; latencies that the table lacks are measured now."""
@@ -84,8 +74,12 @@ class CostModel:
         return cost
 
     def latency(self, config: PreTrainedConfig, target: Target) -> Latency:
-        """Looks a latency up or, if the table lacks it, measures it while the host is quiet and stores it."""
-        key = table_key(config, target, self.runtimes[target.runtime], self.protocol.on(target))
+        """Looks a latency up or, if the table lacks it, measures it while the host is quiet and stores it.
+
+        Args:
+            target: one of `targets`.
+        """
+        key = table_key(config, target, self._runtimes[target], self.protocol.on(target))
         if found := self.table.find(key):
             return found
         wait = shared("wait for a quiet host", None, QuietWait)
@@ -104,4 +98,4 @@ class CostModel:
 
     def measure(self, config: PreTrainedConfig, target: Target) -> Latency:
         """Measures a latency now, whether or not the table has it, and does not store it."""
-        return measure(config, target, self.runtimes[target.runtime], self.protocol.on(target))
+        return measure(config, target, self._runtimes[target], self.protocol.on(target))

@@ -37,11 +37,11 @@ class Runtime(ABC):
         """Brings a model to the target and returns one inference of it, which is called and timed again and again.
 
         The inference's input has the shape (`protocol.batch_size`, `protocol.length`), without padding. The inference
-        returns when the device has finished.
+        uses `protocol.threads` processors, and returns when the device has finished.
 
         Args:
-            model: a model of this runtime's own, which may be changed.
-            protocol: its dtype is the target's, if the target names one.
+            model: a new model with random weights, which the runtime may change.
+            protocol: the dtype and the input; the dtype is the target's, if the target names one.
         """
 
 
