@@ -43,9 +43,9 @@ class LatencyTable:
 
     def add(self, key: dict[str, Any], latency: Latency) -> None:
         """Appends a latency, with the date and the host's load, unless it was measured on a busy host."""
+        make_folder("table", self.path.parent)
         if latency.busy:
             return
-        make_folder("table", self.path.parent)
         row = {"key": key, "median": latency.median, "spread": latency.spread}
         row |= {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "load": round(load(), 2)}
         # A crash may have left an incomplete last line.
