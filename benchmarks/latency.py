@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from kdnas.base.config import instantiate
-from kdnas.costs import measure_config
 from kdnas.models.loading import load_config
 from kdnas.models.resizing import student_config
 
@@ -24,20 +23,19 @@ TWICE = 12
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    latency = instantiate(cfg.latency)
+    costs = instantiate(cfg.latency)
     teacher = load_config(cfg.teacher.path)
     members = instantiate(cfg.space).members
     configs = {member: student_config(teacher, member) for member in members}
-    for name in latency.accelerators:
-        print(f"teacher on {name}: {latency.table.latency(teacher, name, latency.protocol)}")
-        shown = tqdm(configs.values(), desc=name, disable=not sys.stderr.isatty())
-        busy = sum(latency.table.latency(config, name, latency.protocol).busy for config in shown)
+    for target in costs.targets:
+        print(f"teacher on {target}: {costs.latency(teacher, target)}")
+        shown = tqdm(configs.values(), desc=str(target), disable=not sys.stderr.isatty())
+        busy = sum(costs.latency(config, target).busy for config in shown)
         if busy:
             print(f"{busy} of {len(configs)} could not be measured, the host is busy; the same command goes on")
-        print(f"| architecture | first, ms on {name} | second | difference / (spread + spread) |\n|---|---|---|---|")
+        print(f"| architecture | first, ms on {target} | second | difference / (spread + spread) |\n|---|---|---|---|")
         for member in Random(0).sample(members, min(TWICE, len(members))):
-            first = latency.table.latency(configs[member], name, latency.protocol)
-            second = measure_config(configs[member], name, latency.protocol)
+            first, second = costs.latency(configs[member], target), costs.measure(configs[member], target)
             share = abs(first.median - second.median) / (first.spread + second.spread)
             row = f"{first.median:.3f} ± {first.spread:.3f} | {second.median:.3f} ± {second.spread:.3f} | {share:.2f}"
             print(f"| {member} | {row} |")

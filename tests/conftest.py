@@ -14,7 +14,7 @@ import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from kdnas.base.host import QuietHost
-from kdnas.costs import LatencyTable
+from kdnas.costs import CostModel
 from kdnas.datamodules import grammar
 from kdnas.datamodules.synthetic import UNLIKE_OTHERS
 
@@ -45,14 +45,14 @@ def own_host(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def no_patience():
     """Searches in this process take the host as it is: they wait for no other program to end."""
-    original = LatencyTable.__init__
+    original = CostModel.__init__
 
     def impatient(self, *arguments, **named):
         original(self, *arguments, **named)
         self.patience = 0.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LatencyTable, "__init__", impatient)
+        patch.setattr(CostModel, "__init__", impatient)
         yield
 
 

@@ -1,8 +1,8 @@
-"""Latencies on a host where other programs compute: none of them is taken for one of a quiet host."""
+"""Latencies that are measured beside other programs: none of them is taken for that of a quiet host."""
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +14,9 @@ from kdnas.base import shared
 from kdnas.base.errors import ConfigError
 from kdnas.base.host import QuietHost
 from kdnas.callbacks import ControllerUpdate, LatencyBenchmark
-from kdnas.costs import LatencyTable, Protocol, accelerators, disturbance, measure, patience
+from kdnas.costs import Cost, CostModel, Latency, Protocol, Target, Torch, devices, disturbance, key, waiting
+from kdnas.costs import measure as measuring
 from kdnas.costs import table as tables
-from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
 from kdnas.models.resizing import student_config
 from kdnas.search.journal import open_storage
@@ -25,6 +25,7 @@ from kdnas.search.study import Study
 PROTOCOL = Protocol(length=4, warmup=1, repeats=10, runs=2)
 CONFIG = BertConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=16)
 PAUSE = 60
+CPU = Target("cpu")
 
 
 class Host:
@@ -32,13 +33,13 @@ class Host:
 
     Attributes:
         waits: the milliseconds that the next inferences wait for a processor, in turn, over and over.
-        says: whether the scheduler counts that as an interruption.
+        reported: whether the scheduler counts that as an interruption.
         slower: the factors by which the next inferences are slowed down while they have a processor, over and over.
         others: the processors that other programs use.
     """
 
     def __init__(self):
-        self.waits, self.says, self.slower, self.others = [0], True, [1], 0.0
+        self.waits, self.reported, self.slower, self.others = [0], True, [1], 0.0
         self.now = self.worked = self.used = 0.0
         self.interruptions = self.inferences = 0
 
@@ -47,7 +48,7 @@ class Host:
         work = 0.002 * self.slower[self.inferences % len(self.slower)]
         self.inferences += 1
         self.worked += work
-        self.interruptions += bool(wait) and self.says
+        self.interruptions += bool(wait) and self.reported
         self.sleep(wait + work)
 
     def sleep(self, seconds):
@@ -75,53 +76,61 @@ class Model(torch.nn.Module):
 def host(monkeypatch):
     host = Host()
     clock = {"perf_counter": lambda: host.now, "monotonic": lambda: host.now, "sleep": host.sleep}
-    for module in (disturbance, patience):
+    for module in (disturbance, waiting):
         monkeypatch.setattr(module, "time", SimpleNamespace(**clock))
     monkeypatch.setattr(disturbance, "getrusage", lambda _: SimpleNamespace(ru_nivcsw=host.interruptions))
-    monkeypatch.setattr(disturbance, "used_by_others", lambda: host.used)
+    monkeypatch.setattr(disturbance, "time_of_other_programs", lambda: host.used)
     monkeypatch.setattr(disturbance, "cores", lambda: 2)
-    cpu = replace(measure.ACCELERATORS["cpu"], clock=lambda: host.worked)
-    monkeypatch.setitem(measure.ACCELERATORS, "cpu", cpu)
-    monkeypatch.setattr(measure, "new_encoder", lambda *_, **__: Model(host))
+    monkeypatch.setitem(devices.DEVICES, "cpu", replace(devices.DEVICES["cpu"], clock=lambda: host.worked))
+    monkeypatch.setattr(measuring, "new_encoder", lambda *_, **__: Model(host))
     monkeypatch.setattr(shared, "_kept", {})
     return host
 
 
+def costs_of(path, patience=0, fresh=False):
+    costs = CostModel(str(path), ["cpu"], fresh=fresh, **asdict(PROTOCOL))
+    costs.patience = patience  # the tests' own models have none
+    return costs
+
+
 @pytest.fixture
-def table(tmp_path):
-    table = LatencyTable(tmp_path / "latency.jsonl")
-    table.patience = PAUSE
-    return table
+def costs(tmp_path):
+    return costs_of(tmp_path / "latency.jsonl", PAUSE)
 
 
-def measured(table, config=CONFIG):
-    return table.latency(config, "cpu", PROTOCOL)
+def measured(costs, config=CONFIG):
+    return costs.latency(config, CPU)
 
 
-def lines(table):
-    return [json.loads(line) for line in table.path.read_text().splitlines()] if table.path.exists() else []
+def measure(protocol=PROTOCOL):
+    return measuring.measure(CONFIG, CPU, Torch(), protocol)
+
+
+def lines(costs):
+    path = costs.table.path
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 # -- what counts
 
 
 def test_a_quiet_host_gives_what_an_inference_takes(host):
-    assert measure.measure_config(CONFIG, "cpu", PROTOCOL) == Latency(pytest.approx(2.0), pytest.approx(0.0))
+    assert measure() == Latency(pytest.approx(2.0), pytest.approx(0.0))
     assert host.inferences == 2 * (1 + 10)
 
 
-@pytest.mark.parametrize("says", [True, False], ids=["interrupted", "slept off"])
-def test_disturbed_inferences_do_not_count(host, says):
-    """Two of five wait; without a word of the scheduler their processor time gives them away."""
-    host.waits, host.says = [0, 30, 0, 90, 0], says
-    found = measure.measure_config(CONFIG, "cpu", PROTOCOL)
+@pytest.mark.parametrize("reported", [True, False], ids=["interrupted", "slept off"])
+def test_disturbed_inferences_do_not_count(host, reported):
+    """Two of five wait for a processor; where the scheduler does not count it, their processor time is too short."""
+    host.waits, host.reported = [0, 30, 0, 90, 0], reported
+    found = measure()
     assert (found.median, found.spread, found.busy) == (pytest.approx(2.0), pytest.approx(0.0), False)
 
 
 def test_a_host_that_interrupts_nearly_all_gives_an_estimate_after_a_few_inferences(host):
-    """By the wall an inference takes 52 ms, 26 times as long as it has a processor."""
+    """By the wall clock an inference takes 52 ms, 26 times as long as it has a processor."""
     host.busy()
-    found = measure.measure_config(CONFIG, "cpu", PROTOCOL)
+    found = measure()
     assert found.busy and found.median == pytest.approx(2.0)
     assert host.inferences < 10
 
@@ -129,37 +138,37 @@ def test_a_host_that_interrupts_nearly_all_gives_an_estimate_after_a_few_inferen
 @pytest.mark.parametrize(("others", "busy"), [(0.1, False), (1.0, False), (1.5, True), (2.0, True)])
 def test_programs_that_share_its_core_need_not_interrupt_a_measurement(host, others, busy):
     host.others = others
-    assert measure.measure_config(CONFIG, "cpu", PROTOCOL).busy == busy
+    assert measure().busy == busy
 
 
-def test_more_threads_leave_less_room_for_others(host):
+def test_more_threads_leave_less_room_for_other_programs(host):
     host.others = 1.0
-    assert measure.measure_config(CONFIG, "cpu", replace(PROTOCOL, threads=2)).busy
+    assert measure(replace(PROTOCOL, threads=2)).busy
 
 
 def test_a_wide_spread_is_no_latency_even_if_nothing_was_interrupted(host):
     host.slower = [1, 1, 1, 1, 1, 1, 1, 3, 3, 3]
-    found = measure.measure_config(CONFIG, "cpu", PROTOCOL)
+    found = measure()
     assert found.busy and found.spread > 0.25 * found.median
 
 
-def test_an_accelerator_that_others_use_is_busy(host, monkeypatch):
+def test_a_device_that_other_programs_use_is_busy(host, monkeypatch):
     for share, busy in ((0.0, False), (0.9, True)):
-        used = replace(measure.ACCELERATORS["cpu"], used_by_others=lambda share=share: share)
-        monkeypatch.setitem(measure.ACCELERATORS, "cpu", used)
-        assert measure.measure_config(CONFIG, "cpu", PROTOCOL).busy == busy
+        used = replace(devices.DEVICES["cpu"], in_use=lambda share=share: share)
+        monkeypatch.setitem(devices.DEVICES, "cpu", used)
+        assert measure().busy == busy
 
 
-def test_what_others_use_is_the_hosts_time_less_our_own(monkeypatch, tmp_path):
+def test_time_of_other_programs_is_the_hosts_time_without_our_own(monkeypatch, tmp_path):
     """proc(5): user, nice, system, idle, iowait, irq, softirq, steal, guest (part of user), guest_nice."""
     stat = tmp_path / "stat"
     stat.write_text("cpu  1000 200 300 99999 88888 10 20 30 500 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
     monkeypatch.setattr(disturbance, "STAT", stat)
     monkeypatch.setattr(disturbance.os, "sysconf", lambda _: 100)
     monkeypatch.setattr(disturbance, "time", SimpleNamespace(process_time=lambda: 5.0))
-    assert disturbance.used_by_others() == pytest.approx(15.6 - 5)
+    assert disturbance.time_of_other_programs() == pytest.approx(15.6 - 5)
     stat.unlink()
-    assert disturbance.used_by_others() == 0  # a system that does not say
+    assert disturbance.time_of_other_programs() == 0  # a system that does not count it
 
 
 def test_two_threads_of_a_core_are_one_core(monkeypatch, tmp_path):
@@ -171,39 +180,39 @@ def test_two_threads_of_a_core_are_one_core(monkeypatch, tmp_path):
     assert disturbance.cores() == 2
 
 
-@pytest.mark.parametrize(("said", "share"), [("echo 87", 0.87), ("echo '[N/A]'", 0), ("exit 9", 0), (None, 0)])
-def test_a_gpu_in_use_is_what_its_driver_says(said, share, monkeypatch, tmp_path):
-    if said:
+@pytest.mark.parametrize(("script", "share"), [("echo 87", 0.87), ("echo '[N/A]'", 0), ("exit 9", 0), (None, 0)])
+def test_the_use_of_a_gpu_is_read_from_its_driver(script, share, monkeypatch, tmp_path):
+    if script:
         tool = tmp_path / "nvidia-smi"
-        tool.write_text(f'#!/bin/sh\n[ "$1" = --id=GPU-12ab ] && {said}\n')
+        tool.write_text(f'#!/bin/sh\n[ "$1" = --id=GPU-12ab ] && {script}\n')
         tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if said else str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(uuid="12ab"))
-    assert accelerators.gpu_in_use(pause=0) == pytest.approx(share)
+    assert devices.gpu_in_use(pause=0) == pytest.approx(share)
 
 
 # -- what is kept
 
 
-def test_a_busy_hosts_latency_is_not_kept_and_is_measured_again(host, table):
+def test_a_busy_hosts_latency_is_not_kept_and_is_measured_again(host, costs):
     host.busy()
-    table.patience = 0
-    assert measured(table).busy and not lines(table)
+    costs.patience = 0
+    assert measured(costs).busy and not lines(costs)
     host.quiet()
-    found = measured(table)
-    assert found == Latency(pytest.approx(2.0), pytest.approx(0.0)) and len(lines(table)) == 1
+    found = measured(costs)
+    assert found == Latency(pytest.approx(2.0), pytest.approx(0.0)) and len(lines(costs)) == 1
     host.busy()
-    assert measured(table) == found  # from the table, busy or not
+    assert measured(costs) == found  # from the table, busy or not
 
 
-def test_a_line_says_when_and_at_what_load_it_was_measured(host, table, monkeypatch):
+def test_a_line_holds_date_and_load(host, costs, monkeypatch):
     monkeypatch.setattr(tables, "load", lambda: 0.123)
-    measured(table)
-    (line,) = lines(table)
+    measured(costs)
+    (line,) = lines(costs)
     assert line["load"] == 0.12 and line["date"][:2] == "20" and "T" in line["date"]
 
 
-def test_it_waits_until_the_host_is_quiet_and_lets_others_train_meanwhile(host, table, monkeypatch, caplog):
+def test_it_waits_until_the_host_is_quiet_and_lets_others_train_meanwhile(host, costs, monkeypatch, caplog):
     host.busy()
     pauses = []
 
@@ -214,74 +223,74 @@ def test_it_waits_until_the_host_is_quiet_and_lets_others_train_meanwhile(host, 
         if len(pauses) == 3:
             host.quiet()
 
-    monkeypatch.setattr(patience.time, "sleep", sleep)
+    monkeypatch.setattr(waiting.time, "sleep", sleep)
     with caplog.at_level(logging.INFO):
-        assert not measured(table).busy
+        assert not measured(costs).busy
     assert pauses == [1, 2, 4]
     assert "the host is busy (load" in caplog.text and "measuring latency again in 4 s" in caplog.text
 
 
-def test_a_process_waits_for_so_long_in_all_and_then_tries_once(host, table, caplog):
+def test_a_process_waits_for_its_patience_in_all_and_then_tries_once(host, costs, caplog):
     host.busy()
     with caplog.at_level(logging.INFO):
-        assert measured(table).busy
+        assert measured(costs).busy
         waited = host.now
         assert PAUSE <= waited < PAUSE + 30
         for layers in (2, 3):
-            assert measured(table, replace_layers(layers)).busy
+            assert measured(costs, replace_layers(layers)).busy
     assert host.now < waited + 2  # two tries
     assert sum("latencies are estimates" in record.message for record in caplog.records) == 1
     host.quiet()
-    assert not measured(table).busy
+    assert not measured(costs).busy
     host.busy()
     before = host.now
-    assert measured(table, replace_layers(4)).busy and host.now > before + PAUSE  # it was quiet: it may be again
+    assert measured(costs, replace_layers(4)).busy and host.now > before + PAUSE  # it was quiet: it may be again
 
 
 def replace_layers(layers):
     return BertConfig(num_hidden_layers=layers, hidden_size=8, num_attention_heads=2, intermediate_size=16)
 
 
-def test_a_wide_line_of_an_earlier_version_is_measured_again(host, table):
-    wide = {"key": table.key(CONFIG, "cpu", PROTOCOL), "median": 64.51, "spread": 32.25}
-    table.path.write_text(json.dumps(wide) + "\n")
-    assert measured(table).median == pytest.approx(2.0)
+def test_a_wide_line_of_an_earlier_version_is_measured_again(host, costs):
+    wide = {"key": key.table_key(CONFIG, CPU, Torch(), PROTOCOL), "median": 64.51, "spread": 32.25}
+    costs.table.path.write_text(json.dumps(wide) + "\n")
+    assert measured(costs).median == pytest.approx(2.0)
     narrow = {**wide, "spread": 0.5}  # and without a date
-    table.path.write_text(json.dumps(narrow) + "\n")
-    assert measured(table) == Latency(64.51, 0.5)
+    costs.table.path.write_text(json.dumps(narrow) + "\n")
+    assert measured(costs) == Latency(64.51, 0.5)
 
 
-def test_fresh_measures_once_in_a_process_what_the_table_has(host, table, monkeypatch):
-    measured(table)
+def test_fresh_measures_once_in_a_process_what_the_table_has(host, costs, monkeypatch):
+    measured(costs)
     monkeypatch.setattr(shared, "_kept", {})  # by another process
     host.slower = [2]
-    fresh = [LatencyTable(table.path, 0, fresh=True) for _ in range(2)]  # of two candidates
-    assert [measured(one).median for one in fresh] == pytest.approx([4.0, 4.0]) and len(lines(table)) == 2
-    assert measured(table).median == pytest.approx(4.0)  # the last line of a key counts
+    fresh = [costs_of(costs.table.path, fresh=True) for _ in range(2)]  # of two candidates
+    assert [measured(one).median for one in fresh] == pytest.approx([4.0, 4.0]) and len(lines(costs)) == 2
+    assert measured(costs).median == pytest.approx(4.0)  # the last line of a key counts
     host.slower = [3]
     monkeypatch.setattr(shared, "_kept", {})
     assert measured(fresh[0]).median == pytest.approx(6.0)
 
 
-def test_fresh_does_not_take_an_old_line_for_what_a_busy_host_would_not_give(host, table, monkeypatch):
-    measured(table)
+def test_fresh_uses_no_old_line_on_a_busy_host(host, costs, monkeypatch):
+    measured(costs)
     monkeypatch.setattr(shared, "_kept", {})  # by another process
     host.busy()
-    fresh = LatencyTable(table.path, 0, fresh=True)
+    fresh = costs_of(costs.table.path, fresh=True)
     assert measured(fresh).busy
     host.quiet()
-    assert not measured(fresh).busy and len(lines(table)) == 2
+    assert not measured(fresh).busy and len(lines(costs)) == 2
 
 
 @pytest.mark.parametrize("value", [-1, "long", float("nan"), None, True])
-def test_a_patience_of_no_seconds_is_refused(value, tmp_path):
-    with pytest.raises(ConfigError, match="^latency.patience=.*: must be a number of seconds from 0"):
-        LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu"], patience=value)
+def test_a_patience_that_is_no_time_is_refused(value, tmp_path):
+    with pytest.raises(ConfigError, match="^patience=.*: must be a number of seconds from 0"):
+        CostModel(str(tmp_path / "table.jsonl"), ["cpu"], patience=value)
 
 
-def test_a_fresh_that_is_no_switch_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="^latency.fresh=maybe: must be true or false"):
-        LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu"], fresh="maybe")
+def test_fresh_must_be_true_or_false(tmp_path):
+    with pytest.raises(ConfigError, match="^fresh=maybe: must be true or false"):
+        CostModel(str(tmp_path / "table.jsonl"), ["cpu"], fresh="maybe")
 
 
 # -- what a search makes of it
@@ -311,7 +320,7 @@ def ratio(metrics, cost, teacher):
 
 def test_a_reward_is_of_the_quiet_latency_if_there_is_one_when_training_ends(host, teacher, tmp_path):
     study, module = search(tmp_path, AutoConfig.from_pretrained(teacher))
-    benchmark = LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu"], length=4, repeats=10, runs=2)
+    benchmark = LatencyBenchmark(CostModel(str(tmp_path / "table.jsonl"), ["cpu"], length=4, repeats=10, runs=2))
     update = ControllerUpdate(study, [0], ratio, benchmark)
     host.busy()
     host.slower = [1.5]
@@ -329,17 +338,17 @@ def test_a_reward_is_of_the_quiet_latency_if_there_is_one_when_training_ends(hos
 def test_a_busy_search_goes_on_and_is_measured_again_when_it_ends(host, teacher, tmp_path, caplog):
     config = AutoConfig.from_pretrained(teacher)
     study, module = search(tmp_path, config)
-    benchmark = LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu"], length=4, repeats=10, runs=2)
+    benchmark = LatencyBenchmark(CostModel(str(tmp_path / "table.jsonl"), ["cpu"], length=4, repeats=10, runs=2))
     host.busy()
     host.slower = [1.5]
     benchmark.on_fit_start(trainer(), module)
     ControllerUpdate(study, [0], ratio, benchmark).on_validation_end(trainer(), module)
     assert study.busy and study.observations[0].cost.busy
-    measure_again(study, config, benchmark.cost, ratio)
+    measure_again(study, config, benchmark.costs.cost, ratio)
     assert study.busy  # it still is
     host.quiet()
     with caplog.at_level(logging.INFO):
-        measure_again(study, config, benchmark.cost, ratio)
+        measure_again(study, config, benchmark.costs.cost, ratio)
     (seen,) = Study(open_storage(tmp_path)).observations
     assert not study.busy and seen.cost.latency["cpu"] == Latency(pytest.approx(2.0), pytest.approx(0.0))
     assert seen.reward == pytest.approx(1.0)  # of the quiet latencies, both of which are 2 ms

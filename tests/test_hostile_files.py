@@ -17,7 +17,9 @@ from kdnas.app.run import run
 from kdnas.base.config import folder as folder_of
 from kdnas.base.errors import ConfigError
 from kdnas.base.files import whole
-from kdnas.costs import LatencyTable, Protocol
+from kdnas.costs import Protocol, Target, Torch
+from kdnas.costs.key import table_key
+from kdnas.costs.table import LatencyTable
 from kdnas.models.exports import export
 from kdnas.models.loading import load_config, load_encoder, load_tokenizer
 from kdnas.search.predictor import Settings, learn, recall
@@ -246,7 +248,7 @@ def test_damaged_notes_of_a_run_are_told_and_kept(finished, start):
 # -- the latency table
 
 
-KEY = LatencyTable.key(BertConfig(), "cpu", Protocol())
+KEY = table_key(BertConfig(), Target("cpu"), Torch(), Protocol())
 ROWS = {
     "cut": json.dumps({"key": KEY, "median": 1.0, "spread": 0.1})[:-9],
     "list": "[]",
@@ -271,9 +273,9 @@ def test_a_row_that_is_no_latency_is_passed_over(kind, tmp_path):
     row = ROWS[kind] if isinstance(ROWS[kind], bytes) else ROWS[kind].encode()
     table = LatencyTable(tmp_path / "latency.jsonl")
     table.path.write_bytes(row + b"\n")
-    assert table._find(KEY) is None  # it is measured anew
+    assert table.find(KEY) is None  # it is measured anew
     table.path.write_bytes(row + b"\n" + good.encode() + b"\n")
-    assert (table._find(KEY).median, table._find(KEY).spread) == (2.0, 0.5)
+    assert (table.find(KEY).median, table.find(KEY).spread) == (2.0, 0.5)
 
 
 # -- names and folders

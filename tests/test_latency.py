@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import lightning as L
@@ -20,8 +20,8 @@ from kdnas.base import shared
 from kdnas.base.errors import ConfigError
 from kdnas.base.host import QuietHost
 from kdnas.callbacks import LatencyBenchmark, QuietSteps
-from kdnas.callbacks import latency as latency_callback
-from kdnas.costs import LatencyTable, Protocol, disturbance, measure
+from kdnas.costs import CostModel, Protocol, Target, Torch, cost_model, disturbance, measure
+from kdnas.costs.devices import DEVICES
 from kdnas.costs.disturbance import Timing
 from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
@@ -33,6 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 processes = multiprocessing.get_context("fork")
 QUICK = Protocol(length=8, warmup=0, repeats=3, runs=2)
+CPU = Target("cpu")
 LONG = 60
 """Seconds after which a process that should have got somewhere is stuck."""
 
@@ -51,18 +52,22 @@ def config():
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """Puts made-up times in the place of measurements; gives how often one was asked for, in any process."""
+    """Replaces measurements by made-up times; returns a function that counts them in all processes."""
     tally = tmp_path / "tally"
 
-    def made_up(model, accelerator, protocol):
+    def made_up(model, target, runtime, protocol):
         with tally.open("a") as file:
             file.write("x")
         times = [1000.0 + tally.stat().st_size * 10 + i for i in range(protocol.repeats)]
         return [Timing(time, time, interrupted=False) for time in times]
 
-    monkeypatch.setattr(measure, "measure", made_up)
-    monkeypatch.setattr(disturbance.Others, "disturb", lambda self: False)
+    monkeypatch.setattr(measure, "time_run", made_up)
+    monkeypatch.setattr(disturbance.OtherPrograms, "disturb", lambda self: False)
     return lambda: tally.stat().st_size if tally.exists() else 0
+
+
+def costs_of(path, protocol=QUICK):
+    return CostModel(str(path), ["cpu"], **asdict(protocol))
 
 
 def start(target, *arguments):
@@ -81,19 +86,19 @@ def end(*started):
 
 
 def test_a_latency_is_the_median_and_half_the_middle_of_all_runs(config, measured, tmp_path):
-    table = LatencyTable(tmp_path / "table.jsonl")
-    found = table.latency(config, "cpu", replace(QUICK, repeats=100))
+    costs = costs_of(tmp_path / "table.jsonl", replace(QUICK, repeats=100))
+    found = costs.latency(config, CPU)
     times = np.concatenate([np.arange(1010, 1110), np.arange(1020, 1120)])
     assert found.median == pytest.approx(np.median(times))
     assert found.spread == pytest.approx((np.quantile(times, 0.95) - np.quantile(times, 0.05)) / 2)
-    assert table.latency(config, "cpu", replace(QUICK, repeats=100)) == found
+    assert costs.latency(config, CPU) == found
 
 
-def test_the_same_question_is_measured_once(config, measured, tmp_path):
+def test_a_latency_is_measured_once(config, measured, tmp_path):
     path = tmp_path / "folder" / "table.jsonl"
-    first = LatencyTable(path).latency(config, "cpu", QUICK)
+    first = costs_of(path).latency(config, CPU)
     assert measured() == QUICK.runs
-    assert LatencyTable(path).latency(config, "cpu", QUICK) == first
+    assert costs_of(path).latency(config, CPU) == first
     assert measured() == QUICK.runs and len(path.read_text().splitlines()) == 1
 
 
@@ -113,46 +118,45 @@ def test_the_same_question_is_measured_once(config, measured, tmp_path):
     ],
     ids=str,
 )
-def test_another_question_is_measured_anew(config, measured, tmp_path, changed):
-    table = LatencyTable(tmp_path / "table.jsonl")
-    first = table.latency(config, "cpu", QUICK)
+def test_another_protocol_or_model_is_measured_anew(config, measured, tmp_path, changed):
+    first = costs_of(tmp_path / "table.jsonl").latency(config, CPU)
     protocol = replace(QUICK, **{name: value for name, value in changed.items() if hasattr(QUICK, name)})
     for name, value in changed.items():
         if hasattr(config, name):
             setattr(config, name, value)
-    assert table.latency(config, "cpu", protocol).median > first.median
+    assert costs_of(tmp_path / "table.jsonl", protocol).latency(config, CPU).median > first.median
     assert measured() == 2 * QUICK.runs
 
 
 def test_what_latency_does_not_depend_on_is_not_measured_anew(config, measured, tmp_path):
-    table = LatencyTable(tmp_path / "table.jsonl")
-    table.latency(config, "cpu", QUICK)
+    costs = costs_of(tmp_path / "table.jsonl")
+    costs.latency(config, CPU)
     config.hidden_dropout_prob, config.num_labels, config.name_or_path = 0.3, 7, "elsewhere"
     config.architectures, config.dtype, config.pad_token_id = ["BertForMaskedLM"], "bfloat16", 0
-    table.latency(config, "cpu", QUICK)
+    costs.latency(config, CPU)
     assert measured() == QUICK.runs
 
 
 def test_a_line_cut_short_is_measured_anew_and_spoils_no_other(config, measured, tmp_path):
     path = tmp_path / "table.jsonl"
     other = replace(QUICK, length=9)
-    kept = LatencyTable(path).latency(config, "cpu", other)
-    LatencyTable(path).latency(config, "cpu", QUICK)
+    kept = costs_of(path, other).latency(config, CPU)
+    costs_of(path).latency(config, CPU)
     path.write_text(path.read_text()[:-40])
     before = measured()
-    assert LatencyTable(path).latency(config, "cpu", other) == kept and measured() == before
-    again = LatencyTable(path).latency(config, "cpu", QUICK)
+    assert costs_of(path, other).latency(config, CPU) == kept and measured() == before
+    again = costs_of(path).latency(config, CPU)
     assert measured() == before + QUICK.runs
-    assert LatencyTable(path).latency(config, "cpu", QUICK) == again
+    assert costs_of(path).latency(config, CPU) == again
     assert measured() == before + QUICK.runs  # what was measured after the crash is found again
 
 
-def test_processes_that_ask_together_agree(config, measured, tmp_path):
+def test_processes_that_measure_together_agree(config, measured, tmp_path):
     path, together, answers = tmp_path / "table.jsonl", processes.Barrier(3), processes.Queue()
 
     def ask():
         together.wait(LONG)
-        answers.put(LatencyTable(path).latency(config, "cpu", QUICK))
+        answers.put(costs_of(path).latency(config, CPU))
 
     asking = [start(ask) for _ in range(3)]
     given = [answers.get(timeout=LONG) for _ in asking]
@@ -185,14 +189,13 @@ def undisturbed(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(disturbance.time, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(disturbance, "getrusage", lambda _: SimpleNamespace(ru_nivcsw=0))
-    cpu = replace(measure.ACCELERATORS["cpu"], clock=lambda: clock.now)
-    monkeypatch.setitem(measure.ACCELERATORS, "cpu", cpu)
+    monkeypatch.setitem(DEVICES, "cpu", replace(DEVICES["cpu"], clock=lambda: clock.now))
 
 
 def test_measuring_follows_the_protocol_and_restores_the_threads(undisturbed):
     model, threads = Model(), torch.get_num_threads()
     protocol = Protocol(batch_size=3, length=7, threads=threads + 2, warmup=4, repeats=6, dtype="bfloat16")
-    assert len(measure.measure(model, "cpu", protocol)) == 6
+    assert len(measure.time_run(model, CPU, Torch(), protocol)) == 6
     assert model.calls == [(threads + 2, (3, 7), True, torch.bfloat16)] * 10 and not model.training
     assert torch.get_num_threads() == threads
 
@@ -200,24 +203,24 @@ def test_measuring_follows_the_protocol_and_restores_the_threads(undisturbed):
 def test_threads_are_restored_when_measuring_fails():
     threads = torch.get_num_threads()
     with pytest.raises(RuntimeError):
-        measure.measure(Model(fails=True), "cpu", Protocol(threads=threads + 1))
+        measure.time_run(Model(fails=True), CPU, Torch(), Protocol(threads=threads + 1))
     assert torch.get_num_threads() == threads
 
 
 def test_a_real_measurement(config, tmp_path):
     path = tmp_path / "table.jsonl"
-    found = LatencyTable(path).latency(config, "cpu", QUICK)
+    found = costs_of(path).latency(config, CPU)
     assert found.median > 0 and found.spread >= 0
     assert found.busy or json.loads(path.read_text())["median"] == found.median
 
 
 def test_an_input_longer_than_the_model_takes_is_refused(config, tmp_path):
-    with pytest.raises(ConfigError, match=r"latency.length=33: .*32"):
-        LatencyTable(tmp_path / "table.jsonl").latency(config, "cpu", replace(QUICK, length=33))
+    with pytest.raises(ConfigError, match=r"^length=33: .*32"):
+        costs_of(tmp_path / "table.jsonl", replace(QUICK, length=33)).latency(config, CPU)
 
 
-def test_the_longest_input_that_a_roberta_takes_is_measured_and_no_longer_one(tmp_path):
-    """Its positions begin after the padding's: 34 of them are 32 for tokens."""
+def test_the_longest_input_of_a_roberta_is_measured(tmp_path):
+    """RoBERTa counts positions from the padding index + 1: 34 positions are 32 for tokens."""
     config = RobertaConfig(
         vocab_size=50,
         num_hidden_layers=1,
@@ -226,32 +229,63 @@ def test_the_longest_input_that_a_roberta_takes_is_measured_and_no_longer_one(tm
         intermediate_size=16,
         max_position_embeddings=34,
     )
-    table = LatencyTable(tmp_path / "table.jsonl")
-    assert table.latency(config, "cpu", replace(QUICK, length=32)).median > 0
-    with pytest.raises(ConfigError, match="latency.length=33: "):
-        table.latency(config, "cpu", replace(QUICK, length=33))
+    assert costs_of(tmp_path / "table.jsonl", replace(QUICK, length=32)).latency(config, CPU).median > 0
+    with pytest.raises(ConfigError, match="^length=33: "):
+        costs_of(tmp_path / "table.jsonl", replace(QUICK, length=33)).protocol.check(config)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "length", "threads", "repeats", "runs"])
-def test_a_protocol_of_nothing_is_refused(name):
-    with pytest.raises(ConfigError, match=f"latency.{name}=0: "):
+def test_a_protocol_with_a_zero_is_refused(name):
+    with pytest.raises(ConfigError, match=f"^{name}=0: "):
         Protocol(**{name: 0})
 
 
 def test_a_dtype_that_torch_does_not_know_is_refused():
-    with pytest.raises(ConfigError, match=r"latency.dtype=float31: .*bfloat16"):
+    with pytest.raises(ConfigError, match=r"^dtype=float31: .*bfloat16"):
         Protocol(dtype="float31")
 
 
-@pytest.mark.parametrize("name", ["tpu", "CPU", "xpu:0"])
-def test_an_unknown_accelerator_is_refused_with_those_that_there_are(tmp_path, name):
-    with pytest.raises(ConfigError, match=f"latency.accelerators={name}: .*cpu"):
-        LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu", name])
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("cpu", Target("cpu", "torch", None, None)),
+        ("cuda/bf16", Target("cuda", "torch", "bf16", None)),
+        ("cpu/onnx", Target("cpu", "onnx", None, None)),
+        ("cpu/onnx-int8", Target("cpu", "onnx", None, "int8")),
+        ("cuda/trt-fp16-int8", Target("cuda", "trt", "fp16", "int8")),
+    ],
+)
+def test_a_target_is_read_from_its_text(text, target):
+    assert Target.of(text) == target and str(target) == text
 
 
-def test_no_accelerator_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"latency.accelerators=\[\]"):
-        LatencyBenchmark(str(tmp_path / "table.jsonl"), [])
+def test_a_target_runs_in_the_dtype_that_it_names(undisturbed):
+    protocol, model = Protocol(length=7, warmup=0, repeats=1), Model()
+    measure.time_run(model, CPU, Torch(), protocol.on(Target.of("cpu/bf16")))
+    measure.time_run(model, CPU, Torch(), protocol.on(CPU))
+    assert [call[-1] for call in model.calls] == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("tpu", "not on this machine; it has cpu"),
+        ("CPU", "not on this machine; it has cpu"),
+        ("xpu:0", "not on this machine; it has cpu"),
+        ("cpu/onnx", "no runtime onnx here; there is torch"),
+        ("cpu/", "must be as cpu, cuda/bf16 or cpu/onnx-int8"),
+        ("cpu/int8", "not a quantisation of torch, which has none"),
+        ("cpu/bf16-fp16", "must be as cpu, cuda/bf16 or cpu/onnx-int8"),
+    ],
+)
+def test_a_target_that_is_not_there_is_refused_with_those_that_are(tmp_path, name, why):
+    with pytest.raises(ConfigError, match=f"^accelerators={name}: {why}"):
+        CostModel(str(tmp_path / "table.jsonl"), ["cpu", name])
+
+
+def test_no_target_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"^accelerators=\[\]"):
+        CostModel(str(tmp_path / "table.jsonl"), [])
 
 
 # -- the lock
@@ -263,7 +297,7 @@ def mark(file, begin):
 
 
 def hold(how, path, times, stop):
-    """Takes the lock and gives it back again and again, at least so often, and writes down when it had it."""
+    """Takes and releases the lock at least `times` times, and writes down when it was held."""
     lock = getattr(QuietHost(), how)
     with path.open("w") as file:
         while times > 0 or not stop.is_set():
@@ -285,18 +319,18 @@ def test_training_steps_and_measurements_never_overlap(tmp_path):
     done = processes.Event()
     done.set()
     measuring = [start(hold, "quiet", paths[name], 10, done) for name in ("quiet1", "quiet2")]
-    end(*measuring)  # they come to their turn
+    end(*measuring)  # measurements get their turn
     stop.set()
     end(*training)
     busy = intervals(paths["busy1"]) + intervals(paths["busy2"])
     quiet = [intervals(paths["quiet1"]), intervals(paths["quiet2"])]
     assert len(busy) >= 40 and [len(own) for own in quiet] == [10, 10]
-    for others, own in ((busy, quiet[0] + quiet[1]), (quiet[0], quiet[1])):
-        overlaps = [(a, b) for a in others for b in own if a[0] < b[1] and b[0] < a[1]]
+    for other, own in ((busy, quiet[0] + quiet[1]), (quiet[0], quiet[1])):
+        overlaps = [(a, b) for a in other for b in own if a[0] < b[1] and b[0] < a[1]]
         assert overlaps == []
 
 
-def test_training_steps_of_two_processes_go_together():
+def test_training_steps_of_two_processes_overlap():
     inside, leave = processes.Barrier(2), processes.Event()
 
     def train():
@@ -332,7 +366,7 @@ def test_a_killed_process_leaves_no_lock_behind(how):
     holder.join(LONG)
 
 
-def test_a_step_can_ask_whether_a_measurement_waits_for_it():
+def test_a_step_can_find_out_whether_a_measurement_is_waiting():
     host, step, asked = QuietHost(), processes.Event(), False
 
     def measure():
@@ -351,7 +385,7 @@ def test_a_step_can_ask_whether_a_measurement_waits_for_it():
     assert asked and not host.wanted()
 
 
-def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
+def test_a_long_wait_is_logged(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("kdnas.base.locks.PATIENCE", 0.01)
     entered = threading.Event()
 
@@ -369,7 +403,7 @@ def test_a_long_wait_is_said(tmp_path, caplog, monkeypatch):
     assert entered.is_set()
 
 
-def test_an_error_inside_gives_the_lock_back():
+def test_an_error_releases_the_lock():
     for how in ("busy", "quiet"):
         with pytest.raises(ZeroDivisionError), getattr(QuietHost(), how)():
             raise ZeroDivisionError
@@ -423,7 +457,7 @@ def test_a_fit_measures_before_it_trains_and_keeps_measurements_out_of_its_steps
     module.fails, module.free = fails, []
     rows = [module.tokenizer("all dogs are running")] * 3
     loader = DataLoader(rows, batch_size=1, collate_fn=DataCollatorWithPadding(module.tokenizer))
-    benchmark = LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu"], length=8, repeats=3, runs=2)
+    benchmark = LatencyBenchmark(CostModel(str(tmp_path / "table.jsonl"), ["cpu"], length=8, repeats=3, runs=2))
     run = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -461,11 +495,12 @@ def test_the_teachers_cost_is_found_once_for_all_candidates_of_a_process(teacher
         counted.append(config.num_hidden_layers)
         return 1
 
-    monkeypatch.setattr(latency_callback, "count_flops", flops_of)
+    monkeypatch.setattr(cost_model, "count_flops", flops_of)
     rank_zero = SimpleNamespace(is_global_zero=True)
     for layers, length in ((1, 8), (2, 8), (3, 8), (3, 16)):  # the last is asked for other latencies
         module = StudentDistiller(teacher, [Architecture(layers, 2, 8, 16, "gelu")], hidden_states())
-        benchmark = LatencyBenchmark(str(tmp_path / "table.jsonl"), ["cpu"], length=length, repeats=1, runs=1)
+        costs = CostModel(str(tmp_path / "table.jsonl"), ["cpu"], length=length, repeats=1, runs=1)
+        benchmark = LatencyBenchmark(costs)
         benchmark.on_fit_start(rank_zero, module)
         assert benchmark.teacher.parameters > benchmark.students[0].parameters
     own = AutoConfig.from_pretrained(teacher).num_hidden_layers

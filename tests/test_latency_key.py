@@ -1,4 +1,4 @@
-"""What the latency table knows a measurement by, how it is listed, and the folder that a host's processes share."""
+"""The key of the latency table, its listing, and the folder that the processes of a host share."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from transformers import AlbertConfig, AutoConfig, AutoModel, BertConfig, Electr
 
 from kdnas.base import host
 from kdnas.base.errors import ConfigError
-from kdnas.costs import Protocol, accelerators, key
+from kdnas.costs import Protocol, Target, Torch, device_names, key
 from kdnas.models.architecture import Architecture
 from kdnas.models.resizing import student_config
 
@@ -19,8 +19,8 @@ PROTOCOL = Protocol(length=8)
 SIZES = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
 
 
-def key_of(config, protocol=PROTOCOL):
-    found = key.table_key(config, "cpu", protocol)
+def key_of(config, protocol=PROTOCOL, target="cpu", runtime=None):
+    found = key.table_key(config, Target.of(target), runtime or Torch(), protocol)
     assert json.loads(json.dumps(found)) == found  # or it would never be found again
     return found
 
@@ -70,13 +70,24 @@ def test_an_exported_student_has_the_key_of_the_candidate_that_it_was(teacher, t
     ],
     ids=["torch", "transformers", "instructions", "device"],
 )
-def test_what_computes_is_in_the_key(where, name, value, monkeypatch):
+def test_versions_and_device_are_in_the_key(where, name, value, monkeypatch):
     before = key_of(BertConfig(**SIZES))
     monkeypatch.setattr(where, name, value)
     assert key_of(BertConfig(**SIZES)) != before
 
 
-def test_so_is_how_the_threads_wait(monkeypatch):
+def test_target_and_runtime_are_in_the_key():
+    class Abacus(Torch):
+        def versions(self):
+            return {"abacus": "1.0"}
+
+    config = BertConfig(**SIZES)
+    keys = [key_of(config), key_of(config, target="cpu/bf16"), key_of(config, runtime=Abacus())]
+    assert len({json.dumps(one) for one in keys}) == 3
+    assert keys[1]["target"] == "cpu/bf16" and keys[2]["versions"]["abacus"] == "1.0"
+
+
+def test_how_threads_wait_is_in_the_key(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     before = key_of(BertConfig(**SIZES))
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
@@ -127,18 +138,18 @@ Vendor ID:             ARM
 )
 def test_a_processor_has_its_makers_name(cpuinfo, lscpu, board, name, monkeypatch):
     files = {"/proc/cpuinfo": cpuinfo, "/proc/device-tree/model": board}
-    monkeypatch.setattr(accelerators, "_text", files.get)
-    monkeypatch.setattr(accelerators, "_said", lambda command, **_: lscpu if command == ["lscpu"] else "")
-    monkeypatch.setattr(accelerators.platform, "machine", lambda: "arm64x")
-    monkeypatch.setattr(accelerators.platform, "processor", lambda: "")
-    assert accelerators.cpu_name.__wrapped__() == name
+    monkeypatch.setattr(device_names, "_text", files.get)
+    monkeypatch.setattr(device_names, "output_of", lambda command, **_: lscpu if command == ["lscpu"] else "")
+    monkeypatch.setattr(device_names.platform, "machine", lambda: "arm64x")
+    monkeypatch.setattr(device_names.platform, "processor", lambda: "")
+    assert device_names.cpu_name.__wrapped__() == name
 
 
-def test_a_mac_asks_its_own_command(monkeypatch):
-    monkeypatch.setattr(accelerators, "_text", lambda _: "")
-    monkeypatch.setattr(accelerators, "_said", lambda command, **_: "Apple M2" if command[0] == "sysctl" else "")
-    monkeypatch.setattr(accelerators.platform, "system", lambda: "Darwin")
-    assert accelerators.cpu_name.__wrapped__() == "Apple M2"
+def test_on_a_mac_the_name_comes_from_sysctl(monkeypatch):
+    monkeypatch.setattr(device_names, "_text", lambda _: "")
+    monkeypatch.setattr(device_names, "output_of", lambda command, **_: "Apple M2" if command[0] == "sysctl" else "")
+    monkeypatch.setattr(device_names.platform, "system", lambda: "Darwin")
+    assert device_names.cpu_name.__wrapped__() == "Apple M2"
 
 
 # -- the list
@@ -146,7 +157,7 @@ def test_a_mac_asks_its_own_command(monkeypatch):
 
 @pytest.fixture
 def listed(monkeypatch, capsys):
-    """Runs the command in this process; gives its exit status or error, and what it prints."""
+    """Runs the command in this process; returns its exit status or error, and its output."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["latency", *map(str, arguments)])
@@ -198,8 +209,8 @@ def folder(tmp_path, monkeypatch):
 
 def spoil(folder, how):
     if how == "link":
-        (folder.parent / "theirs").mkdir()
-        folder.symlink_to(folder.parent / "theirs")
+        (folder.parent / "other").mkdir()
+        folder.symlink_to(folder.parent / "other")
     elif how == "file":
         folder.write_text("")
     else:
@@ -213,7 +224,7 @@ def test_the_folder_is_made_for_its_user_alone(folder):
 
 
 @pytest.mark.parametrize("how", ["link", "file", "group", "everybody"])
-def test_a_folder_that_others_could_have_filled_is_refused(folder, how):
+def test_a_folder_that_other_users_can_write_to_is_refused(folder, how):
     spoil(folder, how)
     with pytest.raises(ConfigError, match=rf"^{folder}: must be a folder of yours .*XDG_RUNTIME_DIR") as refused:
         host.host_folder()
@@ -221,10 +232,10 @@ def test_a_folder_that_others_could_have_filled_is_refused(folder, how):
 
 
 def test_a_folder_of_another_user_is_refused(folder, monkeypatch):
-    theirs = folder.with_name("kdnas-12345")
-    theirs.mkdir(mode=0o700)
+    foreign = folder.with_name("kdnas-12345")
+    foreign.mkdir(mode=0o700)
     monkeypatch.setattr(host.os, "getuid", lambda: 12345)
-    with pytest.raises(ConfigError, match=f"^{theirs}: .*belongs to user {folder.parent.stat().st_uid}"):
+    with pytest.raises(ConfigError, match=f"^{foreign}: .*belongs to user {folder.parent.stat().st_uid}"):
         host.host_folder()
 
 

@@ -19,17 +19,17 @@ def host(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("speedup", "chosen"), [(0.8, "32-true"), (1.0, "32-true"), (3.0, "bf16-mixed")])
-def test_it_is_measured_once(speedup, chosen, host, monkeypatch):
-    asked = []
-    monkeypatch.setattr(precision, "speedup", lambda accelerator: asked.append(accelerator) or speedup)
+def test_the_speedup_is_measured_once(speedup, chosen, host, monkeypatch):
+    measured = []
+    monkeypatch.setattr(precision, "speedup", lambda device: measured.append(device) or speedup)
     assert [fastest_precision("cpu") for _ in range(3)] == [chosen] * 3
-    assert asked == ["cpu"]
+    assert measured == ["cpu"]
     (known,) = json.loads((host / "precision.json").read_text()).items()
     assert torch.__version__ in known[0] and known[1] == speedup
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": "b"}'])
-def test_a_damaged_note_is_made_anew(content, host, monkeypatch):
+def test_a_damaged_file_is_measured_again(content, host, monkeypatch):
     (host / "precision.json").write_text(content)
     monkeypatch.setattr(precision, "speedup", lambda _: 2.0)
     assert fastest_precision("cpu") == "bf16-mixed"
@@ -37,16 +37,16 @@ def test_a_damaged_note_is_made_anew(content, host, monkeypatch):
 
 
 def test_a_machine_without_bf16_trains_in_fp32(monkeypatch):
-    def refuse(accelerator, rows, inner, columns, dtype):
+    def refuse(device, rows, inner, columns, dtype):
         if dtype == torch.bfloat16:
             raise RuntimeError("not implemented for 'BFloat16'")
-        return rate(accelerator, 8, 8, 8, dtype)
+        return rate(device, 8, 8, 8, dtype)
 
     monkeypatch.setattr(precision, "rate", refuse)
     assert fastest_precision("cpu") == "32-true"
 
 
-def test_want_of_memory_is_not_taken_for_want_of_bf16(host, monkeypatch):
+def test_a_full_device_is_not_taken_for_one_without_bf16(host, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -57,7 +57,7 @@ def test_want_of_memory_is_not_taken_for_want_of_bf16(host, monkeypatch):
 
 
 @pytest.mark.parametrize(("given", "made"), [("auto", "bf16-mixed"), ("32-true", "32-true"), ("64-true", "64-true")])
-def test_the_trainer_has_it(given, made, monkeypatch, tmp_path):
+def test_the_trainer_gets_the_precision(given, made, monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "speedup", lambda _: 2.0)
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("train", [f"trainer.precision={given}", "trainer.accelerator=cpu", f"paths.output={tmp_path}"])

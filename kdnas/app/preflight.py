@@ -54,12 +54,12 @@ def check(cfg: DictConfig) -> None:
     check_dropout(module.get("dropout"))
     require_switch("module.compile", module.get("compile", False))
     instantiate(cfg.get("outputs"))
-    latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
+    costs, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
     figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
     if cfg.stage == "prepare":
-        if latency is None:
+        if costs is None:
             raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
-        cost = Cost(1, 1, dict.fromkeys(latency.accelerators, Latency(1.0, 0.0)))
+        cost = Cost(1, 1, dict.fromkeys(map(str, costs.targets), Latency(1.0, 0.0)))
         reward(dict.fromkeys(figures, 0.5), cost, cost)  # raises if it needs a metric or device that is not measured
     data = instantiate(cfg.data, tokenizer=None)
     for values in cfg.architectures or ():

@@ -32,7 +32,7 @@ from kdnas.app.judgement import Judgement, judge
 from kdnas.app.preflight import architecture, check, staged
 from kdnas.app.resuming import LastCheckpoint, resumable
 from kdnas.base.config import instantiate, override, plain
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.identity import sources, stamp
 from kdnas.base.locks import alone
 from kdnas.base.profiler import TimeTable
@@ -57,6 +57,7 @@ from kdnas.callbacks import (
     QuietSteps,
     SeedSteps,
 )
+from kdnas.costs import CostModel
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.models.compatibility import check_fit
 from kdnas.models.loading import load_config
@@ -172,10 +173,10 @@ def finished(cfg: DictConfig, rows: str | None = None) -> dict[str, float] | Non
     return results[0]
 
 
-def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyBenchmark | None]:
-    """Builds the module, the data module and (for distillation) the latency callback of a config."""
+def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, CostModel | None]:
+    """Builds the module, the data module and (for distillation) the cost model of a config."""
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    latency = instantiate(cfg.get("latency"))
+    costs = instantiate(cfg.get("latency"))
     students = {}
     if cfg.architectures is not None:
         students["architectures"] = [architecture(values) for values in cfg.architectures]
@@ -195,12 +196,13 @@ def build(cfg: DictConfig) -> tuple[ExportingModule, EncodedDataModule, LatencyB
     module.check(masked=data.masking is not None)
     source = f"checkpoint={cfg.checkpoint}" if cfg.get("checkpoint") else f"teacher.path={cfg.teacher.path}"
     check_fit(module.source_config, module.tokenizer, source, data.texts_per_row, data.max_length)
-    if latency and isinstance(module, StudentDistiller):
-        latency.protocol.check(module.teacher_config)
+    if costs and isinstance(module, StudentDistiller):
+        with mounted("latency"):
+            costs.protocol.check(module.teacher_config)
     if isinstance(module, StudentDistiller) and not cfg.search.trials:  # in a search, the prepare job has checked it
         module.check_teacher()
     data.transfer_epochs = module.transfer_epochs
-    return module, data, latency
+    return module, data, costs
 
 
 def prepare(cfg: DictConfig) -> tuple[dict[str, float], bool]:
@@ -210,13 +212,13 @@ def prepare(cfg: DictConfig) -> tuple[dict[str, float], bool]:
         check_activation(activation)
     cfg = staged(cfg, "mini")
     cfg.architectures = [space.example.to_dict()]
-    module, data, latency = build(cfg)
+    module, data, costs = build(cfg)
     with activity("reading the data"):
         data.setup("fit")
-    if latency is None or not isinstance(module, StudentDistiller):
+    if costs is None or not isinstance(module, StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
     with activity("measuring the teacher's latency"):
-        teacher = latency.cost(module.teacher_config)
+        teacher = costs.cost(module.teacher_config)
     trainer = make_trainer(cfg, logger=False)
     settle(module, data, trainer)
     judged = judge(module, data, trainer.strategy.root_device)
@@ -228,10 +230,10 @@ def prepare(cfg: DictConfig) -> tuple[dict[str, float], bool]:
 
 def remeasure(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     """Repeats the latency measurements that a search made on a busy host."""
-    latency = instantiate(cfg.latency)
+    costs = instantiate(cfg.latency)
     for stage in ("mini", "full"):
         study = open_study(OmegaConf.merge(cfg, {"stage": stage}))  # type: ignore[arg-type]
-        measure_again(study, load_config(cfg.teacher.path), latency.cost, instantiate(cfg.reward))
+        measure_again(study, load_config(cfg.teacher.path), costs.cost, instantiate(cfg.reward))
     return {}, True
 
 
@@ -243,7 +245,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     output, export = Path(cfg.paths.output), cfg.paths.export
     profiler = TimeTable() if cfg.profile else PassThroughProfiler()
     with profiler.profile("models and data"):
-        module, data, latency = build(cfg)
+        module, data, costs = build(cfg)
         with activity("reading the data"):
             data.setup("fit")
     if results := finished(cfg, data.digest):
@@ -251,6 +253,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     callbacks: list[L.Callback] = [*bar(cfg), QuietSteps(), SeedSteps(cfg.seed), LastCheckpoint(output)]
     if on_slurm():
         callbacks.append(LeaveSigterm())
+    latency = LatencyBenchmark(costs) if costs else None
     if latency:
         callbacks.append(latency)
     if export:

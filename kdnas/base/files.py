@@ -38,7 +38,7 @@ def check_folder(key: str, folder: Any) -> Path:
         ConfigError: not a path, a file in the place of a folder, or no permission.
     """
     if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
-        raise ConfigError(f"{key}={shown(folder)}: must be a folder to write to")
+        raise ConfigError.of(key, f"={shown(folder)}: must be a folder to write to")
     path = Path(folder)
     try:
         there = next(part for part in (path, *path.absolute().parents) if part.exists())
@@ -47,7 +47,7 @@ def check_folder(key: str, folder: Any) -> Path:
     except OSError as error:
         reason = str(error.strerror)
     if reason:
-        raise ConfigError(f"{key}={folder}: cannot be written to ({reason})")
+        raise ConfigError.of(key, f"={folder}: cannot be written to ({reason})")
     return path
 
 
@@ -56,7 +56,7 @@ def make_folder(key: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{key}={folder}: cannot be written to ({error.strerror})") from error
+        raise ConfigError.of(key, f"={folder}: cannot be written to ({error.strerror})") from error
 
 
 def available_memory() -> float:

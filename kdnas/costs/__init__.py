@@ -1,7 +1,9 @@
-"""Inference latency: how it is measured, and the table that stores it."""
+"""What models cost: parameters, FLOPs and latencies, how a latency is measured, and the table that stores it."""
 
-from kdnas.costs.accelerators import ACCELERATORS, check_accelerators, device_name
-from kdnas.costs.measure import Protocol, measure_config
-from kdnas.costs.table import LatencyTable
+from kdnas.costs.cost import Cost, Latency
+from kdnas.costs.cost_model import CostModel
+from kdnas.costs.protocol import Protocol
+from kdnas.costs.runtimes import Runtime, Torch
+from kdnas.costs.targets import Target
 
-__all__ = ["ACCELERATORS", "LatencyTable", "Protocol", "check_accelerators", "device_name", "measure_config"]
+__all__ = ["Cost", "CostModel", "Latency", "Protocol", "Runtime", "Target", "Torch"]

@@ -24,7 +24,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a model: parameters, FLOPs of one inference, latency by accelerator."""
+    """The cost of a model.
+
+    Attributes:
+        parameters: the number of parameters, embeddings included, without a pooler or a head.
+        flops: the floating-point operations of one inference.
+        latency: the latencies by the text of their target, as `cpu`.
+    """
 
     parameters: int
     flops: int
@@ -37,7 +43,8 @@ class Cost:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Cost:
-        latency = {device: Latency(**measured) for device, measured in values["latency"].items()}
+        """Returns the cost that `to_dict` has made plain values of."""
+        latency = {target: Latency(**measured) for target, measured in values["latency"].items()}
         return cls(int(values["parameters"]), int(values["flops"]), latency)
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from resource import RUSAGE_SELF, getrusage
 
 SLACK = 1.1
 """The largest ratio of elapsed time to processor time of an undisturbed inference."""
-DAEMONS = 0.25
+SERVICES = 0.25
 """The number of processors that the services of a quiet host may use."""
-WATCHED = 0.2
-"""The least seconds to watch a host for: it counts processor time in hundredths of a second."""
+SHORTEST = 0.2
+"""The fewest seconds to watch a host for: it counts processor time in hundredths of a second."""
 STAT, CORES = Path("/proc/stat"), Path("/sys/devices/system/cpu")
 
 
@@ -24,7 +24,7 @@ class Timing:
 
     Attributes:
         elapsed: wall-clock time in milliseconds.
-        worked: milliseconds by the accelerator's clock, summed over threads.
+        worked: milliseconds by the device's clock, which on a CPU is processor time, summed over threads.
         interrupted: whether the scheduler preempted it.
     """
 
@@ -34,6 +34,7 @@ class Timing:
 
     @property
     def undisturbed(self) -> bool:
+        """Whether the inference had a processor all the time."""
         return not self.interrupted and self.elapsed <= SLACK * self.worked
 
     @property
@@ -43,7 +44,7 @@ class Timing:
 
 
 def time_once(infer: Callable[[], object], clock: Callable[[], float]) -> Timing:
-    """Times one inference by the wall clock and by the accelerator's clock."""
+    """Times one inference by the wall clock and by the device's clock."""
     interruptions = getrusage(RUSAGE_SELF).ru_nivcsw
     worked, start = clock(), time.perf_counter()
     infer()
@@ -51,7 +52,7 @@ def time_once(infer: Callable[[], object], clock: Callable[[], float]) -> Timing
     return Timing(elapsed * 1e3, worked * 1e3, getrusage(RUSAGE_SELF).ru_nivcsw > interruptions)
 
 
-class Others:
+class OtherPrograms:
     """Watches how much other programs use the host's processors.
 
     A program that runs beside a measurement can slow it down without interrupting it: two processors can be threads of
@@ -62,13 +63,13 @@ class Others:
     """
 
     def __init__(self, threads: int) -> None:
-        self.allowed = DAEMONS + max(0, cores() - threads)
-        self._start, self._used = time.perf_counter(), used_by_others()
+        self.allowed = SERVICES + max(0, cores() - threads)
+        self._start, self._used = time.perf_counter(), time_of_other_programs()
 
     def disturb(self) -> bool:
         """Returns whether other programs have used more processor time than an undisturbed measurement allows."""
-        time.sleep(max(0.0, WATCHED - (time.perf_counter() - self._start)))
-        used, seconds = used_by_others() - self._used, time.perf_counter() - self._start
+        time.sleep(max(0.0, SHORTEST - (time.perf_counter() - self._start)))
+        used, seconds = time_of_other_programs() - self._used, time.perf_counter() - self._start
         return used > self.allowed * seconds
 
 
@@ -78,8 +79,8 @@ def cores() -> int:
     return len(siblings) or os.cpu_count() or 1
 
 
-def used_by_others() -> float:
-    """Returns the seconds of processor time that other processes have used; 0 where the system does not tell."""
+def time_of_other_programs() -> float:
+    """Returns the seconds of processor time that other processes have used; 0 where the system does not count it."""
     try:
         user, nice, system, _, _, *interrupts = map(int, STAT.read_text().split("\n", 1)[0].split()[1:9])
     except (OSError, ValueError):

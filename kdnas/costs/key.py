@@ -15,8 +15,10 @@ import torch
 import transformers
 from transformers import PreTrainedConfig
 
-from kdnas.costs.accelerators import device_name
-from kdnas.costs.measure import Protocol
+from kdnas.costs.device_names import device_name
+from kdnas.costs.protocol import Protocol
+from kdnas.costs.runtimes import Runtime
+from kdnas.costs.targets import Target
 from kdnas.models.architecture import Architecture
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -34,11 +36,12 @@ VARIABLES = (
 """Environment variables that change the speed of the libraries below torch."""
 
 
-def table_key(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> dict[str, Any]:
+def table_key(config: PreTrainedConfig, target: Target, runtime: Runtime, protocol: Protocol) -> dict[str, Any]:
     """Returns the key of a measurement as JSON values; measurements with equal keys are comparable."""
     model = {name: getattr(config, name) for name in ("model_type", *Architecture.__dataclass_fields__)}
-    device = {"accelerator": accelerator, "device": device_name(accelerator), "host": device_name("cpu")}
-    return model | {"config": config_digest(config)} | device | asdict(protocol) | software(config) | settings(protocol)
+    model |= {"config": config_digest(config), "attention": config._attn_implementation or "sdpa"}
+    where = {"target": str(target), "device": device_name(target.device), "host": device_name("cpu")}
+    return model | where | asdict(protocol) | {"versions": versions(runtime)} | settings(protocol)
 
 
 def config_digest(config: PreTrainedConfig) -> str:
@@ -52,13 +55,10 @@ def config_digest(config: PreTrainedConfig) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def software(config: PreTrainedConfig) -> dict[str, Any]:
-    return {
-        "torch": torch.__version__,  # ends in +cpu, +cu130 or the like
-        "transformers": transformers.__version__,
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "attention": config._attn_implementation or "sdpa",
-    }
+def versions(runtime: Runtime) -> dict[str, str]:
+    """Returns the versions of all that computes, by name."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return runtime.versions() | {"transformers": transformers.__version__, "python": python}
 
 
 def settings(protocol: Protocol) -> dict[str, Any]:

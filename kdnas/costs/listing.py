@@ -29,7 +29,7 @@ def list_latencies(path: Path, console: Console | None = None) -> None:
     latest = {str(row["key"]): row for row in read_table(path)} if path.is_file() else {}
     if not latest:
         raise ConfigError(f"{path}: must be a table of latencies, as runs/latency.jsonl; holds none")
-    rows = sorted(map(cells, latest.values()), key=lambda row: (row["device"], row["input"], row["model"]))
+    rows = sorted(map(cells, latest.values()), key=lambda row: (row["target"], row["input"], row["model"]))
     drawn = Table(*rows[0], box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         drawn.add_row(*map(Text, row.values()))
@@ -42,6 +42,7 @@ def list_latencies(path: Path, console: Console | None = None) -> None:
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """Returns the texts of one line by column; lines of earlier versions lack some values."""
     key = {name: str(value) for name, value in row["key"].items()}
+    versions = row["key"].get("versions", {})
 
     def text(form: str, *names: str) -> str:
         return form.format(*(key.get(name, MISSING) for name in names))
@@ -52,10 +53,10 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     threads = key.get("threads", MISSING)
     return {
         "model": f"{key.get('model_type', MISSING)} [{shape}]",
-        "device": text("{}", "device"),
+        "target": text("{}, {}", "target", "device"),
         "input": text("{}x{} {}", "batch_size", "length", "dtype") + f", {threads} thread{'s' * (threads != '1')}",
         "latency (ms)": f"{median:.2f} ± {spread:.2f}{unreliable}",
         "measured": str(row.get("date", MISSING)).replace("T", " ")[:16],
         "load": str(row.get("load", MISSING)),
-        "versions": text("torch {}, transformers {}", "torch", "transformers"),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or MISSING,
     }

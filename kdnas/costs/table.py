@@ -8,82 +8,56 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
-
-from kdnas.base.errors import ConfigError, is_number, require, require_switch
+from kdnas.base.errors import ConfigError, is_number, require_switch
 from kdnas.base.files import check_folder, make_folder
-from kdnas.base.host import QuietHost
 from kdnas.base.shared import shared
 from kdnas.costs.cost import Latency
-from kdnas.costs.key import table_key
-from kdnas.costs.measure import Protocol, measure_config, reliable
-from kdnas.costs.patience import Patience, load
+from kdnas.costs.measure import reliable
+from kdnas.costs.waiting import load
 
 
 class LatencyTable:
     """Latencies by their keys (see `kdnas.costs.key`), shared by all searches that use the file.
 
-    A latency that was measured on a busy host is returned, marked as such, and not stored.
-
     Args:
         path: the file; made when absent.
-        patience: seconds that a process waits for a quiet host.
-        fresh: whether to measure anew, once in a process, latencies that the table holds.
+        fresh: whether to find only latencies that this process has added.
+
+    Raises:
+        ConfigError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, patience: float = 60.0, fresh: bool = False) -> None:
-        require(is_number(patience) and patience >= 0, "latency.patience", patience, "a number of seconds from 0")
-        require_switch("latency.fresh", fresh)
-        self.path, self.patience, self.fresh = path, patience, fresh
+    def __init__(self, path: Path, fresh: bool = False) -> None:
+        require_switch("fresh", fresh)
+        self.path, self.fresh = path, fresh
         if path.is_dir():
-            raise ConfigError(f"latency.table={path}: is a folder; must be a file, or not there")
-        check_folder("latency.table", path.parent)
-        self.host = QuietHost()
+            raise ConfigError.of("table", f"={path}: is a folder; must be a file, or not there")
+        check_folder("table", path.parent)
 
-    def latency(self, config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
-        """Looks a latency up or, if the table lacks it, measures it while the host is quiet and stores it."""
-        key = self.key(config, accelerator, protocol)
-        if found := self._find(key):
-            return found
-        patience = shared("patience", None, Patience)
-        while True:
-            with self.host.quiet():
-                found = self._find(key) or self._measure(key, config, accelerator, protocol)
-            if not found.busy:
-                patience.restart()
-                return found
-            # Waits without the lock, so that this user's other processes go on meanwhile.
-            if not patience.wait(self.patience):
-                return found
-
-    @staticmethod
-    def key(config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> dict[str, Any]:
-        return table_key(config, accelerator, protocol)
-
-    def _find(self, key: dict[str, Any]) -> Latency | None:
-        if self.fresh and _text(key) not in self._measured:
+    def find(self, key: dict[str, Any]) -> Latency | None:
+        """Returns the latest latency of a key; None if the table holds none that is reliable."""
+        if self.fresh and _text(key) not in self._added:
             return None
         rows = [row for row in read_table(self.path) if row["key"] == key and reliable(row["median"], row["spread"])]
         return Latency(rows[-1]["median"], rows[-1]["spread"]) if rows else None
 
-    def _measure(self, key: dict[str, Any], config: PreTrainedConfig, accelerator: str, protocol: Protocol) -> Latency:
-        make_folder("latency.table", self.path.parent)
-        measured = measure_config(config, accelerator, protocol)
-        if measured.busy:
-            return measured
-        row = {"key": key, "median": measured.median, "spread": measured.spread}
+    def add(self, key: dict[str, Any], latency: Latency) -> None:
+        """Appends a latency, with the date and the host's load, unless it was measured on a busy host."""
+        make_folder("table", self.path.parent)
+        if latency.busy:
+            return
+        row = {"key": key, "median": latency.median, "spread": latency.spread}
         row |= {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "load": round(load(), 2)}
         # A crash may have left an incomplete last line.
         cut = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as file:
             file.write("\n" * cut + json.dumps(row) + "\n")
-        self._measured.add(_text(key))
-        return measured
+        self._added.add(_text(key))
 
     @property
-    def _measured(self) -> set[str]:
-        """The keys that this process has measured."""
-        return shared("latencies measured", str(self.path), set)
+    def _added(self) -> set[str]:
+        """The keys that this process has added."""
+        return shared("latencies added", str(self.path), set)
 
 
 def read_table(path: Path) -> Iterator[dict[str, Any]]:

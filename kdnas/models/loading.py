@@ -1,4 +1,4 @@
-"""Loads configs (and refuses those of no supported encoder), tokenizers and encoders from Hugging Face folders and the hub."""
+"""Loads configs, tokenizers and encoders from folders and the hub; refuses what is no supported encoder."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from rich.text import Text
 from transformers import PreTrainedConfig
 
 from kdnas.base.config import instantiate
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.files import make_folder, whole
 from kdnas.base.run_folder import RESULTS, SETTINGS, read_results
-from kdnas.callbacks import LatencyBenchmark
+from kdnas.costs import CostModel
 from kdnas.models.counting import count_parameters
 from kdnas.models.loading import load_config
 from kdnas.reports.notes import BUSY
@@ -48,8 +48,8 @@ def report(cfg: DictConfig) -> list[Path]:
     teacher = None if cfg.teacher.label is None else str(cfg.teacher.label)
     if teacher is not None and teacher not in set(runs["model"]):
         raise ConfigError(f"teacher.label={teacher}: must be one of {', '.join(sorted(set(runs['model'])))}")
-    benchmark = instantiate(cfg.latency) if "latency" in cfg else None
-    costs = {model: cost(folders, benchmark) for model, folders in runs.groupby("model")["folder"]}
+    cost_model = instantiate(cfg.latency) if "latency" in cfg else None
+    costs = {model: cost(folders, cost_model) for model, folders in runs.groupby("model")["folder"]}
     frame, every = table(runs, tasks, costs, teacher), metrics(runs)
     notes = [convention(tasks), *missing(runs, tasks)]
     if any(BUSY in cell for row in as_text(frame, tasks).itertuples(index=False) for cell in map(str, row)):
@@ -106,15 +106,16 @@ def _results(path: Path) -> dict[str, float]:
     return figures if all(map(math.isfinite, figures.values())) else {}
 
 
-def cost(folders: Iterable[Path], benchmark: LatencyBenchmark | None) -> dict[str, float]:
+def cost(folders: Iterable[Path], cost_model: CostModel | None) -> dict[str, float]:
     """Returns parameters, FLOPs and latencies of the encoder that the runs have exported; empty if there is none."""
     exported = next((run / "model" for run in folders if (run / "model/config.json").is_file()), None)
     if exported is None:
         return {}
     config: PreTrainedConfig = load_config(str(exported), "folder")
-    if benchmark is None:
+    if cost_model is None:
         return {"parameters (M)": count_parameters(config) / 1e6}
-    measured = benchmark.cost(config)
+    with mounted("latency"):
+        measured = cost_model.cost(config)
     row = {"parameters (M)": measured.parameters / 1e6, "FLOPs (G)": measured.flops / 1e9}
     for device, latency in measured.latency.items():
         row |= {f"latency {device} (ms)": latency.median, f"spread {device} (ms)": latency.spread}

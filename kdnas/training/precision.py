@@ -1,4 +1,4 @@
-"""Finds the precision that a machine trains fastest in."""
+"""The choice of a training's precision (`trainer.precision=auto`): the one that the machine is faster in."""
 
 from __future__ import annotations
 
@@ -10,38 +10,46 @@ import torch
 
 from kdnas.base.files import whole
 from kdnas.base.host import QuietHost, host_folder
-from kdnas.costs import ACCELERATORS, device_name
+from kdnas.costs.device_names import device_name
+from kdnas.costs.devices import DEVICES
 
 log = logging.getLogger(__name__)
 WORTH = 1.2
-"""The least speed-up at which bf16 is chosen: it costs a little accuracy."""
+"""The smallest speed-up for which bf16 is chosen: it costs a little accuracy."""
 SIZES = (1024, 768, 768)
 """The sizes of a matrix product as in a student: tokens, hidden size, hidden size."""
-TRIES = 10
+ATTEMPTS = 10
+"""The number of times that a matrix product is timed; the fastest counts."""
 
 
-def fastest_precision(accelerator: str) -> str:
-    """Returns `bf16-mixed` where matrix products are faster in bf16, else `32-true`; measured once for each machine.
+def fastest_precision(device: str) -> str:
+    """Returns `bf16-mixed` where matrix products are faster in bf16, else `32-true`.
+
+    The speed-up is measured once for each device and version of torch, and stored in the host's folder.
 
     Args:
-        accelerator: cpu, cuda or mps.
+        device: cpu, cuda or mps.
     """
-    known = host_folder() / "precision.json"
-    key = f"{device_name(accelerator)}, torch {torch.__version__}"
-    found = _read(known).get(key)
+    path = host_folder() / "precision.json"
+    key = f"{device_name(device)}, torch {torch.__version__}"
+    found = _read(path).get(key)
     if found is None:
         with QuietHost().quiet():
-            found = _read(known).get(key) or speedup(accelerator)
-            with whole(known) as aside:
-                aside.write_text(json.dumps(_read(known) | {key: found}) + "\n")
+            found = _read(path).get(key) or speedup(device)  # another process may have measured it meanwhile
+            with whole(path) as new:
+                new.write_text(json.dumps(_read(path) | {key: found}) + "\n")
         log.info("bf16 is %.1f times as fast as fp32 on %s", found, key)
     return "bf16-mixed" if found >= WORTH else "32-true"
 
 
-def speedup(accelerator: str) -> float:
-    """Returns the speed-up of a matrix product in bf16 over fp32; 0 where bf16 is not supported."""
+def speedup(device: str) -> float:
+    """Returns the speed-up of a matrix product in bf16 over fp32; 0 where bf16 is not supported.
+
+    Raises:
+        torch.OutOfMemoryError: the device is full, which says nothing about bf16.
+    """
     try:
-        fp32, bf16 = (rate(accelerator, *SIZES, dtype) for dtype in (torch.float32, torch.bfloat16))
+        fp32, bf16 = (rate(device, *SIZES, dtype) for dtype in (torch.float32, torch.bfloat16))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # bf16 is not supported
@@ -49,22 +57,22 @@ def speedup(accelerator: str) -> float:
     return bf16 / fp32
 
 
-def rate(accelerator: str, rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
-    """Returns the floating-point operations per second of a matrix product, the best of several attempts.
+def rate(device: str, rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
+    """Returns the floating-point operations per second of a product (rows, inner) x (inner, columns), at best.
 
     On a CPU the seconds are processor time, so that other programs hardly change which of two precisions is faster.
     """
-    synchronize, clock = ACCELERATORS[accelerator].synchronize, ACCELERATORS[accelerator].clock
-    a = torch.ones(rows, inner, device=accelerator, dtype=dtype)
-    b = torch.ones(inner, columns, device=accelerator, dtype=dtype)
-    times = []
-    for _ in range(TRIES):
+    synchronize, clock = DEVICES[device].synchronize, DEVICES[device].clock
+    a = torch.ones(rows, inner, device=device, dtype=dtype)
+    b = torch.ones(inner, columns, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(ATTEMPTS):
         synchronize()
         start = clock()
         a @ b
         synchronize()
-        times.append(clock() - start)
-    return 2 * rows * inner * columns / min(times)
+        seconds.append(clock() - start)
+    return 2 * rows * inner * columns / min(seconds)
 
 
 def _read(path: Path) -> dict[str, float]:

@@ -11,37 +11,37 @@ LONGEST = 10.0
 """The longest pause in seconds between two attempts; pauses begin at one second and double."""
 
 
-class Patience:
-    """Waits between attempts, until a quiet measurement was made or a time limit is reached.
+class QuietWait:
+    """Pauses between attempts to measure, until one was undisturbed or a time limit is reached.
 
-    All measurements of a process share one: a host that was busy until the limit is likely to stay busy, so that the
-    next measurement gets a single attempt.
+    All measurements of a process share one object: a host that was busy until the limit is likely to stay busy, so that
+    the next measurement gets a single attempt.
     """
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Resets the time limit after a quiet measurement."""
+        """Resets the time limit after an undisturbed measurement."""
         self._since: float | None = None
-        self._pause = 1.0
-        self._told = False
+        self._next = 1.0
+        self._warned = False
 
-    def wait(self, seconds: float) -> bool:
-        """Pauses before another attempt; returns False if `seconds` have passed since the first disturbed one."""
+    def pause(self, limit: float) -> bool:
+        """Pauses before another attempt; returns False if `limit` seconds have passed since the first disturbed one."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        left = self._since + seconds - now
+        left = self._since + limit - now
         if left <= 0:
-            if not self._told:
+            if not self._warned:
                 log.warning("the host is busy (load %.1f): latencies are estimates until it is quiet", load())
-                self._told = True
+                self._warned = True
             return False
-        pause = min(self._pause, left)
+        pause = min(self._next, left)
         log.info(
             "the host is busy (load %.1f): measuring latency again in %.0f s, for %.0f s at most", load(), pause, left
         )
-        self._pause = min(2 * self._pause, LONGEST)
+        self._next = min(2 * self._next, LONGEST)
         time.sleep(pause)
         return True
 

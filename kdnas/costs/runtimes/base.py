@@ -1,0 +1,71 @@
+"""What a runtime must offer, and the choice of the runtime that a target names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+
+from transformers import PreTrainedModel
+
+from kdnas.base.errors import ConfigError
+from kdnas.costs.devices import available_devices
+from kdnas.costs.protocol import Protocol
+from kdnas.costs.targets import Target
+
+
+class Runtime(ABC):
+    """A library that runs models. Targets use it by its name in `latency.runtimes`.
+
+    Attributes:
+        devices: the devices that it runs on.
+        quantisations: the quantisations that it offers.
+    """
+
+    devices: Collection[str] = ("cpu",)
+    quantisations: Collection[str] = ()
+
+    def available(self) -> bool:
+        """Returns whether the library is installed."""
+        return True
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Returns the versions of the library, and of what it builds on, by name. They are part of the table's key."""
+
+    @abstractmethod
+    def load(self, model: PreTrainedModel, target: Target, protocol: Protocol) -> Callable[[], object]:
+        """Brings a model to the target and returns one inference of it, which is called and timed again and again.
+
+        The inference's input has the shape (`protocol.batch_size`, `protocol.length`), without padding. The inference
+        uses `protocol.threads` processors, and returns when the device has finished.
+
+        Args:
+            model: a new model with random weights, which the runtime may change.
+            protocol: the dtype and the input; the dtype is the target's, if the target names one.
+        """
+
+
+def runtime_for(target: Target, runtimes: Mapping[str, Runtime]) -> Runtime:
+    """Returns the runtime that a target names.
+
+    Args:
+        runtimes: the known runtimes by name.
+
+    Raises:
+        ConfigError: this machine lacks the device or the runtime, or they do not go together.
+    """
+    devices = available_devices()
+    _require(target.device in devices, target, f"not on this machine; it has {', '.join(devices)}")
+    installed = [name for name, runtime in runtimes.items() if runtime.available()]
+    _require(target.runtime in installed, target, f"no runtime {target.runtime} here; there is {', '.join(installed)}")
+    name, runtime = target.runtime, runtimes[target.runtime]
+    _require(target.device in runtime.devices, target, f"{name} runs on {', '.join(runtime.devices)}")
+    offered = ", ".join(runtime.quantisations) or "none"
+    fits = target.quantisation is None or target.quantisation in runtime.quantisations
+    _require(fits, target, f"not a quantisation of {name}, which has {offered}")
+    return runtime
+
+
+def _require(fits: bool, target: Target, otherwise: str) -> None:
+    if not fits:
+        raise ConfigError.of("accelerators", f"={target}: {otherwise}")
