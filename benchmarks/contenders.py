@@ -25,7 +25,9 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from benchmarks.ceiling import synchronise
-from kdnas.app import run as runner
+from kdnas.app.build import build, connect
+from kdnas.app.preflight import preflight
+from kdnas.app.run import quieten
 from kdnas.base.config import override
 from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.distillation.mapping import last, layer_mapping, uniform
@@ -305,13 +307,12 @@ def kdnas(
     with TemporaryDirectory(dir=course.work) as folder:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("train", [*overrides(course, outputs, students, precision, folder, student), *more])
-        runner.quieten()
-        module, data, _ = runner.build(cfg)
+        quieten()
+        module, data = build(preflight(cfg))
         callbacks = [Ticks(clock), QuietSteps(), SeedSteps(cfg.seed)]
         off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = make_trainer(cfg, callbacks=callbacks, **off)
-        data.setup("fit")
-        runner.settle(module, data, trainer)
+        trainer = make_trainer(cfg.trainer, callbacks=callbacks, **off)
+        connect(module, data, trainer)
         trainer.fit(module, datamodule=data)
         for model in module.exports.values():
             restore_tables(model)

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from test_distiller import CONF
 from torch import nn
 
-from kdnas.app import run as runner
+from kdnas.app.run import run
 from kdnas.base.errors import ConfigError
 from kdnas.modules.base import ExportingModule
 from kdnas.training.arguments import REFUSED, check_arguments
@@ -50,7 +50,7 @@ def composed(teacher, folder, *words):
         ("+trainer.callbacks=[x]", "trainer.callbacks=['x']: must be a list of callbacks"),
         (
             f"+trainer.callbacks=[{STOP.replace('val/loss', 'val/f1')}]",
-            "monitor=val/f1: not logged; there is train/loss",
+            "callbacks: EarlyStopping: monitor=val/f1: not logged; there is train/loss",
         ),
         ("+trainer.profiler=simple & profile=true", "trainer.profiler=simple: must be left out with profile=true"),
         ("+trainer.val_check_interval=1000", "trainer: `val_check_interval` (1000) must be less than or equal to the"),
@@ -58,7 +58,7 @@ def composed(teacher, folder, *words):
 )
 def test_an_argument_without_use_is_refused(word, says, teacher, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        runner.run(composed(teacher, tmp_path, *word.split(" & ")))
+        run(composed(teacher, tmp_path, *word.split(" & ")))
     assert says in str(caught.value) and str(caught.value).isprintable()
     assert not (tmp_path / "out/results.json").exists()
 
@@ -72,11 +72,11 @@ def test_every_refused_argument_is_one_of_lightnings():
 
 def test_early_stopping_stops_and_stays_stopped(teacher, tmp_path, caplog, capsys):
     words = ["trainer.max_epochs=6", f"+trainer.callbacks=[{STOP}]", "+trainer.enable_progress_bar=false"]
-    result = runner.run(composed(teacher, tmp_path, *words))
+    result = run(composed(teacher, tmp_path, *words))
     saved = torch.load(tmp_path / "out/last.ckpt", weights_only=True)
     assert saved["epoch"] == 1  # the second of six
     (tmp_path / "out/results.json").unlink()  # as if it had been killed before it was written
-    assert runner.run(composed(teacher, tmp_path, *words)) == pytest.approx(result)
+    assert run(composed(teacher, tmp_path, *words)) == pytest.approx(result)
     assert torch.load(tmp_path / "out/last.ckpt", weights_only=True)["epoch"] == 1
     assert capsys.readouterr().out == "" and not [record for record in caplog.records if "epoch" in record.getMessage()]
 
@@ -92,8 +92,8 @@ def test_early_stopping_stops_and_stays_stopped(teacher, tmp_path, caplog, capsy
     ],
 )
 def test_early_stopping_is_refused_where_it_would_stop_too_much(words, says, teacher, tmp_path):
-    with pytest.raises(ConfigError, match=f"^trainer.callbacks: EarlyStopping would .*{says}"):
-        runner.run(composed(teacher, tmp_path, *words, f"+trainer.callbacks=[{STOP}]"))
+    with pytest.raises(ConfigError, match=f"^callbacks: EarlyStopping would .*{says}"):
+        run(composed(teacher, tmp_path, *words, f"+trainer.callbacks=[{STOP}]"))
 
 
 @pytest.mark.parametrize("algorithm", [None, "norm", "value"])
@@ -117,6 +117,6 @@ def test_what_is_used_passes(teacher, tmp_path):
     cfg = composed(teacher, tmp_path, *(f"++trainer.{word}" for word in used))
     check_arguments(cfg.trainer)
     try:
-        assert runner.run(cfg)["loss"] > 0
+        assert run(cfg)["loss"] > 0
     finally:
         torch.use_deterministic_algorithms(False)

@@ -20,7 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdnas.app import run as runner
+from kdnas.app.preflight import preflight
+from kdnas.app.run import run
 from kdnas.base import identity
 from kdnas.base import run_folder as runs
 from kdnas.base.errors import ConfigError
@@ -84,7 +85,7 @@ def stages(sources, students):
 def alone(folder, overrides):
     """The run in this process; returns its folder."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        runner.run(compose("train", [*overrides, f"paths.runs={folder}", f"paths.output={folder}", "search.dir=null"]))
+        run(compose("train", [*overrides, f"paths.runs={folder}", f"paths.output={folder}", "search.dir=null"]))
     return folder
 
 
@@ -345,8 +346,6 @@ def test_the_first_process_of_a_host_holds_it_for_all(rank):
 
 # -- refusals
 
-MINI = ["search.stages.mini.trainer.max_epochs=null"]
-
 
 def composed(name, folder, *overrides, **settings):
     own = ["trainer.accelerator=cpu", "trainer.devices=2", f"paths.runs={folder}", f"paths.output={folder}/out"]
@@ -361,7 +360,6 @@ def composed(name, folder, *overrides, **settings):
         (["trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn: must be one of auto, ddp; a student"),
         (["trainer.devices=6"], "data.batch_size=5: must be at least 6, the devices that share each batch"),
         (["trainer.devices=0"], "trainer: `Trainer(devices=0)` value is not a valid input"),
-        (["trainer.devices=2", "stage=mini", *MINI], "trainer.devices=2: 2 in all; must be 1 in a search"),
         (["+trainer.fast_dev_run=-1"], "trainer.fast_dev_run=-1: must be left out; data.rows, data.held_out"),
     ],
 )
@@ -374,14 +372,14 @@ def test_wrong_settings_are_refused(sources, tmp_path, overrides, says):
 
 def test_a_search_on_several_devices_is_refused_before_its_teacher_is_made(tmp_path):
     with pytest.raises(ConfigError, match="^trainer.devices=2: 2 in all; must be 1 in a search"):
-        runner.run(composed("search", tmp_path, "+experiment=demo", "stage=prepare"))
+        run(composed("search", tmp_path, "+experiment=demo", "job={kind:prepare}"))
     assert not (tmp_path / "teachers").exists()
 
 
 def test_a_finalist_on_several_devices_is_refused(tmp_path):
-    cfg = composed("search", tmp_path, "search.trials=[0]")
+    cfg = composed("search", tmp_path, "data=demo", "job={kind:full,trials:[0]}", "teacher.path=x")
     with pytest.raises(ConfigError, match="^trainer.devices=2: 2 in all; must be 1 in a search"):
-        devices.check_devices(cfg, devices.make_trainer(cfg, logger=False))
+        preflight(cfg)
 
 
 def test_a_multirun_on_several_devices_is_refused(sources, tmp_path, monkeypatch):

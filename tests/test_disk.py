@@ -16,15 +16,16 @@ from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from transformers import AutoModel, AutoTokenizer
 
-from kdnas.app.jobs import candidates
+from kdnas.app.dispatch import Dispatcher
+from kdnas.app.jobs import reporting
 from kdnas.app.launchers import DiedError
 from kdnas.app.launchers.returns import failed, from_json, to_json, told
-from kdnas.app.sweeper import KDNASSweeper
 from kdnas.base.disk import DiskError, disk_error, writing
 from kdnas.base.errors import ConfigError
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
 from kdnas.models.exports import export
+from kdnas.search.job import Job
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 from kdnas.training.trainer import WholeCheckpoints
@@ -117,33 +118,35 @@ def test_errors_of_known_kinds_reach_the_search_as_such():
 
 @pytest.fixture
 def candidate(tmp_path):
-    """The config of a job with one trial, and its study."""
+    """A config, a job with one trial, and its study."""
     study = Study(open_storage(tmp_path))
     study.optuna.set_user_attr("search", "search-1")
     study.add(Architecture(1, 2, 16, 32, "gelu"), {"episode": 0, "origin": "random"})
-    paths, search = {"output": str(tmp_path / "mini/0000")}, {"dir": str(tmp_path), "id": "search-1", "trials": [0]}
-    return OmegaConf.create({"paths": paths, "search": search, "stage": "mini", "title": "trial 0"}), study
+    paths, search = {"output": str(tmp_path / "mini/0000")}, {"dir": str(tmp_path)}
+    controller = {"_target_": "optuna.samplers.RandomSampler", "_partial_": True}
+    cfg = OmegaConf.create({"paths": paths, "search": search, "controller": controller, "seed": 0})
+    return (cfg, Job("mini", trials=(0,), search="search-1")), study
 
 
 def test_a_candidate_is_not_to_blame_for_what_happens_while_its_disk_is_full(candidate, tmp_path):
-    cfg, study = candidate
-    with pytest.raises(DiskError, match=r"mini/0000: File too large"), ExitStack() as after, candidates(cfg):
+    job, study = candidate
+    with pytest.raises(DiskError, match=r"mini/0000: File too large"), ExitStack() as after, reporting(*job):
         after.enter_context(full())
         raise RuntimeError("unexpected pos 64 vs 0")  # which does not say where it came from
     assert [trial.state for trial in study.trials()] == [TrialState.RUNNING]
-    with pytest.raises(RuntimeError, match="ValueError: cannot be"), candidates(cfg):
+    with pytest.raises(RuntimeError, match="ValueError: cannot be"), reporting(*job):
         raise ValueError("cannot be")
     assert [trial.state for trial in study.trials()] == [TrialState.FAIL]
 
 
 def test_the_traceback_goes_to_the_log_file_and_not_to_the_terminal(candidate, tmp_path, capsys):
-    cfg, _ = candidate
+    job, _ = candidate
     file, terminal = logging.FileHandler(tmp_path / "job.log"), logging.StreamHandler(sys.stderr)
     root = logging.getLogger()
     root.addHandler(file)
     root.addHandler(terminal)
     try:
-        with pytest.raises(RuntimeError), candidates(cfg):
+        with pytest.raises(RuntimeError), reporting(*job):
             raise ValueError("cannot be")
     finally:
         root.removeHandler(file)
@@ -160,7 +163,7 @@ class Launcher:
         self.rounds, self.asked = list(rounds), []
 
     def launch(self, jobs, initial_job_idx):
-        self.asked.append([job[-1] for job in jobs])
+        self.asked.append([Job.in_overrides(job).kind for job in jobs])
         ends = self.rounds.pop(0)
         if isinstance(ends, Exception):
             raise ends
@@ -168,10 +171,7 @@ class Launcher:
 
 
 def sweeper(folder, *rounds, retries=1):
-    one = KDNASSweeper()
-    one.launcher, one.overrides, one.folder = Launcher(*rounds), [], folder
-    one.config = OmegaConf.create({"search": {"retries": retries}})
-    return one
+    return Dispatcher(Launcher(*rounds), [], folder, retries)
 
 
 FULL = DiskError("/here: No space left on device (nothing free)")
@@ -179,7 +179,7 @@ FULL = DiskError("/here: No space left on device (nothing free)")
 
 def test_jobs_that_met_a_full_disk_are_run_again(tmp_path):
     one = sweeper(tmp_path, [None, FULL, ValueError("its own")], [None])
-    returned = one._launch([["a"], ["b"], ["c"]])
+    returned = one.launch([Job("a"), Job("b"), Job("c")])
     assert one.launcher.asked == [["a", "b", "c"], ["b"]]
     assert [job.status == JobStatus.COMPLETED for job in returned] == [True, True, False]
 
@@ -187,22 +187,22 @@ def test_jobs_that_met_a_full_disk_are_run_again(tmp_path):
 def test_a_disk_that_stays_full_ends_the_search(tmp_path):
     one = sweeper(tmp_path, [None, FULL], [FULL], [FULL], retries=2)
     with pytest.raises(DiskError, match="^/here: No space left on device"):
-        one._launch([["a"], ["b"]])
+        one.launch([Job("a"), Job("b")])
     assert one.launcher.asked == [["a", "b"], ["b"], ["b"]]
 
 
 def test_hydra_that_cannot_write_its_notes_has_met_the_disk_too(tmp_path):
     one = sweeper(tmp_path, OSError(28, "No space left on device", "config.yaml"), [None])
-    assert one._launch([["a"]])[0].status == JobStatus.COMPLETED
+    assert one.launch([Job("a")])[0].status == JobStatus.COMPLETED
 
 
 def test_a_job_that_died_without_a_word_has_met_the_disk_if_it_is_full(tmp_path):
     died = DiedError("process 12 ended without a result")
     one = sweeper(tmp_path, [died])
-    assert one._launch([["a"]])[0]._return_value.args == died.args  # run again by who counts its tries
+    assert one.launch([Job("a")])[0]._return_value.args == died.args  # run again by who counts its tries
     one = sweeper(tmp_path / "gone", [died], [died])
     with pytest.raises(DiskError, match="gone: No such file or directory"):
-        one._launch([["a"]])
+        one.launch([Job("a")])
 
 
 def test_a_training_on_a_full_disk_ends_in_one_line(teacher, text_dataset, tmp_path):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
 
 from kdnas.app import run as runner
+from kdnas.app.resuming import resumable
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.recipes import hidden_states
 from kdnas.distillation.teacher import Outputs
@@ -397,7 +398,7 @@ def distil(folder, teacher, *overrides):
     return runner.run(cfg)
 
 
-@pytest.mark.parametrize("overrides", [["stage=full"], ["stage=mini"], ["module.learning_rate=0"]], ids=" ".join)
+@pytest.mark.parametrize("overrides", [["job.kind=full"], ["job.kind=mini"], ["module.learning_rate=0"]], ids=" ".join)
 def test_a_killed_run_goes_on_where_it_was(teacher, tmp_path, epochs, overrides):
     """Whether its last epoch gave the best weights so far or not."""
     epochs.killed_in = 2
@@ -469,17 +470,17 @@ def test_a_checkpoint_of_other_architectures_is_refused(checkpoint, teacher, arc
         trainer().fit(module, datamodule=Texts(teacher), ckpt_path=checkpoint, weights_only=True)
     assert re.search(f"^checkpoint: .*{re.escape(theirs)};.*{re.escape(ours)}$", str(refusal.value))
     with pytest.raises(ConfigError):
-        runner.resumable(checkpoint, module, Texts(teacher))
+        resumable(checkpoint, module, Texts(teacher))
 
 
 def test_there_is_nothing_to_resume_before_the_first_checkpoint(teacher, tmp_path):
-    assert runner.resumable(tmp_path / "last.ckpt", distiller(teacher), Texts(teacher)) is None
+    assert resumable(tmp_path / "last.ckpt", distiller(teacher), Texts(teacher)) is None
 
 
 def test_a_checkpoint_of_other_settings_is_refused_with_its_folder(checkpoint, teacher):
     module = distiller(teacher, SMALL, WIDE, mapping="last")
     with pytest.raises(ConfigError, match=rf"paths.output={checkpoint.parent}: .*projections"):
-        runner.resumable(checkpoint, module, Texts(teacher))
+        resumable(checkpoint, module, Texts(teacher))
 
 
 # -- refusals

@@ -17,6 +17,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from transformers import DataCollatorWithPadding
 
 from kdnas.app import run as runner
+from kdnas.app.teacher import ensure_teacher
+from kdnas.app.training import complete
 from kdnas.base.errors import ConfigError
 from kdnas.callbacks import ControllerUpdate, ExportModels
 from kdnas.costs.cost import Cost
@@ -95,7 +97,7 @@ def test_a_teacher_that_diverges_is_not_kept(tmp_path):
             cfg = compose("train", ["+experiment=demo", f"teacher.path={path}", f"paths.runs={tmp_path}/runs"])
             cfg.teacher.prepare = {**cfg.teacher.prepare, **steps}
             with pytest.raises(ConfigError, match=f"^teacher.path={path}: its training .* diverged"):
-                runner.ensure_teacher(cfg)
+                ensure_teacher(cfg, complete)
         assert not path.exists()
 
 

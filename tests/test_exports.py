@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from kdnas.app import run as runner
+from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
@@ -280,7 +281,7 @@ def test_a_checkpoint_of_several_students_says_which_it_gives(gang, caplog):
         assert torch.equal(model.bert.embeddings.word_embeddings.weight, table)
     with initialize_config_dir(CONF, version_base=None):
         cfg = compose("train", ["+experiment=finetune", f"checkpoint={path}", "module.source.student=1"])
-    assert runner.instantiate(cfg.module).model.config.hidden_size == 16
+    assert instantiate(cfg.module).model.config.hidden_size == 16
 
 
 def test_a_start_takes_the_gang_s_student_of_its_own_architecture(gang, teacher):

@@ -17,7 +17,9 @@ from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 from kdnas.app import judgement
-from kdnas.app import run as runner
+from kdnas.app.build import build, connect
+from kdnas.app.preflight import preflight
+from kdnas.app.run import run
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import GlueDataModule, grammar
@@ -245,9 +247,9 @@ def config(folder, *overrides):
 
 def opened(cfg):
     """A module whose teacher can be asked, and its data."""
-    module, data, _ = runner.build(cfg)
-    data.setup("fit")
-    runner.settle(module, data, runner.make_trainer(cfg, logger=False))
+    plan = preflight(cfg)
+    module, data = build(plan)
+    connect(module, data, plan.trainer)
     return module, data
 
 
@@ -269,7 +271,7 @@ def test_a_teacher_in_another_order_teaches_in_the_datas(taught, tmp_path, caplo
 
 def test_exports_carry_the_names_of_the_data(taught, tmp_path):
     cfg = config(tmp_path, f"teacher.path={taught((1, 2, 0))}", *STAGES)
-    runner.run(cfg)
+    run(cfg)
     for found in (AutoConfig.from_pretrained(tmp_path / "run/model"), unpack(tmp_path / "run/best.ckpt")[0]):
         assert found.id2label == dict(enumerate(CLASSES)) and found.label2id["contradiction"] == 2
         assert found.problem_type == "single_label_classification"
@@ -283,13 +285,13 @@ def test_an_export_has_no_names_of_another_task(taught, tmp_path):
     for name, rows in (("train", pairs[:16]), ("validation", pairs[16:])):
         (tmp_path / f"data/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["data=glue", "data.name=null", f"data.path={tmp_path}/data", "data.max_length=64", "trainer.max_epochs=1"]
-    runner.run(config(tmp_path / "tuned", *words, "module=finetune", f"checkpoint={source}", "architectures=null"))
+    run(config(tmp_path / "tuned", *words, "module=finetune", f"checkpoint={source}", "architectures=null"))
     found = AutoConfig.from_pretrained(tmp_path / "tuned/run/model")
     assert found.id2label == {i: f"LABEL_{i}" for i in range(3)}
     tuned = ["module=finetune", f"checkpoint={source}", "architectures=null", "task.labels=[yes,maybe,no]"]
-    runner.run(config(named, *words, *tuned))
+    run(config(named, *words, *tuned))
     assert AutoConfig.from_pretrained(named / "run/model").id2label == {0: "yes", 1: "maybe", 2: "no"}
-    runner.run(config(tmp_path / "encoder", f"teacher.path={source}", "trainer.max_epochs=1"))
+    run(config(tmp_path / "encoder", f"teacher.path={source}", "trainer.max_epochs=1"))
     assert names_of(AutoConfig.from_pretrained(tmp_path / "encoder/run/model")) is None
 
 
@@ -298,12 +300,12 @@ def test_an_export_has_no_names_of_another_task(taught, tmp_path):
 
 def test_a_teacher_with_other_names_or_without_any_in_another_order_is_refused(taught, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="its classes are ham, spam, eggs; must be the data's, entailment, neutral"):
-        runner.run(config(tmp_path, f"teacher.path={taught(names=('ham', 'spam', 'eggs'))}", *STAGES))
+        run(config(tmp_path, f"teacher.path={taught(names=('ham', 'spam', 'eggs'))}", *STAGES))
     # nine rows are few to be sure of an order by
     monkeypatch.setattr(judgement, "EVIDENT", 1)
     wanted = r'id2label {"0": "contradiction", "1": "entailment", "2": "neutral"} in its config.json$'
     with pytest.raises(ConfigError, match=wanted):
-        runner.run(config(tmp_path, f"teacher.path={taught((2, 0, 1), names=None)}", *STAGES))
+        run(config(tmp_path, f"teacher.path={taught((2, 0, 1), names=None)}", *STAGES))
     assert not (tmp_path / "run/last.ckpt").exists() and not (tmp_path / "run/settings.json").exists()
 
 
@@ -419,7 +421,7 @@ def test_a_model_that_learned_nothing_is_told(caplog):
 
 
 def test_the_prepare_job_leaves_them(taught, tmp_path):
-    words = [f"teacher.path={taught((2, 1, 0))}", "space=demo", *STAGES, "reward=kdnas_v1", "stage=prepare"]
+    words = [f"teacher.path={taught((2, 1, 0))}", "space=demo", *STAGES, "reward=kdnas_v1", "job={kind:prepare}"]
     words += ["latency.repeats=1", "latency.runs=1", "latency.accelerators=[cpu]", "latency.length=16"]
     with initialize_config_dir(str(CONF), version_base=None):
         small = [word for word in SMALL if word != "~latency"]
@@ -427,7 +429,7 @@ def test_the_prepare_job_leaves_them(taught, tmp_path):
         words += ["search.stages.mini.trainer.max_epochs=null"]
         cfg = compose("search", [*small, *words])
     (tmp_path / "prepare").mkdir()
-    runner.attempt(cfg)
+    run(cfg)
     facts = json.loads((tmp_path / "prepare/prepared.json").read_text())
     assert facts["chance"] == {"accuracy": pytest.approx(1 / 3)} and facts["teacher_metrics"]["accuracy"] > 0.7
 

@@ -14,11 +14,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from kdnas.app.jobs import goes_on
 from kdnas.app.launchers import LocalLauncher, PoolLauncher, SlurmLauncher, queue
 from kdnas.app.launchers.gpus import take_gpu
-from kdnas.app.launchers.queue import Job, Register, same
+from kdnas.app.launchers.queue import Register, Submitted, job_of, same
 from kdnas.app.launchers.returns import told
-from kdnas.app.sweeper import set_aside
+from kdnas.app.search_folder import set_aside
 from kdnas.base.errors import ConfigError
 from kdnas.base.locks import take
+from kdnas.search.job import Job
 from kdnas.search.journal import JOURNAL
 from kdnas.training.trainer import WholeCheckpoints
 
@@ -67,7 +68,7 @@ def test_a_pool_of_one_runs_one_job_at_a_time_in_another_process():
 @pytest.mark.parametrize("kind", [PoolLauncher, LocalLauncher])
 def test_a_number_of_jobs_that_is_none_is_refused(kind, n_jobs):
     with pytest.raises(ConfigError, match=rf"hydra\.launcher\.n_jobs={n_jobs}: must be a whole number from 1"):
-        kind(n_jobs=n_jobs).launch([["job=mini/0000"]], 0)
+        kind(n_jobs=n_jobs).launch([["job={kind:mini}"]], 0)
 
 
 def test_processes_share_out_the_gpus(tmp_path):
@@ -108,17 +109,19 @@ def test_what_comes_back_of_a_job_can_be_read_by_anybody():
 
 
 def test_a_job_of_an_earlier_run_is_known_again_by_its_search_and_name():
-    old = ["search.episodes=2", "job=mini/0001", "title='episode 1/2'", "search.id=abc"]
-    assert same(old, ["search.episodes=5", "job=mini/0001", "title='episode 1/5'", "search.id=abc"])
-    assert not same(old, [*old[:-1], "search.id=other"])
-    assert same(["stage=prepare", "job=prepare"], ["stage=prepare", "job=prepare"])
-    assert not same(["data.rows=1", "job=prepare"], ["data.rows=2", "job=prepare"])
+    one, other = (Job("mini", trials=(1,), search=search).to_override() for search in ("abc", "other"))
+    assert same(["search.episodes=2", one], ["search.episodes=5", one])
+    assert not same(["search.episodes=2", one], ["search.episodes=2", other])
+    preparing = Job("prepare").to_override()
+    assert same([preparing], [preparing])
+    assert not same(["data.rows=1", preparing], ["data.rows=2", preparing])
+    assert job_of(["seed=0", one]) == "mini/0001" and job_of(["seed=0"]) != job_of(["seed=1"])
 
 
 def test_the_register_keeps_what_earlier_runs_submitted(tmp_path):
     path = tmp_path / "jobs.json"
-    Register(path).add({"mini/0000": Job("7_0", "there/%j", ["job=mini/0000"])})
-    Register(path).add({"mini/0001": Job("8", "here/%j", ["job=mini/0001"])})
+    Register(path).add({"mini/0000": Submitted("7_0", "there/%j", ["job={kind:mini}"])})
+    Register(path).add({"mini/0001": Submitted("8", "here/%j", ["job={kind:mini}"])})
     assert {name: job.id for name, job in Register(path).jobs.items()} == {"mini/0000": "7_0", "mini/0001": "8"}
 
 

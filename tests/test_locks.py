@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kdnas.app.sweeper import in_folder
+from kdnas.app.search_folder import searching_in
 from kdnas.base import locks
 from kdnas.base.errors import ConfigError
 from kdnas.base.locks import alone, free, holders, take
@@ -146,6 +146,6 @@ def test_many_share_a_lock_and_leave_no_note(tmp_path):
 
 def test_a_second_search_in_a_folder_is_told_of_the_first(tmp_path, hold):
     holder = hold(tmp_path / ".demo.lock")
-    said = rf"another search is running in it: process {holder.pid} \(.*, since "
-    with pytest.raises(ConfigError, match=said), in_folder(tmp_path / "demo"):
+    said = rf"another search is running in it, process {holder.pid} \(.*, since "
+    with pytest.raises(ConfigError, match=said), searching_in(tmp_path / "demo"):
         pass

@@ -61,4 +61,4 @@ def test_the_trainer_gets_the_precision(given, made, monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "speedup", lambda _: 2.0)
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("train", [f"trainer.precision={given}", "trainer.accelerator=cpu", f"paths.output={tmp_path}"])
-    assert make_trainer(cfg, logger=False).precision == made
+    assert make_trainer(cfg.trainer, logger=False).precision == made

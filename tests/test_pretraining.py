@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, RobertaModel
 
 from kdnas.app import run as runner
+from kdnas.app.resuming import resumable
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import Masking, SyntheticNLI
 from kdnas.distillation.recipes import masked_lm
@@ -342,4 +343,4 @@ def test_a_checkpoint_of_another_architecture_is_refused(run, tmp_path):
     other = partial(Architecture, 2, 4, 16, 32)  # the heads are in no shape
     module = pretrainer(teacher, other("gelu"))
     with pytest.raises(ConfigError, match=r"^checkpoint: holds \[2, 2, .*; this run trains \[2, 4, "):
-        runner.resumable(folder / "last.ckpt", module, data_of(teacher, rows=8, held_out=4))
+        resumable(folder / "last.ckpt", module, data_of(teacher, rows=8, held_out=4))

@@ -8,12 +8,15 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 from test_distiller import CONF
 
-from kdnas.app import run as runner
 from kdnas.app.command import command
 from kdnas.app.multirun import Gathering, tidy
-from kdnas.app.sweeper import distillation_overrides, named, spans
+from kdnas.app.run import run as start
+from kdnas.app.teacher import ensure_teacher
+from kdnas.app.training import complete
+from kdnas.app.unused import distillation_overrides
 from kdnas.base.config import flatten, plain
 from kdnas.base.errors import ConfigError
 from kdnas.base.identity import stamp, weights
@@ -23,6 +26,7 @@ from kdnas.datamodules import GlueDataModule, grammar
 from kdnas.models.architecture import Architecture
 from kdnas.models.loading import load_tokenizer
 from kdnas.search.journal import open_storage
+from kdnas.search.names import named, spans
 from kdnas.search.study import Study
 
 STUDENT = ["architecture.num_hidden_layers=1", "architecture.num_attention_heads=2", "architecture.hidden_size=16"]
@@ -49,8 +53,8 @@ def test_a_folder_is_one_runs_at_a_time_until_its_process_dies(tmp_path):
     with at_work(tmp_path / "a/b"):
         (tmp_path / "a/b/last.ckpt").write_text("something")
     assert (tmp_path / "a/b" / LOCK).is_file()
-    with at_work(tmp_path / "c/d"):  # which leaves nothing
-        pass
+    with pytest.raises(ConfigError, match="refused"), at_work(tmp_path / "c/d"):  # which leaves nothing
+        raise ConfigError("refused")
     assert {path.name for path in tmp_path.iterdir()} == {"a"}
 
 
@@ -62,7 +66,7 @@ def test_content_decides_and_not_names(teacher, text_dataset, tmp_path, caplog):
 
     def run(*words):
         caplog.clear()
-        result = runner.run(composed(model, data, tmp_path, *words))
+        result = start(composed(model, data, tmp_path, *words))
         return result, any("already finished" in record.getMessage() for record in caplog.records)
 
     first, known = run()
@@ -135,7 +139,8 @@ def test_a_gangs_names_stay_short(numbers, folder, title):
 def test_what_finalists_get_is_in_the_command_that_distils_again():
     words = ["+experiment=demo", "data.proxy=0.1", "search.episodes=3", "space.hidden_size=[16]", "reward=parameters"]
     words += ["+search.stages.full.trainer.max_epochs=5", "search.stages.full.data.proxy=0.9", "~latency"]
-    again = distillation_overrides(words, {"data.proxy": 0.9, "trainer.max_epochs": 5})
+    full = {"_target_": "x", "data": {"proxy": 0.9}, "trainer": {"max_epochs": 5}}
+    again = distillation_overrides(words, OmegaConf.create({"search": {"stages": {"full": full}}}))
     assert again == ["+experiment=demo", "++trainer.max_epochs=5", "search.stages.full.data.proxy=0.9", "~latency"]
 
 
@@ -200,7 +205,7 @@ def test_a_teacher_is_trained_on_its_students_data(words, teacher, text_dataset,
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*base, *words])
-        runner.ensure_teacher(cfg)
+        ensure_teacher(cfg, complete)
         noted = json.loads(next(tmp_path.glob("teachers/*.training/settings.json")).read_text())
         for name in ("batch_tokens", "held_out", "max_length"):
             assert noted[f"data.{name}"] == flatten({"x": plain(cfg.data[name])})["x"]
@@ -210,6 +215,6 @@ def test_a_teacher_is_trained_on_its_students_data(words, teacher, text_dataset,
         rows = (other / "train.jsonl").read_text()
         (other / "train.jsonl").write_text(rows.partition("\n")[2])
         with pytest.raises(ConfigError, match=r"^teacher.path=.*: holds a teacher trained with data \(rows\)="):
-            runner.ensure_teacher(cfg)
+            ensure_teacher(cfg, complete)
         (other / "train.jsonl").write_text(rows)
-        runner.ensure_teacher(cfg)
+        ensure_teacher(cfg, complete)

@@ -26,9 +26,11 @@ from kdnas.app.words import checked
 from kdnas.base.config import mistake
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError
-from kdnas.base.run_folder import BusyFolderError, withdraw
-from kdnas.base.screen import activity, board
+from kdnas.base.folders import BusyFolderError
+from kdnas.base.run_folder import withdraw
+from kdnas.base.screen import activity, aside, board
 from kdnas.base.signals import GOES_ON, asked_to_end
+from kdnas.search.job import Job
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -42,19 +44,20 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        begun = False
+        begun, searching = False, config_name == "search"
 
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             nonlocal begun
             begun = True
             try:
-                with first_words(cfg.get("title")):
-                    if "architectures" in cfg:  # a run
+                # What a job of a search logs in another process than the search's goes to its log file.
+                with aside(searching and not board.narrated), first_words(title_of(cfg)):
+                    if "job" in cfg:  # a run
                         words = list(HydraConfig.get().overrides.task)
                         leave_out(cfg, words)
-                        if not cfg.search.trials:  # the overrides of candidates are the search's own
-                            refuse_unused(cfg, words)
+                        if not cfg.job.trials:  # the overrides of candidates are the search's own
+                            refuse_unused(cfg, words, searching)
                     return task(cfg)
             except (ConfigError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -85,12 +88,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise its errors, not print them
             logging.raiseExceptions = False  # on a full disk, logging fails too
             try:
-                sys.argv[1:] = checked(sys.argv[1:], CONF, sweeps=config_name == "search")
+                sys.argv[1:] = checked(sys.argv[1:], CONF, sweeps=searching)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except (ConfigError, OmegaConfBaseException) as error:
                 sys.exit(f"error: {mistake(error)}")
             except HydraException as error:
-                sys.exit(f"error: {said(error)}")
+                sys.exit(f"error: {hydra_message(error)}")
             except DiskError as error:
                 sys.exit(f"error: {error}; when that is mended, {GOES_ON}")
             except ValueError as error:
@@ -112,6 +115,11 @@ def refuse(message: object) -> NoReturn:
     sys.exit(f"error: {message}" if board.foreground else 1)
 
 
+def title_of(cfg: DictConfig) -> str | None:
+    """Returns the title of a run; None for a command that prints only a table."""
+    return Job.of(cfg).title or cfg.title if "job" in cfg else None
+
+
 @contextmanager
 def first_words(title: str | None) -> Iterator[None]:
     """Logs what starts, before the imports that take seconds; silent in the jobs of a search.
@@ -128,7 +136,7 @@ def first_words(title: str | None) -> Iterator[None]:
         yield
 
 
-def said(error: HydraException) -> str:
+def hydra_message(error: HydraException) -> str:
     """Returns Hydra's error message in one line."""
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):

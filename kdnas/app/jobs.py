@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import tempfile
 import traceback
@@ -14,10 +13,13 @@ from typing import Any
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
+from kdnas.base.config import instantiate
 from kdnas.base.disk import disk_error
 from kdnas.base.errors import ConfigError
-from kdnas.base.locks import take
+from kdnas.base.locks import alone
+from kdnas.base.run_folder import LOCK
 from kdnas.base.signals import asked_to_end
+from kdnas.search.job import Job
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 
@@ -25,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def candidates(cfg: DictConfig) -> Iterator[list[int]]:
-    """Locks the job's folder and yields its unfinished trials; none if another process has finished them.
+def reporting(cfg: DictConfig, job: Job) -> Iterator[Study | None]:
+    """Locks the job's folder and yields the study that its trials report to; None if they have all finished.
 
     An error fails the trial, with the error as its reason, and the traceback goes to the job's log. In a gang, the
     trial that caused the error is not known: the search then runs its members one by one.
@@ -37,16 +39,14 @@ def candidates(cfg: DictConfig) -> Iterator[list[int]]:
         RuntimeError: the job failed; a SystemExit would end the whole sweep.
     """
     folder = Path(cfg.paths.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
-        take(lock, fcntl.LOCK_EX, cfg.title)
-        study = open_study(cfg)
+    with alone(folder / LOCK, job.title):
+        study = open_study(cfg, job, instantiate(cfg.controller)(seed=cfg.seed))
         trials = study.trials()
-        left = [number for number in cfg.search.trials if not trials[number].state.is_finished()]
+        left = [number for number in job.trials if not trials[number].state.is_finished()]
         if not left:
-            log.info("%s: its trials have finished already", cfg.title)
+            log.info("%s: its trials have finished already", job.title)
         try:
-            yield left
+            yield study if left else None
         except (Exception, SystemExit) as error:
             if asked_to_end(error):
                 raise
@@ -55,23 +55,23 @@ def candidates(cfg: DictConfig) -> Iterator[list[int]]:
                 raise met from error
             if goes_on(error):
                 raise
-            told = f"{type(error).__name__}: {error}".strip()
-            if len(cfg.search.trials) > 1:
-                study.part(cfg.search.trials)
-            for number in left if len(cfg.search.trials) == 1 else ():
-                study.fail(number, told.splitlines()[0])
-            raise RuntimeError(told) from error
+            message = f"{type(error).__name__}: {error}".strip()
+            if len(job.trials) > 1:
+                study.part(job.trials)
+            else:
+                study.fail(job.trials[0], message.splitlines()[0])
+            raise RuntimeError(message) from error
 
 
-def open_study(cfg: DictConfig, controller: Any = None) -> Study:
-    """Opens the study that a job of a search reports to.
+def open_study(cfg: DictConfig, job: Job, controller: Any = None) -> Study:
+    """Opens the study that jobs of this kind report to.
 
     Raises:
         ConfigError: the search folder holds another search by now.
     """
-    study = Study(open_storage(Path(cfg.search.dir)), cfg.stage, controller)
-    if cfg.search.id != study.optuna.user_attrs.get("search"):
-        raise ConfigError(f"search.id={cfg.search.id}: {cfg.search.dir} holds another search; this job is not of it")
+    study = Study(open_storage(Path(cfg.search.dir)), job.kind, controller)
+    if job.search != study.optuna.user_attrs.get("search"):
+        raise ConfigError(f"job.search={job.search}: {cfg.search.dir} holds another search; this job is not of it")
     return study
 
 

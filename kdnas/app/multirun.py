@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kdnas.app.launchers import reason
+from kdnas.base.folders import discard, holds_only
 
 
 class JobsSweeper(BasicSweeper):
@@ -60,8 +60,5 @@ class Gathering(Launcher):
 
 def tidy(folder: Path) -> None:
     """Removes a sweep's folder if no job has written anything there, as when all had finished before."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
-        with suppress(OSError):
-            (folder / "multirun.yaml").unlink(missing_ok=True)
-            folder.rmdir()
-            folder.parent.rmdir()
+    if holds_only(folder, ["multirun.yaml"]):
+        discard(folder, folder.parent)

@@ -1,50 +1,134 @@
-"""Checks a run's config before anything is read or trained."""
+"""Checks a run's settings before anything is read or trained, and makes from them what the run needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from kdnas.app.kinds import staged
+from kdnas.app.resuming import LastCheckpoint
 from kdnas.base.config import instantiate, plain
-from kdnas.base.errors import ConfigError, require, require_switch, require_whole, shown
+from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole
 from kdnas.base.files import check_folder
-from kdnas.costs.cost import Cost, Latency
+from kdnas.base.profiler import TimeTable
+from kdnas.base.run_folder import earlier_precision
+from kdnas.callbacks import (
+    ControllerUpdate,
+    ExportModels,
+    LatencyBenchmark,
+    LeaveSigterm,
+    Progress,
+    QuietSteps,
+    SeedSteps,
+)
+from kdnas.costs import CostModel
 from kdnas.models.architecture import Architecture
 from kdnas.models.exports import check_export
 from kdnas.models.heads import check_dropout
+from kdnas.search.job import Job
+from kdnas.search.study import Study
 from kdnas.training.arguments import check_arguments, check_callbacks, user_callbacks
 from kdnas.training.optimization import check_optimization
 from kdnas.training.split_metrics import SplitMetrics
-from kdnas.training.trainer import check_devices, make_trainer
+from kdnas.training.trainer import check_devices, make_trainer, on_slurm
+
+GROUPS = ("data", "objective", "outputs", "module", "reward", "latency", "trainer")
+"""The parts of a config that are objects."""
 
 
-def staged(cfg: DictConfig, stage: str) -> DictConfig:
-    """Returns a config merged with the settings of one of its search stages."""
-    try:
-        return OmegaConf.merge(cfg, cfg.search.stages[stage] or {}, {"stage": stage})  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"search.stages.{stage}.{error.full_key}: not a setting of the chosen configs "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+@dataclass(frozen=True)
+class Plan:
+    """A training whose settings have been checked.
+
+    Attributes:
+        cfg: the config, with the settings of the job and the precision that is trained in.
+        job: what the training is for.
+        study: the study that the job's trials are reported to; None if it has no trials.
+        trainer: the Trainer of this training, with all of its callbacks.
+        costs: measures what models cost; None if nothing is measured.
+        profiler: measures where the time goes.
+        metrics: the names of the held-out metrics of a distillation, `loss` first.
+    """
+
+    cfg: DictConfig
+    job: Job
+    study: Study | None
+    trainer: L.Trainer
+    costs: CostModel | None
+    profiler: Profiler
+    metrics: tuple[str, ...]
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.cfg.paths.output)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first of the processes that train together, which writes all files."""
+        return self.trainer.is_global_zero
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuses settings that can be refused without loading the teacher, which may still have to be trained.
+def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = None) -> Plan:
+    """Refuses what can be refused without loading the teacher, which may still have to be trained.
+
+    Args:
+        job: what the training is for; None for the job in the config.
+        study: the study that the job's trials are reported to; None if it has no trials.
 
     Raises:
         ConfigError: the first setting that is out of range or does not go with the others.
     """
+    job = job or Job.of(cfg)
+    cfg = staged(cfg, job)
+    check_settings(cfg)
+    instantiate(cfg.get("outputs"))
+    costs, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
+    metrics = ("loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names)
+    data = instantiate(cfg.data, tokenizer=None)
+    distils = cfg.architectures is not None
+    students = len(job.trials or [architecture(values) for values in cfg.architectures or ()])
+    epochs = recipe.epochs if distils else None
+    check_arguments(cfg.trainer, epochs, cfg.profile)
+    own = user_callbacks(cfg)
+    check_callbacks(own, ["train/loss", *(f"val/{name}" for name in metrics)] if distils else [], epochs, students)
+    check_half(cfg.trainer.precision, students)
+    if cfg.trainer.precision == "auto":
+        cfg.trainer.precision = study.precision if study else earlier_precision(Path(cfg.paths.output)) or "auto"
+    latency = LatencyBenchmark(costs) if costs else None
+    callbacks = [*usual_callbacks(cfg, job, own), *([latency] if latency else [])]
+    if cfg.paths.export is not None:
+        check_export(Path(cfg.paths.export), several=students > 1)
+        callbacks.append(ExportModels(cfg.paths.export, all_or_none=not job.trials))
+    if study and latency:  # the prepare job refuses a search without `latency`
+        callbacks.append(ControllerUpdate(study, job.trials, reward, latency, cfg.paths.export))
+    profiler = TimeTable() if cfg.profile else PassThroughProfiler()
+    settings = ({} if epochs is None else {"max_epochs": epochs}) | ({"profiler": profiler} if cfg.profile else {})
+    logger = instantiate(cfg.get("logger")) or False
+    trainer = make_trainer(cfg.trainer, callbacks=[*callbacks, *own], logger=logger, **settings)
+    check_devices(trainer, cfg.trainer.devices, searching=bool(job.trials))
+    check_half(trainer.precision, students)  # on a CPU Lightning replaces it
+    if cfg.trainer.precision == "auto":
+        cfg.trainer.precision = trainer.precision
+    with mounted("data"):
+        data.divide(trainer.global_rank, trainer.world_size)
+    return Plan(cfg, job, study, trainer, costs, profiler, metrics)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuses values of a config that are out of range, whatever the others are."""
     require_whole("seed", cfg.seed, 0)
     require_switch("profile", cfg.profile)
     require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
-    for name in ("data", "objective", "outputs", "module", "reward", "latency", "trainer"):
+    for name in GROUPS:
         if cfg.get(name) is not None and "_target_" not in cfg[name]:  # a setting of a group that was left out
             raise ConfigError(f"{name}: needs a _target_")
     path = cfg.teacher.path
@@ -53,58 +137,23 @@ def check(cfg: DictConfig) -> None:
     check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
     check_dropout(module.get("dropout"))
     require_switch("module.compile", module.get("compile", False))
-    instantiate(cfg.get("outputs"))
-    costs, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
-    figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
-    if cfg.stage == "prepare":
-        if costs is None:
-            raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
-        cost = Cost(1, 1, dict.fromkeys(map(str, costs.targets), Latency(1.0, 0.0)))
-        reward(dict.fromkeys(figures, 0.5), cost, cost)  # raises if it needs a metric or device that is not measured
-    data = instantiate(cfg.data, tokenizer=None)
-    for values in cfg.architectures or ():
-        architecture(values)
-    if cfg.stage != "prepare":
-        distils = cfg.architectures is not None
-        logged = ["train/loss", *(f"val/{name}" for name in figures)] if distils else []
-        trainer = check_trainer(cfg, recipe.epochs if distils else None, logged)
-        data.divide(trainer.global_rank, trainer.world_size)
-    if cfg.paths.export is not None:
-        check_export(Path(cfg.paths.export), several=len(cfg.architectures or ()) > 1)
 
 
-def check_trainer(cfg: DictConfig, epochs: int | None, figures: Sequence[str] = ()) -> L.Trainer:
-    """Builds the Trainer, and refuses settings that do not go with the stages' epochs or with the devices.
-
-    Args:
-        epochs: the sum of the stages' epochs; None where the stages have none.
-        figures: the names of the metrics that the run will log; empty if they are not known.
-    """
-    for name, none in (("max_epochs", None), ("max_steps", -1)):
-        if epochs is not None and cfg.trainer[name] != none:
-            raise ConfigError(
-                f"trainer.{name}={cfg.trainer[name]}: must be {'null' if none is None else none}; "
-                "the stages have epochs of their own, as objective.labels.epochs"
-            )
-    check_arguments(cfg.trainer)
-    if epochs is None and cfg.trainer.max_epochs in (None, -1) and cfg.trainer.max_steps == -1:
+def check_half(precision: object, students: int) -> None:
+    """Refuses fp16 for a gang."""
+    if str(precision) in ("16", "16-mixed") and students > 1:
         raise ConfigError(
-            f"trainer.max_epochs={shown(cfg.trainer.max_epochs)}: must be a number, or trainer.max_steps be one; the "
-            "learning rate falls to zero at the end"
-        )
-    if cfg.profile and cfg.trainer.get("profiler") is not None:
-        raise ConfigError(f"trainer.profiler={cfg.trainer.profiler}: must be left out with profile=true")
-    students = cfg.search.gang if cfg.stage == "mini" else len(cfg.architectures or ())
-    check_callbacks(user_callbacks(cfg.trainer), figures, epochs is not None, students)
-    trainer = make_trainer(cfg, logger=False)
-    check_devices(cfg, trainer)
-    half = {"16", "16-mixed"} & {str(cfg.trainer.precision), trainer.precision}  # on a CPU Lightning replaces it
-    if half and students > 1:
-        raise ConfigError(
-            f"trainer.precision={cfg.trainer.precision}: must be bf16-mixed for a gang, or search.gang=1; "
+            f"trainer.precision={precision}: must be bf16-mixed for a gang, or search.gang=1; "
             "its students would share one loss scale, and the first that overflows would hold up all"
         )
-    return trainer
+
+
+def usual_callbacks(cfg: DictConfig, job: Job, own: Sequence[L.Callback]) -> list[L.Callback]:
+    """Returns the callbacks of every training; without a progress display if the user has another or none."""
+    other = cfg.trainer.get("enable_progress_bar") is False or any(isinstance(one, ProgressBar) for one in own)
+    callbacks: list[L.Callback] = [] if other else [Progress(job.title or cfg.title)]
+    callbacks += [QuietSteps(), SeedSteps(cfg.seed), LastCheckpoint(Path(cfg.paths.output))]
+    return [*callbacks, LeaveSigterm()] if on_slurm() else callbacks
 
 
 def architecture(values: DictConfig) -> Architecture:

@@ -1,14 +1,17 @@
-"""Refuses settings that the user gives and the run would not use, and names the setting to use instead."""
+"""Refuses settings of a command line that the run would not use, or that its jobs cannot share."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from kdnas.app.kinds import changed_keys
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
 
@@ -17,6 +20,10 @@ DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher"
 """Parts of a config that only a distillation uses."""
 SEARCHING = ("search", "space", "controller", "reward")
 """Parts of a config that only a search has a use for."""
+SHARED = ("paths.output", "paths.export")
+"""Settings that must differ between the jobs of a multirun."""
+FINALISTS = "search.stages.full"
+"""The settings of a full distillation within the search's config."""
 OPTIONAL = ("latency", "outputs", "logger")
 """Groups that a run does not need."""
 TASKS = ("data", "module", "objective", "teacher", "reward")
@@ -32,21 +39,34 @@ def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
             cfg[group] = None
 
 
-def refuse_unused(cfg: DictConfig, words: Sequence[str]) -> None:
+def refuse_shared(word: str, override: Override) -> None:
+    """Refuses one folder for all jobs of a multirun.
+
+    Args:
+        word: the override as it was typed.
+    """
+    fixed = not override.is_sweep_override() and override.value() is not None and "${" not in word
+    if override.key_or_group in SHARED and fixed:
+        raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
+
+
+def refuse_unused(cfg: DictConfig, words: Sequence[str], searching: bool = False) -> None:
     """Refuses overrides that change nothing.
 
     Args:
-        cfg: the config, before a stage's settings are merged.
+        cfg: the config, before the settings of its kind of job are merged.
         words: the overrides of the command line.
+        searching: whether the command is a search.
 
     Raises:
         ConfigError: an override is not used; the message names the first.
     """
+    replaced = changed_keys(cfg, cfg.job.kind)
     for word, key in typed(words):
-        for why in reasons(cfg, key):
+        for why in reasons(cfg, key, searching):
             raise ConfigError(f"{word}: {why}")
-        searching = key.partition(".")[0] in SEARCHING and not key.startswith(("search.dir", "search.stages"))
-        if cfg.stage == "full" and (searching or key == "data.proxy"):  # a search and its distillations share words
+        only_searched = key.partition(".")[0] in SEARCHING and not key.startswith(("search.dir", "search.stages"))
+        if not searching and (only_searched or key in replaced):  # a search and its distillations share command lines
             log.warning("%s: is for search.py; this run does without", word)
 
 
@@ -56,7 +76,7 @@ def typed(words: Sequence[str]) -> list[tuple[str, str]]:
     return [(str(one.input_line), str(one.key_or_group)) for one in overrides if not one.is_delete()]
 
 
-def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
+def reasons(cfg: DictConfig, key: str, searching: bool) -> Iterator[str]:
     """Yields the reasons why a setting would not be used; none if it is used."""
     part, _, name = key.replace("/", ".").partition(".")
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
@@ -68,7 +88,7 @@ def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
         )
     if cfg.architectures is None and part in DISTILLING and cfg.get(part) is not None:
         yield "is only for distillations; must be left out"
-    if cfg.stage == "prepare" and part in ("architecture", "architectures"):
+    if searching and part in ("architecture", "architectures"):
         yield "a search chooses the architectures itself; the values of a dimension are space.<dimension>=[...]"
     if key == "module.learning_rate" and cfg.architectures is not None:
         rates = [stage.learning_rate for stage in instantiate(cfg.objective).stages]
@@ -88,3 +108,21 @@ def is_brought(cfg: DictConfig) -> bool:
     """Returns whether the teacher is the user's own, in the folder where one would be trained."""
     folder = Path(str(cfg.teacher.path))
     return bool(cfg.teacher.get("prepare")) and folder.is_dir() and not Path(f"{folder}.training").is_dir()
+
+
+def distillation_overrides(overrides: Sequence[str], cfg: DictConfig) -> list[str]:
+    """Returns the overrides of `search.py` that `train.py` needs to repeat a full distillation.
+
+    Overrides of `search.stages.full.<key>` become overrides of `<key>`.
+
+    Overrides of other keys that the stage `full` sets are left out.
+    """
+    chosen: list[str] = []
+    full = changed_keys(cfg, "full")
+    for word in overrides:
+        key = str(OverridesParser.create().parse_override(word).key_or_group)
+        if word.startswith(f"+{FINALISTS}."):
+            chosen.append(f"++{word.removeprefix(f'+{FINALISTS}.')}")
+        elif key.startswith(FINALISTS) or (re.split(r"[./@]", key)[0] not in (*SEARCHING, "hydra") and key not in full):
+            chosen.append(word)
+    return chosen

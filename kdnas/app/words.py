@@ -11,11 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from kdnas.app.unused import refuse_shared
 from kdnas.base.config import in_quotes
 from kdnas.base.errors import ConfigError, shown
-
-SHARED = ("paths.output", "paths.export")
-"""Settings that must differ between the jobs of a multirun."""
 
 
 def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
@@ -38,9 +36,8 @@ def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
         check_group(word, override, conf)
         if override.is_sweep_override() and not several:
             raise ConfigError(f"{word}: several values take -m, for a run each; as one value: {quoted(word)}")
-        fixed = not override.is_sweep_override() and override.value() is not None and "${" not in word
-        if several and override.key_or_group in SHARED and fixed:
-            raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
+        if several:
+            refuse_shared(word, override)
     flags = [
         word for word in words if word not in overrides
     ]  # first, since Hydra takes no overrides on both sides of a flag

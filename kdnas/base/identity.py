@@ -15,15 +15,20 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.base.config import flatten, plain
+from kdnas.base.errors import ConfigError, shown
 from kdnas.base.files import fingerprint
 
-DECIDE = ("architectures", "module", "data", "trainer", "seed")
-"""The parts of a config that decide the results of a training."""
+TRAINING = ("module", "data", "trainer", "callbacks", "seed")
+"""The parts of a config that decide the results of training given students."""
+DECIDE = ("architectures", *TRAINING)
+"""The parts of a config that decide the results of a run."""
+COMPARED = (*TRAINING, "space", "reward", "latency")
+"""The parts of a config that must be equal for the rewards of two candidates to be comparable."""
 EXCEPT = {
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "max_time")),
     *(f"trainer.{name}" for name in ("default_root_dir", "log_every_n_steps", "profiler", "num_sanity_val_steps")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "detect_anomaly", "benchmark")),
-    *("latency.table", "latency.fresh", "latency.patience"),
+    *("latency.table", "latency.fresh", "latency.patience", "module.depths"),
 }
 """Keys of a config that do not change the results of a training."""
 NAMES = (
@@ -36,6 +41,18 @@ PLACES = ("data.path", "data.files", "data.extra")
 MODELS = ("module.teacher", "module.init.source", "module.source.source")
 """Keys that name a model. A digest of its weights takes their place, if they are on this host."""
 ROWS, SOURCES = "data (rows)", "data (files)"
+
+
+class OtherSettingsError(ConfigError):
+    """A folder holds results that were made with other settings.
+
+    Attributes:
+        difference: the first setting that differs, in words.
+    """
+
+    def __init__(self, message: str, difference: str = "") -> None:
+        super().__init__(message)
+        self.difference = difference
 
 
 def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE) -> dict[str, Any]:
@@ -67,8 +84,26 @@ def sources(config: DictConfig) -> dict[str, Any]:
     return {name: plain(OmegaConf.select(config, name)) for name in NAMES}
 
 
-def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Returns the first key in which two identities differ, with both values; None if they are equal.
+def require_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str, instead: str) -> None:
+    """Refuses to go on with results that were made with other settings.
+
+    Args:
+        ours: the identity of what is to go on.
+        theirs: the identity of what is there.
+        holds: what is there, for the message: "runs/a holds a run".
+        instead: what a user can do, for the message.
+
+    Raises:
+        OtherSettingsError: the identities differ; the message names the first key.
+    """
+    if key := first_difference(theirs, ours):
+        here, there = shown(ours.get(key)), shown(theirs.get(key))
+        difference = f"with {key}={there}, not {here}"
+        raise OtherSettingsError(f"{key}={here}: {holds} with {there}{instead}", difference)
+
+
+def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """Returns the first key in which two identities differ; None if they are equal.
 
     Rows are compared only if both identities have their digest; the stamp of the data's files never is.
     """
@@ -78,10 +113,8 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, 
         - {SOURCES}
         - ({ROWS} if None in (theirs.get(ROWS), ours.get(ROWS)) else set())
     )
-    for key in sorted(keys, key=lambda key: (key.count("."), key)):  # `seed` before the keys that refer to it
-        if theirs.get(key) != ours.get(key):
-            return key, theirs.get(key), ours.get(key)
-    return None
+    unequal = (key for key in keys if theirs.get(key) != ours.get(key))
+    return min(unequal, key=lambda key: (key.count("."), key), default=None)  # `seed` before keys that refer to it
 
 
 def weights(model: str) -> str | None:

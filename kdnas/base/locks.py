@@ -11,7 +11,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -26,16 +26,20 @@ SHOWN = 100
 
 
 @contextmanager
-def alone(path: Path, why: str) -> Iterator[None]:
+def alone(path: Path, why: str = "", busy: Callable[[str], Exception] | None = None) -> Iterator[None]:
     """Holds the exclusive lock on a file, which is made, with its folder, when absent.
 
     Args:
         why: what the lock is needed for, for the log of a process that waits, as "the teacher".
+        busy: makes the error, from a description of the processes that hold the lock; without it, this process waits.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
-            take(file, fcntl.LOCK_EX, why)
+            if busy is None:
+                take(file, fcntl.LOCK_EX, why)
+            elif not free(file):
+                raise busy(holders(file))
             if is_at(file, path):  # nobody removed it meanwhile
                 yield
                 return

@@ -11,60 +11,31 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from kdnas.base.errors import ConfigError, shown
+from kdnas.base.errors import ConfigError
 from kdnas.base.files import make_folder, whole
-from kdnas.base.identity import SOURCES, differing, identity
-from kdnas.base.locks import free, holders, is_at
+from kdnas.base.folders import claimed, discard, holds_only
+from kdnas.base.identity import SOURCES, identity, require_same
 
 SETTINGS, RESULTS, PREPARED = "settings.json", "results.json", "prepared.json"
 LOCK = ".lock"
 """The lock file in a run's folder, held by the process that trains there."""
 
 
-class BusyFolderError(ConfigError):
-    """Another run is at work in the folder: none of its files may be touched."""
-
-
-class OtherRunError(ConfigError):
-    """The folder holds a run with other settings than the one to be continued there.
-
-    Args:
-        folder: the run's folder.
-        key: the first setting that differs.
-        here, there: its values in the requested run, and in the run that the folder holds.
-    """
-
-    def __init__(self, folder: Path, key: str, here: Any, there: Any) -> None:
-        self.difference = f"with {key}={shown(there)}, not {shown(here)}"
-        super().__init__(
-            f"{key}={shown(here)}: {folder} holds a run with {shown(there)}; must be the same to go on there, or "
-            "paths.output another folder"
-        )
-
-
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """Locks a run's folder, so that no other run works in it. The kernel frees the lock when the process ends.
+    """Locks a run's folder, so that no other run works in it.
 
     Raises:
         BusyFolderError: another run is at work there.
         ConfigError: the folder cannot be written to.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_folder("paths.output", folder)
-    with (folder / LOCK).open("a") as lock:
-        if not (free(lock) and is_at(lock, folder / LOCK)):  # a refused run may just have removed it
-            raise BusyFolderError(
-                f"paths.output={folder}: another run is at work there, {holders(lock)}; must be another folder"
-            )
-        try:
-            yield
-        finally:
-            if {path.name for path in folder.iterdir()} == {LOCK}:  # the run was refused
-                (folder / LOCK).unlink()
-                with suppress(OSError):
-                    for path in made:
-                        path.rmdir()
+    lock = folder / LOCK
+
+    def begun() -> bool:
+        return not holds_only(folder, [LOCK])
+
+    with claimed(folder, "paths.output", lock, "another run is at work there", begun):
+        yield
 
 
 def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -> list[dict[str, float]] | None:
@@ -75,18 +46,17 @@ def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -
             unchanged.
 
     Raises:
-        ConfigError: the folder holds the results or a checkpoint of a run with other settings, or damaged files.
+        OtherSettingsError: the folder holds the results or a checkpoint of a run with other settings.
+        ConfigError: its files are damaged.
     """
     noted, results = folder / SETTINGS, folder / RESULTS
     if not noted.is_file() or not (results.is_file() or (folder / "last.ckpt").is_file()):
         return None
-    theirs = _read(noted)
+    theirs, ours = _read(noted), identity(config, rows)
     if not isinstance(theirs, dict):
         raise _damaged(noted)
-    ours = identity(config, rows)
-    if difference := differing(theirs, ours):
-        key, there, here = difference
-        raise OtherRunError(folder, key, here, there)
+    instead = "; must be the same to go on there, or paths.output another folder"
+    require_same(ours, theirs, f"{folder} holds a run", instead)
     if not results.is_file() or (rows is None and theirs.get(SOURCES) != ours[SOURCES]):
         return None
     return read_results(results)
@@ -164,15 +134,11 @@ def _damaged(path: Path) -> ConfigError:
 
 def withdraw() -> None:
     """Removes the folder that Hydra made for a run, if it holds nothing but Hydra's own files."""
+    if not HydraConfig.initialized():
+        return
     config = HydraConfig.get()
     if OmegaConf.is_missing(config.runtime, "output_dir"):  # composed by hand
         return
     folder, notes = Path(config.runtime.output_dir), config.output_subdir
-    if notes is None or {path.name for path in folder.iterdir()} - {notes, f"{config.job.name}.log", LOCK}:
-        return
-    for path in (*(folder / notes).iterdir(), folder / f"{config.job.name}.log", folder / LOCK):
-        path.unlink(missing_ok=True)
-    with suppress(OSError):  # stops at the first folder that is not empty
-        (folder / notes).rmdir()
-        folder.rmdir()
-        folder.parent.rmdir()
+    if notes is not None and holds_only(folder, [notes, f"{config.job.name}.log", LOCK]):
+        discard(folder, folder.parent)

@@ -1,4 +1,4 @@
-"""Checks of the arguments of Lightning's Trainer: each is used, or refused before anything is trained."""
+"""The Trainer's arguments and the user's callbacks: each is used, or refused before anything is trained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    EarlyStopping,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.base.config import instantiate, plain
@@ -26,14 +32,29 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "model_registry": ((), "the model is left in paths.export"),
 }
 """Trainer arguments that kdnas sets itself or has no use for: the values that are allowed, and the alternative."""
+REFUSED_CALLBACKS: dict[type[Callback], str] = {
+    BaseFinetuning: "would freeze other layers when a run is resumed; a stage's `gradual` unfreezes layers",
+    BatchSizeFinder: "would train before the run to try sizes; must be data.batch_size or data.batch_tokens",
+    LearningRateFinder: "would train before the run to try rates; must be module.learning_rate",
+    StochasticWeightAveraging: "would replace the schedule of the learning rate, and the best weights by their mean",
+}
+"""Callbacks of Lightning that would change how kdnas trains behind its back, and the alternative."""
 
 
-def check_arguments(given: DictConfig) -> None:
+def check_arguments(given: DictConfig, epochs: int | None = None, profile: bool = False) -> None:
     """Refuses arguments that would be ignored, or that Lightning would fail on in the middle of a training.
 
     Args:
         given: the config's `trainer`.
+        epochs: the sum of the stages' epochs; None where the stages have none.
+        profile: whether the run writes a table of where its time went.
     """
+    for name, none in (("max_epochs", None), ("max_steps", -1)):
+        if epochs is not None and given[name] != none:
+            raise ConfigError(
+                f"trainer.{name}={given[name]}: must be {shown(none)}; "
+                "the stages have epochs of their own, as objective.labels.epochs"
+            )
     settings = {name: plain(given[name]) for name in given if name != "callbacks"}
     for name, (harmless, instead) in REFUSED.items():
         value = settings.get(name)
@@ -66,42 +87,59 @@ def check_arguments(given: DictConfig) -> None:
             raise ConfigError(f"trainer.min_{unit}={lower}: must be at most trainer.max_{unit}={upper}")
     clip = settings.get("gradient_clip_val")
     require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
+    if epochs is None and given.max_epochs in (None, -1) and given.max_steps == -1:
+        raise ConfigError(
+            f"trainer.max_epochs={shown(given.max_epochs)}: must be a number, or trainer.max_steps be one; the "
+            "learning rate falls to zero at the end"
+        )
+    if profile and given.get("profiler") is not None:
+        raise ConfigError(f"trainer.profiler={given.profiler}: must be left out with profile=true")
 
 
-def user_callbacks(given: DictConfig) -> list[Callback]:
-    """Instantiates the callbacks of a config's `trainer`.
+def user_callbacks(cfg: DictConfig) -> list[Callback]:
+    """Instantiates the callbacks that a user adds: those of the group `callbacks`, then the list `trainer.callbacks`.
 
     Raises:
-        ConfigError: not a list of callbacks.
+        ConfigError: one of them is not a callback.
     """
-    wanted = given.get("callbacks")
-    made = (instantiate(wanted) if OmegaConf.is_config(wanted) else wanted) or []
-    made = [made] if isinstance(made, Callback) else made
-    if not isinstance(made, list) or not all(isinstance(one, Callback) for one in made):
+    made = []
+    for name, wanted in (cfg.get("callbacks") or {}).items():
+        one = instantiate(wanted)
+        require(isinstance(one, Callback), f"callbacks.{name}", plain(wanted), "a Lightning callback, by its _target_")
+        made.append(one)
+    wanted = cfg.trainer.get("callbacks")
+    listed = (instantiate(wanted) if OmegaConf.is_config(wanted) else wanted) or []
+    listed = [listed] if isinstance(listed, Callback) else listed
+    if not isinstance(listed, list) or not all(isinstance(one, Callback) for one in listed):
         value = shown(plain(wanted))
         raise ConfigError(f"trainer.callbacks={value}: must be a list of callbacks, each by its _target_")
-    return made
+    return made + listed
 
 
-def check_callbacks(callbacks: Sequence[Callback], figures: Sequence[str], stages: bool, students: int) -> None:
-    """Refuses callbacks that monitor a metric that is not logged, and early stopping of several stages or students.
+def check_callbacks(
+    callbacks: Sequence[Callback], metrics: Sequence[str], epochs: int | None, students: int = 1
+) -> None:
+    """Refuses callbacks that monitor a metric that is not logged, or that cannot be used in this training.
 
     Args:
-        figures: the names of the metrics that the run logs; empty if they are not known.
-        stages: whether the training has stages with epochs of their own.
-        students: how many are trained together.
+        metrics: the names of the metrics that the run logs; empty if they are not known.
+        epochs: the sum of the stages' epochs; None where the stages have none.
+        students: the number of students that are trained together.
     """
     for callback in callbacks:
-        monitor = getattr(callback, "monitor", None)
-        if monitor is not None and figures and monitor not in figures:
-            raise ConfigError(f"trainer.callbacks: monitor={monitor}: not logged; there is {', '.join(figures)}")
-        if isinstance(callback, EarlyStopping) and stages:
+        name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
+        if monitor is not None and metrics and monitor not in metrics:
+            raise ConfigError(f"callbacks: {name}: monitor={monitor}: not logged; there is {', '.join(metrics)}")
+        for kind, reason in REFUSED_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise ConfigError(f"callbacks: {name} {reason}")
+        if isinstance(callback, EarlyStopping) and epochs is not None:
             raise ConfigError(
-                "trainer.callbacks: EarlyStopping would end the training in its first stage; the stages have epochs of "
+                f"callbacks: {name} would end the training in its first stage; the stages have epochs of "
                 "their own, as objective.labels.epochs, and each goes on from its best"
             )
         if isinstance(callback, EarlyStopping) and students > 1:
             raise ConfigError(
-                "trainer.callbacks: EarlyStopping would stop all students of a gang by their mean; must be with one "
+                f"callbacks: {name} would stop all students of a gang by their mean; must be with one "
                 "student, as search.gang=1"
             )

@@ -21,41 +21,43 @@ from kdnas.base.config import instantiate
 from kdnas.base.disk import writing
 from kdnas.base.errors import ConfigError
 from kdnas.base.files import whole
-from kdnas.training.arguments import user_callbacks
 from kdnas.training.precision import fastest_precision
 
 STRATEGIES = ("auto", "ddp")
 
 
-def make_trainer(cfg: DictConfig, **settings: Any) -> L.Trainer:
-    """Builds the Trainer of a config; `settings` override the config's, and `callbacks` are added to its callbacks.
+def make_trainer(given: DictConfig, **settings: Any) -> L.Trainer:
+    """Builds the Trainer of a training.
+
+    Args:
+        given: the config's `trainer`.
+        settings: arguments of the Trainer in place of the config's; `callbacks` among them.
 
     Raises:
         ConfigError: Lightning refuses the settings, or the strategy is not supported.
     """
-    if cfg.trainer.strategy not in STRATEGIES:
+    if given.strategy not in STRATEGIES:
         raise ConfigError(
-            f"trainer.strategy={cfg.trainer.strategy}: must be one of {', '.join(STRATEGIES)}; "
+            f"trainer.strategy={given.strategy}: must be one of {', '.join(STRATEGIES)}; "
             "a student of an encoder's size fits on one device, so there is nothing to cut up"
         )
-    settings["callbacks"] = [*settings.get("callbacks", ()), *user_callbacks(cfg.trainer)]
+    settings = {"callbacks": None, "strategy": "auto"} | settings
     settings["plugins"] = [WholeCheckpoints()]
     settings["use_distributed_sampler"] = False  # the data module divides batches itself
     try:
         if on_slurm():  # submitit requeues jobs, if they are to be requeued
             settings["plugins"].append(SLURMEnvironment(auto_requeue=False))
-        given = cfg.trainer.precision
-        settings["precision"] = "32-true" if given == "auto" else given
-        alone = instantiate(cfg.trainer, **settings | {"logger": False, "callbacks": None})
-        if given == "auto":
-            settings["precision"] = fastest_precision(alone.strategy.root_device.type)
-        if count(alone) == 1:
-            settings["strategy"] = "auto"
-            return instantiate(cfg.trainer, **settings)
-        # Stages freeze parameters that other stages train. Buffers hold no statistics that could differ, and DDP would
-        # broadcast them before held-out batches too, whose number may differ between devices.
-        settings["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-        return instantiate(cfg.trainer, **settings)
+        if given.precision == "auto" or (given.devices, given.num_nodes) != (1, 1):
+            # Only a Trainer tells which devices Lightning takes, and both settings depend on them.
+            devices = {"strategy": given.strategy, "precision": "32-true", "logger": False, "callbacks": None}
+            probe = instantiate(given, **settings | devices)
+            if given.precision == "auto":
+                settings["precision"] = fastest_precision(probe.strategy.root_device.type)
+            if count(probe) > 1:
+                # Stages freeze parameters that other stages train. Buffers hold no statistics that could differ, and
+                # DDP would broadcast them before held-out batches too, whose number may differ between devices.
+                settings["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+        return instantiate(given, **settings)
     except (MisconfigurationException, ImportError, RuntimeError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 
@@ -80,24 +82,28 @@ def on_slurm() -> bool:
     return SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
 
 
-def check_devices(cfg: DictConfig, trainer: L.Trainer) -> None:
+def check_devices(trainer: L.Trainer, given: Any, searching: bool) -> None:
     """Refuses several devices where they cannot be used.
+
+    Args:
+        given: the setting `trainer.devices`, for the message.
+        searching: whether the training is a candidate of a search.
 
     Raises:
         ConfigError: in a search, in a multirun outside of SLURM, or if SLURM has started another number of tasks.
     """
     if count(trainer) == 1:
         return
-    given = f"trainer.devices={cfg.trainer.devices}: {count(trainer)} in all"
-    if cfg.stage == "mini" or cfg.search.trials:
-        raise ConfigError(f"{given}; must be 1 in a search, which trains each candidate on one device")
+    several = f"trainer.devices={given}: {count(trainer)} in all"
+    if searching:
+        raise ConfigError(f"{several}; must be 1 in a search, which trains each candidate on one device")
     if on_slurm():
         tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # of this srun
         if tasks != count(trainer):  # Lightning would wait forever
-            raise ConfigError(f"{given}; must be as many as the tasks that srun has started, {tasks}")
+            raise ConfigError(f"{several}; must be as many as the tasks that srun has started, {tasks}")
     elif HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         # Lightning starts the other processes with this process's command, which would run all jobs.
-        raise ConfigError(f"{given}; must be 1 in a multirun; run the command once for each value")
+        raise ConfigError(f"{several}; must be 1 in a multirun; run the command once for each value")
 
 
 def total(value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from kdnas.base.disk import disk_error
 from kdnas.base.errors import require_whole
 from kdnas.base.files import whole
 from kdnas.base.signals import Ended, raise_ended, shielding
+from kdnas.search.job import Job
 
 log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
@@ -41,7 +43,7 @@ PATIENCE = 10.0
 class SubmititLauncher(BaseSubmititLauncher):
     """Starts jobs by submitit. They outlive the search, and a search that is started again waits for them.
 
-    Submitted jobs are stored in `.submitit/jobs.json` in the search folder, by the name in their overrides (`job=`).
+    Submitted jobs are stored in `.submitit/jobs.json` in the search folder, by the name of the job in their overrides.
     """
 
     LOOK_EVERY: float
@@ -49,7 +51,7 @@ class SubmititLauncher(BaseSubmititLauncher):
     AT_ONCE: int | None = None
     """The most jobs that run at once; None leaves the limit to the queue."""
 
-    _started: Mapping[str, Job] = {}
+    _started: Mapping[str, Submitted] = {}
     """The jobs of the latest submission."""
     END: str
     """The command that ends a job, to be followed by its id."""
@@ -102,7 +104,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         return [ended[name] for name in jobs]
 
     def _see_through(
-        self, jobs: Mapping[str, list[str]], running: dict[str, Job], register: Register
+        self, jobs: Mapping[str, list[str]], running: dict[str, Submitted], register: Register
     ) -> dict[str, JobReturn]:
         """Starts the jobs that are not running yet, and waits until all have ended."""
         ended: dict[str, JobReturn] = {}
@@ -120,7 +122,7 @@ class SubmititLauncher(BaseSubmititLauncher):
                 ended[name] = self._returned(running.pop(name))
         return ended
 
-    def _insist(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
+    def _insist(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Submitted]:
         """Submits jobs, again after a failure. A job that was submitted despite an error finds its trials finished."""
         for pause in PAUSES:
             try:
@@ -132,13 +134,13 @@ class SubmititLauncher(BaseSubmititLauncher):
                 time.sleep(pause)
         return self._start(jobs, folder)
 
-    def _start(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
+    def _start(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Submitted]:
         """Submits jobs with the terminal's signals blocked: they outlive it, and an interrupt loses no ids."""
         with shielding(signal.SIGINT, signal.SIGHUP):
             self._started = self._submit(jobs, folder)
         return self._started
 
-    def _submit(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Job]:
+    def _submit(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Submitted]:
         """Submits jobs as one array, in a new folder: SLURM may reuse ids, and would find the results of older jobs."""
         import submitit
 
@@ -154,11 +156,11 @@ class SubmititLauncher(BaseSubmititLauncher):
         ids = ", ".join(job.job_id for job in submitted)
         log.info("submitted %s jobs to %s: %s", len(jobs), self._EXECUTOR, ids)
         return {
-            name: Job(job.job_id, str(folder / "%j"), each)
+            name: Submitted(job.job_id, str(folder / "%j"), each)
             for job, (name, each) in zip(submitted, jobs.items(), strict=True)
         }
 
-    def _returned(self, job: Job) -> JobReturn:
+    def _returned(self, job: Submitted) -> JobReturn:
         """Returns the outcome of a job that has ended."""
         from submitit.core.utils import JobPaths
 
@@ -169,18 +171,20 @@ class SubmititLauncher(BaseSubmititLauncher):
 
 
 def job_of(overrides: Sequence[str]) -> str:
-    """Returns the name of a job of the search, from its overrides."""
-    return next(override.removeprefix("job=") for override in reversed(overrides) if override.startswith("job="))
+    """Returns the name of a job, from its overrides: a search's own, else a digest, as for `train.py -m`."""
+    if job := Job.in_overrides(overrides):
+        return job.name
+    return hashlib.sha256("\0".join(overrides).encode()).hexdigest()[:16]
 
 
 def same(one: Sequence[str], other: Sequence[str]) -> bool:
     """Returns whether two jobs of equal names are the same: by the search's id, or else by all overrides."""
-    marks = [[override for override in overrides if override.startswith("search.id=")] for overrides in (one, other)]
-    return marks[0] == marks[1] if any(marks) else list(one) == list(other)
+    first, second = ((job := Job.in_overrides(overrides)) and job.search for overrides in (one, other))
+    return first == second if first or second else list(one) == list(other)
 
 
 @dataclass(frozen=True)
-class Job:
+class Submitted:
     """A job that was submitted.
 
     Args:
@@ -204,9 +208,9 @@ class Register:
     def __init__(self, path: Path) -> None:
         self.path = path
         known = json.loads(path.read_text()) if path.is_file() else {}
-        self.jobs = {name: Job(**job) for name, job in known.items()}
+        self.jobs = {name: Submitted(**job) for name, job in known.items()}
 
-    def add(self, jobs: Mapping[str, Job]) -> None:
+    def add(self, jobs: Mapping[str, Submitted]) -> None:
         self.jobs |= jobs
         with whole(self.path) as path:
             path.write_text(json.dumps({name: asdict(job) for name, job in self.jobs.items()}, indent=1))

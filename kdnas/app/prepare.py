@@ -1,0 +1,61 @@
+"""The prepare job of a search: checks and makes what all candidates need, before the first of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from kdnas.app.build import build, connect
+from kdnas.app.judgement import judge
+from kdnas.app.preflight import Plan, preflight
+from kdnas.app.teacher import ensure_teacher
+from kdnas.app.training import complete
+from kdnas.base.config import instantiate
+from kdnas.base.errors import ConfigError
+from kdnas.base.run_folder import write_prepared
+from kdnas.base.screen import activity
+from kdnas.costs.cost import Cost, Latency
+from kdnas.models.loading import check_activation
+from kdnas.modules.distiller import StudentDistiller
+from kdnas.search.job import Job
+from kdnas.search.study import Study
+
+
+def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
+    """Checks the settings of all jobs of a search, and writes what they have in common into the prepare folder.
+
+    That is the teacher (which is trained if need be), its outputs, cost and metrics, the precision, and chance.
+
+    Raises:
+        ConfigError: candidates or finalists cannot be trained with these settings.
+    """
+    candidate = preflight(cfg, Job("mini", trials=tuple(range(cfg.search.gang))))
+    check_reward(candidate)
+    preflight(cfg, Job("full", trials=(0,)))
+    ensure_teacher(cfg, complete)
+    space = instantiate(cfg.space)
+    for activation in space.dimensions["hidden_act"]:
+        check_activation(activation)
+    candidate.cfg.architectures = [space.example.to_dict()]
+    module, data = build(candidate)
+    trainer, costs = candidate.trainer, candidate.costs
+    if costs is None or not isinstance(module, StudentDistiller):
+        raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
+    with activity("measuring the teacher's latency"):
+        teacher = costs.cost(module.teacher_config)
+    connect(module, data, trainer)
+    judged = judge(module, data, trainer.strategy.root_device)
+    facts: dict[str, Any] = {"precision": trainer.precision, "rows": data.digest, "teacher": teacher.to_dict()}
+    facts |= {"teacher_metrics": judged.teacher, "chance": judged.chance, "held_out_rows": len(data.validation or ())}
+    write_prepared(Path(cfg.paths.output), facts)
+    return {}
+
+
+def check_reward(plan: Plan) -> None:
+    """Refuses a reward of a metric or a latency that is not measured."""
+    if plan.costs is None:
+        raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
+    cost = Cost(1, 1, dict.fromkeys(map(str, plan.costs.targets), Latency(1.0, 0.0)))
+    instantiate(plan.cfg.reward)(dict.fromkeys(plan.metrics, 0.5), cost, cost)

@@ -1,0 +1,93 @@
+"""A job of a search: the typed message that the sweeper writes as one override, and that a worker reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from kdnas.base.config import override, plain
+from kdnas.base.errors import ConfigError, require
+from kdnas.models.architecture import Architecture
+from kdnas.search.names import named, spans
+
+TITLES = {"mini": "trial", "full": "finalist"}
+"""What log lines call the trials of a kind of job; other kinds go by their own names."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run is for. A run that a user starts is a job too: of the kind `full`, without trials.
+
+    Args:
+        kind: a key of `search.stages`, the table of what jobs run and of the settings that they change.
+        trials: the numbers of the trials that the job trains and reports to the study; empty for other jobs.
+        architectures: the students, one for each trial; empty for the config's own.
+        search: the id of the search whose study the job reports to.
+        fidelity: the settings that this job alone changes, nested as in a config: `{"trainer": {"max_epochs": 2}}`.
+    """
+
+    kind: str
+    trials: tuple[int, ...] = ()
+    architectures: tuple[Architecture, ...] = ()
+    search: str = ""
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The job's folder, below the search folder: `mini/0000+0001`."""
+        return f"{self.kind}/{named(self.trials)}" if self.trials else self.kind
+
+    @property
+    def title(self) -> str:
+        """The trials in words, for log lines: "trial 0-2"; empty for a job without trials."""
+        return f"{TITLES.get(self.kind, self.kind)} {spans(self.trials)}" if self.trials else ""
+
+    def to_override(self) -> str:
+        """Returns the job as an override, `job={...}`. Behind a user's own overrides it repeats the job by hand."""
+        values: dict[str, Any] = {"name": self.name, "kind": self.kind}
+        if self.trials:
+            values["trials"] = list(self.trials)
+        if self.architectures:
+            values["architectures"] = [architecture.to_dict() for architecture in self.architectures]
+        values |= {"search": self.search} if self.search else {}
+        values |= {"fidelity": dict(self.fidelity)} if self.fidelity else {}
+        return override("job", values)
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Job:
+        """Reads the job of a config.
+
+        Raises:
+            ConfigError: `job` is not a job.
+        """
+        return cls._from(plain(cfg.job))
+
+    @classmethod
+    def in_overrides(cls, overrides: Sequence[str]) -> Job | None:
+        """Reads the job from a command line; returns None if there is none."""
+        parser = OverridesParser.create()
+        for word in reversed(overrides):
+            if word.startswith("job="):
+                return cls._from(parser.parse_override(word).value())
+        return None
+
+    @classmethod
+    def _from(cls, values: Any) -> Job:
+        if not isinstance(values, Mapping) or "kind" not in values:
+            raise ConfigError(f"job={values}: must be a mapping with a kind")
+        trials, architectures = values.get("trials") or (), values.get("architectures") or ()
+        fits = isinstance(trials, Sequence) and all(isinstance(number, int) and number >= 0 for number in trials)
+        require(fits, "job.trials", trials, "a list of numbers of trials")
+        fits = not architectures or len(trials) in (0, len(architectures))
+        require(fits, "job.architectures", architectures, f"one for each trial of {list(trials)}")
+        return cls(
+            kind=str(values["kind"]),
+            trials=tuple(trials),
+            architectures=tuple(map(Architecture.of, architectures)),
+            search=str(values.get("search") or ""),
+            fidelity=values.get("fidelity") or {},
+        )
