@@ -38,9 +38,10 @@ from benchmarks.controllers import CONTROLLERS, configure
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
-from kdnas.search import predictor
+from kdnas.search.controllers import predictor
 from kdnas.search.journal import JOURNAL, open_storage
-from kdnas.search.study import Study, distributions_of
+from kdnas.search.proposing import Proposer
+from kdnas.search.study import Study
 
 CANDIDATES = 20
 HEADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)
@@ -81,10 +82,10 @@ def fill(folder: Path, space: SearchSpace, controller: Callable[..., Any], obser
     """Writes a journal of many candidates: the lines that a first one has left, over and over."""
     study = Study(open_storage(folder))
     start = len((folder / JOURNAL).read_text().splitlines())
-    study.propose(1, 0, space, controller, seed=0)
+    Proposer(space, controller, 0).propose(study, 1, 0)
     tell(study, 0)
     lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()[start:]]
-    distributions, rng = distributions_of(space), Random(0)
+    distributions, rng = Proposer(space, controller, 0).distributions, Random(0)
     seen = {study.architecture(0)}
     with (folder / JOURNAL).open("a") as file:
         for number in range(1, observations):
@@ -151,13 +152,13 @@ def measure(name: str, exponent: int, observations: int, episodes: int) -> dict[
             with clock("ask"):
                 if episode == first:
                     with untrained():
-                        study.propose(CANDIDATES, episode, space, controller, 0)
+                        Proposer(space, controller, 0).propose(study, CANDIDATES, episode)
                 else:
-                    study.propose(CANDIDATES, episode, space, controller, 0)
+                    Proposer(space, controller, 0).propose(study, CANDIDATES, episode)
                 jobs = study.jobs()
             with clock("tell"):
-                for (trial,) in jobs:
-                    tell(Study(storage, controller=controller(seed=0)), trial.number)
+                for job in jobs:
+                    tell(Study(storage, controller=controller(seed=0)), job.trials[0])
         assert len(study.trials(TrialState.COMPLETE)) == observations + CANDIDATES * (1 + episodes)
     medians = {what: statistics.median(times[1:]) for what, times in clock.passed.items()}
     together = {f"both{of}": medians[f"ask{of}"] + medians[f"tell{of}"] for of in ("", " (CPU)")}

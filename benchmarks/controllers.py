@@ -31,6 +31,7 @@ from scipy.stats import spearmanr
 from kdnas.costs.cost import Cost
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
+from kdnas.search.proposing import Proposer
 from kdnas.search.study import Study
 
 CONTROLLERS = Path(__file__).resolve().parent.parent / "conf" / "controller"
@@ -79,7 +80,7 @@ def play(config: DictConfig, seed: int, episodes: int) -> dict[str, float]:
     study = Study(optuna.storages.InMemoryStorage())
     result: dict[str, float] = {}
     for episode in range(episodes):
-        study.propose(config.search.candidates, episode, SPACE, controller, seed)
+        Proposer(SPACE, controller, seed).propose(study, config.search.candidates, episode)
         for trial in study.trials(TrialState.RUNNING):
             candidate = Architecture.of(trial.params)
             # By architecture, so that every controller meets the same noise.
@@ -89,7 +90,7 @@ def play(config: DictConfig, seed: int, episodes: int) -> dict[str, float]:
         if episode + 1 == min(LEARNED, episodes) and hasattr(sampler, "expected"):
             points, expected = zip(*sampler.expected(study.optuna), strict=True)
             result["rho"] = spearmanr(expected, [TRUE[Architecture.of(point)] for point in points]).statistic
-    seen = study.ranked()
+    seen = sorted(study.observations, key=lambda one: -one.reward)
     best = max(TRUE[one.architecture] for one in seen)
     return {
         **result,

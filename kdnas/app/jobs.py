@@ -57,7 +57,7 @@ def candidates(cfg: DictConfig) -> Iterator[list[int]]:
                 raise
             told = f"{type(error).__name__}: {error}".strip()
             if len(cfg.search.trials) > 1:
-                study.part(cfg.search.trials)
+                study.split(cfg.search.trials)
             for number in left if len(cfg.search.trials) == 1 else ():
                 study.fail(number, told.splitlines()[0])
             raise RuntimeError(told) from error
@@ -70,7 +70,7 @@ def open_study(cfg: DictConfig, controller: Any = None) -> Study:
         ConfigError: the search folder holds another search by now.
     """
     study = Study(open_storage(Path(cfg.search.dir)), cfg.stage, controller)
-    if cfg.search.id != study.optuna.user_attrs.get("search"):
+    if cfg.search.id != study.identity.search:
         raise ConfigError(f"search.id={cfg.search.id}: {cfg.search.dir} holds another search; this job is not of it")
     return study
 

@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdnas.app.again import measure_again
+from kdnas.app.corrections import correct_costs
 from kdnas.app.fitting import bar, check_time, fit
 from kdnas.app.jobs import candidates, open_study
 from kdnas.app.judgement import Judgement, judge
@@ -230,7 +230,7 @@ def remeasure(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     latency = instantiate(cfg.latency)
     for stage in ("mini", "full"):
         study = open_study(OmegaConf.merge(cfg, {"stage": stage}))  # type: ignore[arg-type]
-        measure_again(study, load_config(cfg.teacher.path), latency.cost, instantiate(cfg.reward))
+        correct_costs(study, load_config(cfg.teacher.path), latency.cost, instantiate(cfg.reward))
     return {}, True
 
 

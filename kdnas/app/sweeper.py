@@ -31,9 +31,9 @@ from kdnas.app import suggestions
 from kdnas.app.launchers import DiedError, reason
 from kdnas.app.names import named, spans
 from kdnas.app.words import quoted
-from kdnas.base.config import flatten, instantiate, plain
+from kdnas.base.config import flatten, instantiate, override, plain
 from kdnas.base.disk import DiskError, disk_error
-from kdnas.base.errors import ConfigError, require_switch, shown
+from kdnas.base.errors import ConfigError, mounted, require_switch, shown
 from kdnas.base.files import check_folder
 from kdnas.base.identity import differing, identity, sources, stamp
 from kdnas.base.locks import free, holders
@@ -42,9 +42,10 @@ from kdnas.base.screen import Lines, activity, board, told
 from kdnas.base.signals import GOES_ON
 
 if TYPE_CHECKING:
-    from kdnas.search.loop import Gang, SearchSettings
-    from kdnas.search.narrator import Narrator
+    from kdnas.search.job import Job
+    from kdnas.search.ranking import Ranking
     from kdnas.search.study import Study
+    from kdnas.search.trial_log import TrialLog
 
 log = logging.getLogger(__name__)
 SEARCHING = ("search", "space", "controller", "reward", "hydra")
@@ -100,14 +101,18 @@ class KDNASSweeper(Sweeper):
 
             from kdnas.app.preflight import staged
             from kdnas.search.journal import open_storage
-            from kdnas.search.loop import Search, SearchSettings
-            from kdnas.search.narrator import FinalistNarrator, Narrator
+            from kdnas.search.loop import Loop
+            from kdnas.search.proposing import Proposer
+            from kdnas.search.search import Search, SearchSettings
             from kdnas.search.study import Study
+            from kdnas.search.trial_log import FinalistLog, TrialLog
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.overrides = arguments
         refuse_sweeps(arguments)
-        settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
+        with mounted("search"):
+            settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
+        schedule, ranking = instantiate(search.schedule), instantiate(search.ranking)
         instantiate(self.config.reward)
         require_switch("search.fresh", search.fresh)
         controller = instantiate(self.config.controller)
@@ -123,42 +128,43 @@ class KDNASSweeper(Sweeper):
                 (self.folder / "prepare").mkdir(exist_ok=True)
                 write_prepared(self.folder / "prepare", prepared)
             mini, full = (Study(open_storage(self.folder), stage) for stage in ("mini", "full"))
-            rows, precision = prepared.pop("rows"), mini.optuna.user_attrs.get("precision", prepared["precision"])
+            rows, precision = prepared.pop("rows"), mini.precision or prepared["precision"]
             mini_stage, full_stage = (staged(self.config, stage) for stage in ("mini", "full"))
             places = [stamp(sources(stage)) for stage in (mini_stage, full_stage)]
             finalists_rows = rows if places[0] == places[1] else places[1]  # the prepare job has not read others
             refuse_changes(mini, decisive(mini_stage, rows, precision, COMPARED))
-            if full.renew(decisive(full_stage, finalists_rows, precision, DISTILLED)):
+            if full.count_only(decisive(full_stage, finalists_rows, precision, DISTILLED)):
                 log.info("the finalists are distilled anew: their settings have changed")
-            self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
+            self.search = mini.identity.search or f"search-{uuid.uuid4().hex[:8]}"  # never a number
             for study in (mini, full):  # so that jobs of an earlier search, moved aside, cannot report to this one
-                study.optuna.set_user_attr("search", self.search)
+                study.identity.search = self.search
             for study in (mini, full):
-                study.settle(prepared)
+                study.store_prepared(prepared)
             with log_to(self.folder / "search.log"):
                 log.info("searching %s architectures in %s", space.size, self.folder)
-                narrators = {"mini": (mini, Narrator(settings)), "full": (full, FinalistNarrator(settings, mini))}
-                for study, narrator in narrators.values():
-                    narrator.skip(study)
+                total = schedule.expected(settings)
+                logs = {
+                    "mini": (mini, TrialLog(settings.episodes, total["mini"])),
+                    "full": (full, FinalistLog(mini, total["full"])),
+                }
+                for study, trial_log in logs.values():
+                    trial_log.skip_ended(study)
 
-                def evaluate(stage: str, gangs: list[Gang]) -> list[str]:
-                    with watching(*narrators[stage]):
-                        return [
-                            reason(job) for job in self._launch([self._job(stage, gang, settings) for gang in gangs])
-                        ]
+                def evaluate(jobs: Sequence[Job]) -> list[str]:
+                    if jobs[0].kind == "latency":
+                        return [self._measure_again(job) for job in jobs]
+                    with watching(*logs[jobs[0].kind]):
+                        return [reason(job) for job in self._launch([self._job(job) for job in jobs])]
 
-                loop = Search(settings, mini, full, space, controller, self.config.seed, evaluate)
-                loop.run_episodes()
-                self._measure_again(mini)  # before their rewards choose the finalists
-                loop.run_finalists()
-                self._measure_again(mini, full)
-                self._report(mini, full)
+                proposer = Proposer(space, controller, self.config.seed)
+                Loop(Search(settings, mini, full, proposer, ranking), schedule, evaluate).run()
+                self._report(mini, full, ranking)
 
-    def _report(self, candidates: Study, finalists: Study) -> None:
+    def _report(self, candidates: Study, finalists: Study, ranking: Ranking) -> None:
         """Writes the report, and logs the best candidate, the table and the commands to go on with."""
         from kdnas import reports
 
-        results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists)
+        results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists, ranking)
         written = reports.write(self.folder, results)
         hydra = self.config.hydra
         distil = [
@@ -174,33 +180,32 @@ class KDNASSweeper(Sweeper):
         ):
             log.info("\n%s", part.rstrip(), extra={"plain": True})
 
-    def _measure_again(self, *studies: Study) -> None:
+    def _measure_again(self, job: Job) -> str:
         """Runs a job, through the launcher, that repeats the measurements that were made on a busy host."""
-        if any(study.busy for study in studies):
-            try:
-                (returned,) = self._launch([["stage=latency", "job=latency", f"search.id={self.search}"]])
-                failure = reason(returned)
-            except (ConfigError, DiskError) as error:  # the report is worth more
-                failure = str(error)
-            if failure:
-                log.warning("latencies of a busy host could not be measured again: %s", failure)
+        try:
+            (returned,) = self._launch([["stage=latency", "job=latency", f"search.id={job.search}"]])
+            failure = reason(returned)
+        except (ConfigError, DiskError) as error:  # the report is worth more
+            failure = str(error)
+        if failure:
+            log.warning("latencies of a busy host could not be measured again: %s", failure)
+        return failure
 
-    def _job(self, stage: str, gang: Gang, settings: SearchSettings) -> list[str]:
-        """Returns the overrides of the job that runs these trials. With the user's own before them, they repeat it."""
-        numbers = [trial.number for trial in gang]
+    def _job(self, job: Job) -> list[str]:
+        """Returns the overrides of a job. With the user's own before them, they repeat it."""
         architectures = ",".join(
-            "{" + ",".join(f"{name}:{value}" for name, value in trial.params.items()) + "}" for trial in gang
+            "{" + ",".join(f"{name}:{value}" for name, value in one.to_dict().items()) + "}"
+            for one in job.architectures
         )
-        names = named(numbers)
-        title = "finalist" if stage == "full" else "trial"
-        title += f" {spans(numbers)}"
+        title = f"{'finalist' if job.kind == 'full' else 'trial'} {spans(job.trials)}"
         return [
-            f"stage={stage}",
-            f"job={stage}/{names}",
+            *(f"++search.stages.{job.kind}.{override(key, value)}" for key, value in job.fidelity.items()),
+            f"stage={job.kind}",
+            f"job={job.kind}/{named(job.trials)}",
             f"title='{title}'",
             f"architectures=[{architectures}]",
-            f"search.trials=[{','.join(str(number) for number in numbers)}]",
-            f"search.id={self.search}",
+            f"search.trials=[{','.join(str(number) for number in job.trials)}]",
+            f"search.id={job.search}",
         ]
 
     def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
@@ -264,11 +269,11 @@ class KDNASSweeper(Sweeper):
 
 def refuse_sweeps(overrides: list[str]) -> None:
     """Refuses sweep overrides (`key=a,b`): a search chooses the architectures itself, and takes one value a key."""
-    for override in OverridesParser.create().parse_overrides(overrides):
-        if override.is_sweep_override():
+    for one in OverridesParser.create().parse_overrides(overrides):
+        if one.is_sweep_override():
             raise ConfigError(
-                f"{override.input_line}: search.py takes one value a key; run it once for each, or list the values of "
-                f"a dimension as space.<dimension>=[...]; as one value: {quoted(str(override.input_line))}"
+                f"{one.input_line}: search.py takes one value a key; run it once for each, or list the values of "
+                f"a dimension as space.<dimension>=[...]; as one value: {quoted(str(one.input_line))}"
             )
 
 
@@ -349,9 +354,9 @@ def refuse_changes(study: Study, settings: dict[str, Any]) -> None:
     Raises:
         ConfigError: the settings differ, so rewards would not be comparable.
     """
-    known = study.optuna.user_attrs.get("settings")
+    known = study.identity.settings
     if known is None:
-        study.optuna.set_user_attr("settings", settings)
+        study.identity.settings = settings
     elif difference := differing(known, settings):
         key, there, here = difference
         raise ConfigError(
@@ -382,17 +387,17 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def watching(study: Study, narrator: Narrator) -> Iterator[None]:
+def watching(study: Study, trial_log: TrialLog) -> Iterator[None]:
     """Logs each trial that ends, from a background thread, while jobs run in this or other processes."""
     ended = threading.Event()
 
-    with activity(narrator.what, total=narrator.total, note=lambda: narrator.standing) as shown:
-        shown.begin_at(len(narrator.told))
+    with activity(trial_log.noun, total=trial_log.total, note=lambda: trial_log.summary) as shown:
+        shown.begin_at(len(trial_log.logged))
 
         def look() -> None:
             with suppress(OSError):  # the search itself will raise it
-                narrator.narrate(study)
-            shown.done = len(narrator.told)
+                trial_log.log_ended(study)
+            shown.done = len(trial_log.logged)
 
         def watch() -> None:
             while not ended.wait(LOOK_EVERY):
