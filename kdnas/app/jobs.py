@@ -70,7 +70,7 @@ def open_study(cfg: DictConfig, controller: Any = None) -> Study:
         ConfigError: the search folder holds another search by now.
     """
     study = Study(open_storage(Path(cfg.search.dir)), cfg.stage, controller)
-    if cfg.search.id != study.identity.search:
+    if cfg.search.id != study.search:
         raise ConfigError(f"search.id={cfg.search.id}: {cfg.search.dir} holds another search; this job is not of it")
     return study
 

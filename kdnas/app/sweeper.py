@@ -135,9 +135,9 @@ class KDNASSweeper(Sweeper):
             refuse_changes(mini, decisive(mini_stage, rows, precision, COMPARED))
             if full.count_only(decisive(full_stage, finalists_rows, precision, DISTILLED)):
                 log.info("the finalists are distilled anew: their settings have changed")
-            self.search = mini.identity.search or f"search-{uuid.uuid4().hex[:8]}"  # never a number
+            self.search = mini.search or f"search-{uuid.uuid4().hex[:8]}"  # never a number
             for study in (mini, full):  # so that jobs of an earlier search, moved aside, cannot report to this one
-                study.identity.search = self.search
+                study.search = self.search
             for study in (mini, full):
                 study.store_prepared(prepared)
             with log_to(self.folder / "search.log"):
@@ -354,9 +354,9 @@ def refuse_changes(study: Study, settings: dict[str, Any]) -> None:
     Raises:
         ConfigError: the settings differ, so rewards would not be comparable.
     """
-    known = study.identity.settings
+    known = study.settings
     if known is None:
-        study.identity.settings = settings
+        study.settings = settings
     elif difference := differing(known, settings):
         key, there, here = difference
         raise ConfigError(

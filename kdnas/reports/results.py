@@ -40,12 +40,7 @@ class Results:
 
     @classmethod
     def of(
-        cls,
-        name: str,
-        candidates: Study,
-        finalists: Study | None = None,
-        top: int = 0,
-        ranking: Ranking = ByReward(),  # noqa: B008  # immutable
+        cls, name: str, candidates: Study, finalists: Study | None = None, top: int = 0, ranking: Ranking | None = None
     ) -> Results:
         """Reads the studies of a search.
 
@@ -53,11 +48,11 @@ class Results:
             name: the name of the search.
             candidates, finalists: the studies of mini-KD and of the full distillations.
             top: the number of best candidates to show.
-            ranking: orders the candidates.
+            ranking: orders the candidates; None for `ByReward`.
         """
         return cls(
             name,
-            final_ranking(ranking, candidates, finalists),
+            final_ranking(ranking or ByReward(), candidates, finalists),
             top,
             candidates.trials(TrialState.FAIL),
             better_cost(candidates.teacher, finalists.teacher if finalists else None),

@@ -18,7 +18,7 @@ class Job:
             (measuring again what was measured on a busy host) or `prepare`.
         trials: the numbers of the trials that the job trains together.
         architectures: the architecture of each trial.
-        search: the identity of the search, which a job of another search has not.
+        search: the name of the search, so that a job of another search cannot report to it.
         fidelity: settings of this job alone, by dotted key, as `trainer.max_epochs`.
     """
 

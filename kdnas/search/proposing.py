@@ -33,11 +33,11 @@ class Proposer:
 
     def __init__(self, space: SearchSpace, controller: ControllerFactory, seed: int) -> None:
         self.space, self.controller, self.seed = space, controller, seed
-        self.distributions: dict[str, BaseDistribution] = {
-            name: CategoricalDistribution(sorted(values) if _numbers(values) else values)
-            for name, values in space.reachable.items()
-        }
+        self.distributions: dict[str, BaseDistribution] = {}
         """The dimensions of the space for Optuna, numbers in rising order."""
+        for name, values in space.reachable.items():
+            rising = all(isinstance(value, int) for value in values)
+            self.distributions[name] = CategoricalDistribution(sorted(values) if rising else values)
 
     def propose(self, study: Study, count: int, episode: int, gang: int = 1) -> None:
         """Adds the running trials of an episode: `count` architectures that no earlier episode has had.
@@ -75,14 +75,7 @@ class Proposer:
 
 
 class _Rehearsal:
-    """An in-memory study in which the controller chooses.
-
-    Args:
-        proposer: the space and the controller.
-        earlier: the trials that the controller learns from.
-        episode: the episode to choose for.
-        seed: the seed of this episode's choices.
-    """
+    """An in-memory study in which the controller chooses an episode; it learns from the `earlier` trials."""
 
     def __init__(self, proposer: Proposer, earlier: list[FrozenTrial], episode: int, seed: int) -> None:
         self.space, self.distributions, self.episode = proposer.space, proposer.distributions, episode
@@ -93,10 +86,7 @@ class _Rehearsal:
             self.study._storage.create_new_trial(self.study._study_id, _Shared(trial))
 
     def choose(self, seen: set[Architecture]) -> FrozenTrial:
-        """Returns the next new architecture as a trial, drawn at random after `REPEATS` rejected proposals.
-
-        Args:
-            seen: the architectures that are not new.
+        """Returns the next architecture not in `seen`, as a trial; a random one after `REPEATS` rejected proposals.
 
         Raises:
             LookupError: the space holds no further architecture.
@@ -136,7 +126,3 @@ def _architecture(params: Mapping[str, Any]) -> Architecture | None:
         return Architecture.of(params)
     except ConfigError:
         return None
-
-
-def _numbers(values: tuple[Any, ...]) -> bool:
-    return all(isinstance(value, int) for value in values)

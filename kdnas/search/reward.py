@@ -24,11 +24,7 @@ class OneMinusLoss:
 
 @dataclass(frozen=True)
 class Metric:
-    """A held-out metric of which more is better, as accuracy (KD-NAS v1, Eq. 5).
-
-    Args:
-        name: the metric.
-    """
+    """A held-out metric of which more is better, as accuracy (KD-NAS v1, Eq. 5)."""
 
     name: str = "accuracy"
 
@@ -40,11 +36,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class LatencyOn:
-    """The median latency on one accelerator, in ms.
-
-    Args:
-        accelerator: the accelerator, one of `latency.accelerators`.
-    """
+    """The median latency on one accelerator, in ms."""
 
     accelerator: str = "cpu"
 

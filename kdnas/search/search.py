@@ -100,7 +100,7 @@ class Search:
     def corrections(self) -> list[Job]:
         """Returns the job that measures again what was measured on a busy host; none if there is nothing to correct."""
         busy = any(study.busy for study in self.studies.values())
-        return [Job("latency", search=self.mini.identity.search or "")] if busy else []
+        return [Job("latency", search=self.mini.search or "")] if busy else []
 
     def conclude(self) -> None:
         """Stores the final order: the search has finished."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
@@ -22,14 +22,14 @@ from optuna.trial import FrozenTrial, TrialState
 from kdnas.base.metrics import deciding_metric
 from kdnas.costs.cost import Cost
 from kdnas.models.architecture import Architecture
+from kdnas.search.facts import Facts
 from kdnas.search.gangs import unfinished
-from kdnas.search.identity import Identity
 from kdnas.search.job import Job
 from kdnas.search.observation import Observation, dashboard_values
 
 
-class Study:
-    """The trials of one stage.
+class Study(Facts):
+    """The trials of one stage of a search.
 
     Args:
         storage: an Optuna storage; `open_storage` opens a search folder's.
@@ -48,7 +48,6 @@ class Study:
         if not self.optuna.metric_names:
             with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
                 self.optuna.set_metric_names(["reward"])
-        self.identity = Identity(self.optuna)
         self._architectures: list[Architecture] = []
 
     # -- reading
@@ -59,7 +58,7 @@ class Study:
 
     def counted(self, *states: TrialState) -> list[FrozenTrial]:
         """Returns the trials that were run under the study's current settings (see `count_only`)."""
-        generation = self.identity.generation
+        generation = self.generation
         return [trial for trial in self.trials(*states) if trial.user_attrs.get("generation", "") == generation]
 
     @property
@@ -85,72 +84,13 @@ class Study:
 
     def jobs(self) -> list[Job]:
         """Returns the jobs with running trials, in the order they were proposed."""
-        stage, search = self.optuna.study_name, self.identity.search or ""
-        return [
-            Job(
-                kind=stage,
-                trials=tuple(trial.number for trial in gang),
-                architectures=tuple(Architecture.of(trial.params) for trial in gang),
-                search=search,
-                fidelity=gang[0].user_attrs.get("fidelity", {}),
-            )
-            for gang in unfinished(self.trials())
-        ]
-
-    # -- what is known of the whole search
-
-    @property
-    def teacher(self) -> Cost | None:
-        """The teacher's cost; None if it has not been measured."""
-        known = self.optuna.user_attrs.get("teacher")
-        return Cost.of(known) if known else None
-
-    @teacher.setter
-    def teacher(self, cost: Cost) -> None:
-        """Stores the teacher's cost, unless one is known that is as reliable."""
-        known = self.teacher
-        if known is None or (known.busy and not cost.busy):
-            self.optuna.set_user_attr("teacher", cost.to_dict())
-
-    @property
-    def precision(self) -> str | None:
-        """The precision that every candidate is trained in, as Lightning names it; None if it is not known."""
-        return self.optuna.user_attrs.get("precision")
-
-    @property
-    def teacher_metrics(self) -> dict[str, float]:
-        """The teacher's own held-out metrics by name; empty where the objective has no metric."""
-        return self.optuna.user_attrs.get("teacher_metrics", {})
-
-    @property
-    def chance(self) -> dict[str, float]:
-        """The held-out metrics of the best constant prediction by name; empty where the objective has no metric."""
-        return self.optuna.user_attrs.get("chance", {})
-
-    @property
-    def held_out_rows(self) -> int | None:
-        """The number of examples that the held-out metrics are computed on; None if it is not known."""
-        return self.optuna.user_attrs.get("held_out_rows")
-
-    def store_prepared(self, facts: Mapping[str, Any]) -> None:
-        """Stores the values that the prepare job has determined (see `kdnas.base.run_folder.write_prepared`).
-
-        An earlier precision is kept: the rewards of one search must be comparable.
-        """
-        for name, value in facts.items():
-            if name == "teacher":
-                self.teacher = Cost.of(value)
-            elif name != "precision" or self.precision is None:
-                self.optuna.set_user_attr(name, value)
-
-    @property
-    def order(self) -> list[int] | None:
-        """The numbers of the finished trials in the search's final order; None while the search has not finished."""
-        return self.optuna.user_attrs.get("order")
-
-    @order.setter
-    def order(self, numbers: Sequence[int] | None) -> None:
-        self.optuna.set_user_attr("order", numbers)
+        search, jobs = self.search or "", []
+        for gang in unfinished(self.trials()):
+            numbers = tuple(trial.number for trial in gang)
+            architectures = tuple(Architecture.of(trial.params) for trial in gang)
+            fidelity = gang[0].user_attrs.get("fidelity", {})
+            jobs.append(Job(self.optuna.study_name, numbers, architectures, search, fidelity))
+        return jobs
 
     def count_only(self, settings: Mapping[str, Any]) -> bool:
         """Counts only the trials of these settings from now on.
@@ -161,7 +101,7 @@ class Study:
             Whether there were earlier trials that are not counted any more.
         """
         counted = self.counted()
-        if not self.identity.begin_generation(settings):
+        if not self.begin_generation(settings):
             return False
         for trial in self.trials(TrialState.RUNNING):
             self.fail(trial.number, "its settings have changed")
@@ -185,13 +125,13 @@ class Study:
         """
         params = architecture.to_dict()
         single: dict[str, BaseDistribution] = {name: CategoricalDistribution([value]) for name, value in params.items()}
-        generation = self.identity.generation
+        generation = {"generation": self.generation} if self.generation else {}
         self.optuna.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
                 params=params,
                 distributions=dict(distributions or single),
-                user_attrs={**attributes, **({"generation": generation} if generation else {})},
+                user_attrs={**attributes, **generation},
                 system_attrs={k: v for k, v in (system_attributes or {}).items() if k != "fixed_params"},
             )
         )

@@ -95,8 +95,7 @@ class FinalistLog(TrialLog):
 
     Args:
         candidates: the study of the candidates that the finalists were chosen from.
-        total: the number of finalists.
-        write: logs a line.
+        total, write: see `TrialLog`, of the finalists.
     """
 
     noun = "finalists"

@@ -22,8 +22,6 @@ class History:
     """The trials of a study as points of a grid. The first trials that have all ended are read once: they stay so.
 
     Args:
-        study: Optuna's study.
-        grid: the points that there are.
         candidates: the number of candidates of an episode, for trials without the attribute `episode`.
     """
 
