@@ -3,13 +3,13 @@
     python -m benchmarks.ask_tell --out ask_tell.json
     python -m benchmarks.ask_tell feedback random --observations 1000 10000 --spaces 6 9
 
-Whole episodes of 20 are proposed and told as a search does it: on a journal in a file, every candidate told through a
-study and a controller of its own, the predictor trained and its cache written. The study's earlier observations are
-made up. A space of 10^k points is left out where a study would fill more than half of it. CPU time is shown beside the
-time that passed, which is longer where other programs run. No candidate is trained.
+Whole episodes of 20 are proposed and told as in a search: on a journal in a file, each candidate through a study and a
+controller of its own, with the predictor trained and its cache written. The study's earlier observations are made up.
+A space of 10^k points is left out where a study would fill more than half of it. CPU time is shown beside wall time,
+which is longer where other programs run. No candidate is trained.
 
-What happens once and not in every episode is apart: `open` is the time to read the journal. A predictor without its
-cache is trained from the first episode on; here it begins with untrained weights, which take as long to go on from.
+What happens only once is shown apart: `open` is the time to read the journal. A predictor without its cache would be
+trained from the first episode on; here it begins with untrained weights, which take as long to go on from.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from benchmarks.controllers import CONTROLLERS, configure
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
-from kdnas.search import predictor
+from kdnas.search.controllers import predictor
 from kdnas.search.journal import JOURNAL, open_storage
-from kdnas.search.study import Study, distributions_of
+from kdnas.search.proposing import Proposer
+from kdnas.search.study import Study
 
 CANDIDATES = 20
 HEADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)
@@ -54,10 +55,11 @@ DIMENSIONS = {
     8: (50, 10, 200, 200, 5),
     9: (100, 10, 200, 500, 10),
 }
-"""How many layers, heads, hidden sizes, FFN sizes and activations make 10^k architectures."""
+"""The numbers of layers, heads, hidden sizes, FFN sizes and activations that make 10^k architectures."""
 
 
 def space_of(exponent: int) -> SearchSpace:
+    """Returns a space of 10^exponent architectures."""
     layers, heads, hidden, ffn, act = DIMENSIONS[exponent]
     return SearchSpace(
         num_hidden_layers=list(range(1, 1 + layers)),
@@ -69,7 +71,7 @@ def space_of(exponent: int) -> SearchSpace:
 
 
 def tell(study: Study, number: int) -> None:
-    """Small students are better, if only by a little."""
+    """Tells a made-up result: small students are a little better."""
     architecture = study.architecture(number)
     loss = 0.5 + architecture.num_hidden_layers / 1000 + Random(number).gauss(0, 0.01)
     latency = {"cpu": Latency(1.0 + architecture.hidden_size / 1000, 0.1)}
@@ -78,13 +80,13 @@ def tell(study: Study, number: int) -> None:
 
 
 def fill(folder: Path, space: SearchSpace, controller: Callable[..., Any], observations: int) -> None:
-    """Writes a journal of many candidates: the lines that a first one has left, over and over."""
+    """Writes a journal of many candidates: the lines of the first one, repeated with other values."""
     study = Study(open_storage(folder))
     start = len((folder / JOURNAL).read_text().splitlines())
-    study.propose(1, 0, space, controller, seed=0)
+    Proposer(space, controller, 0).propose(study, 1, 0)
     tell(study, 0)
     lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()[start:]]
-    distributions, rng = distributions_of(space), Random(0)
+    distributions, rng = Proposer(space, controller, 0).distributions, Random(0)
     seen = {study.architecture(0)}
     with (folder / JOURNAL).open("a") as file:
         for number in range(1, observations):
@@ -108,7 +110,7 @@ def fill(folder: Path, space: SearchSpace, controller: Callable[..., Any], obser
 
 @contextmanager
 def untrained() -> Iterator[None]:
-    """Within, a predictor goes through its episodes without a step."""
+    """Makes predictors go through their episodes without a training step, in the block."""
     trained = predictor.learn
 
     def walk(episodes: Any, sizes: Any, settings: predictor.Settings, *rest: Any) -> predictor.Learned:
@@ -119,10 +121,10 @@ def untrained() -> Iterator[None]:
 
 
 class Clock:
-    """Milliseconds of one candidate, of the time that passed and of this process."""
+    """Milliseconds for one candidate: wall time, and CPU time of this process."""
 
     def __init__(self) -> None:
-        self.passed: dict[str, list[float]] = {}
+        self.times: dict[str, list[float]] = {}
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
@@ -130,11 +132,11 @@ class Clock:
         yield
         end = time.perf_counter(), time.process_time()
         for name, before, after in zip((what, f"{what} (CPU)"), start, end, strict=True):
-            self.passed.setdefault(name, []).append(1000 * (after - before) / CANDIDATES)
+            self.times.setdefault(name, []).append(1000 * (after - before) / CANDIDATES)
 
 
 def measure(name: str, exponent: int, observations: int, episodes: int) -> dict[str, Any]:
-    """One line of the table."""
+    """Returns one row of the table."""
     space = space_of(exponent)
     config = configure(name, seed=0, candidates=CANDIDATES)
     with TemporaryDirectory() as temporary:
@@ -151,15 +153,15 @@ def measure(name: str, exponent: int, observations: int, episodes: int) -> dict[
             with clock("ask"):
                 if episode == first:
                     with untrained():
-                        study.propose(CANDIDATES, episode, space, controller, 0)
+                        Proposer(space, controller, 0).propose(study, CANDIDATES, episode)
                 else:
-                    study.propose(CANDIDATES, episode, space, controller, 0)
+                    Proposer(space, controller, 0).propose(study, CANDIDATES, episode)
                 jobs = study.jobs()
             with clock("tell"):
-                for (trial,) in jobs:
-                    tell(Study(storage, controller=controller(seed=0)), trial.number)
+                for job in jobs:
+                    tell(Study(storage, controller=controller(seed=0)), job.trials[0])
         assert len(study.trials(TrialState.COMPLETE)) == observations + CANDIDATES * (1 + episodes)
-    medians = {what: statistics.median(times[1:]) for what, times in clock.passed.items()}
+    medians = {what: statistics.median(times[1:]) for what, times in clock.times.items()}
     together = {f"both{of}": medians[f"ask{of}"] + medians[f"tell{of}"] for of in ("", " (CPU)")}
     return {"controller": name, "space": f"10^{exponent}", "observations": observations} | {
         **{what: round(value, 1) for what, value in (medians | together).items()},
@@ -172,8 +174,8 @@ def main() -> None:
     known = sorted(path.stem for path in CONTROLLERS.glob("*.yaml"))
     parser.add_argument("controllers", nargs="*", default=known, help=f"of {', '.join(known)}; all, if none is given")
     parser.add_argument("--observations", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
-    parser.add_argument("--spaces", type=int, nargs="+", default=list(DIMENSIONS), help="their sizes' powers of 10")
-    parser.add_argument("--episodes", type=int, default=3, help="to take the medians of; one more goes before")
+    parser.add_argument("--spaces", type=int, nargs="+", default=list(DIMENSIONS), help="their sizes, as powers of 10")
+    parser.add_argument("--episodes", type=int, default=3, help="the number to take medians of, after one more")
     parser.add_argument("--out", type=Path, help="a JSON file for the table")
     args = parser.parse_args()
     torch.set_num_threads(1)

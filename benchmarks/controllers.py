@@ -1,9 +1,9 @@
-"""Compares the controllers on a search whose answer is known: a smooth reward over the 2400 architectures, and noise.
+"""Compares controllers on a search with a known answer: a smooth reward over the 2400 architectures, and noise.
 
     python -m benchmarks.controllers --seeds 10 --out controllers.json
     python -m benchmarks.controllers random feedback "feedback learning_rate=1e-3 epochs=30"
 
-A controller is a name in conf/controller, with overrides if any. No model is trained but the controllers' own.
+A controller is a name in conf/controller, with overrides if any. Only the controllers' own models are trained.
 """
 
 from __future__ import annotations
@@ -31,30 +31,33 @@ from scipy.stats import spearmanr
 from kdnas.costs.cost import Cost
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
+from kdnas.search.proposing import Proposer
 from kdnas.search.study import Study
 
-CONTROLLERS = Path(__file__).resolve().parent.parent / "conf" / "controller"
+CONF = Path(__file__).resolve().parent.parent / "conf"
+CONTROLLERS = CONF / "controller"
 NOISE = 0.005
-"""Deviation of a reward from the true one, a fifth of the true rewards' own deviation over the space."""
+"""The standard deviation of rewards from the true ones: a fifth of the true rewards' own deviation over the space."""
 LEARNED = 10
-"""Episodes after which the predictions are compared with the truth."""
+"""The number of episodes after which the predictions are compared with the truth."""
 
-SPACE = SearchSpace(
-    num_hidden_layers=[3, 4, 6, 10, 12],
-    num_attention_heads=[2, 3, 4, 6, 12],
-    hidden_size=[192, 288, 384, 576],
-    intermediate_size=[384, 512, 576, 768, 1024, 1536, 2048, 3072],
-    hidden_act=["gelu", "relu", "silu"],
-)
+
+def space() -> SearchSpace:
+    """Loads the papers' space from its config, without the constraints that need a teacher."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose("space/kdnas").space, constraints=[])
+
+
+SPACE = space()
 
 
 def latency(layers: int, hidden: int, ffn: int) -> float:
-    """Multiplications of a token, and a fixed price of a layer."""
+    """Returns a simulated latency: the multiplications for a token, and a constant for each layer."""
     return layers * (4 * hidden**2 + 2 * hidden * ffn + 150_000)
 
 
 def true_reward(candidate: Architecture) -> float:
-    """v2 Eq. 4 (alpha = -0.06, beta = 0.6). The loss falls with every size, and is least with 6 heads and gelu."""
+    """Returns v2's Eq. 4 (alpha = -0.06, beta = 0.6); the loss falls with every size, best with 6 heads and gelu."""
     layers, hidden, ffn = candidate.num_hidden_layers, candidate.hidden_size, candidate.intermediate_size
     size = (layers / 3) ** 0.7 * (hidden / 192) ** 0.8 * (ffn / 384) ** 0.25
     heads = 0.006 * math.log2(candidate.num_attention_heads / 6) ** 2
@@ -67,29 +70,30 @@ BEST = max(TRUE.values())
 
 
 def search(config: DictConfig, seed: int, episodes: int) -> dict[str, float]:
-    """One simulated search, and how well it did."""
-    with TemporaryDirectory() as folder:  # with the predictor's cache, as a search has it
+    """Runs one simulated search and returns how good its candidates and predictions are."""
+    with TemporaryDirectory() as folder:  # for the predictor's cache
         config.search.dir = folder
         return play(config, seed, episodes)
 
 
 def play(config: DictConfig, seed: int, episodes: int) -> dict[str, float]:
+    """Runs the episodes of a simulated search (see `search`)."""
     started = time.process_time()
     controller: Callable[..., Any] = instantiate(config.controller)
     study = Study(optuna.storages.InMemoryStorage())
     result: dict[str, float] = {}
     for episode in range(episodes):
-        study.propose(config.search.candidates, episode, SPACE, controller, seed)
+        Proposer(SPACE, controller, seed).propose(study, config.search.candidates, episode)
         for trial in study.trials(TrialState.RUNNING):
             candidate = Architecture.of(trial.params)
-            # By architecture, so that every controller meets the same noise.
+            # Seeded by the architecture, so that every controller gets the same noise.
             reward = TRUE[candidate] + Random(f"{seed} {candidate}").gauss(0, NOISE)
             study.tell(trial.number, reward, {"loss": 0.0}, Cost(0, 0, {}))
         sampler = controller(seed=seed)
         if episode + 1 == min(LEARNED, episodes) and hasattr(sampler, "expected"):
             points, expected = zip(*sampler.expected(study.optuna), strict=True)
             result["rho"] = spearmanr(expected, [TRUE[Architecture.of(point)] for point in points]).statistic
-    seen = study.ranked()
+    seen = sorted(study.observations, key=lambda one: -one.reward)
     best = max(TRUE[one.architecture] for one in seen)
     return {
         **result,
@@ -102,7 +106,7 @@ def play(config: DictConfig, seed: int, episodes: int) -> dict[str, float]:
 
 
 def configure(text: str, seed: int, candidates: int) -> DictConfig:
-    """The controller's config, and the parts of the program's that it refers to."""
+    """Composes a controller's config with the settings that it refers to."""
     name, *overrides = text.split()
     with initialize_config_dir(str(CONTROLLERS), version_base="1.3"):
         controller = compose(name, overrides)
@@ -111,7 +115,7 @@ def configure(text: str, seed: int, candidates: int) -> DictConfig:
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Means over the seeds, in Markdown."""
+    """Formats the means over the seeds in Markdown."""
     columns = {
         "rho": ("rho of predictions", ".3f"),
         "regret": ("regret of best found", ".4f"),
@@ -137,14 +141,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=15)
     parser.add_argument("--candidates", type=int, default=20)
-    parser.add_argument("--out", type=Path, help="a JSON file for every run's figures")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results of every run")
     args = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     results: dict[str, list[dict[str, float]]] = {}
     for name in args.controllers:
-        # Seeds far apart, because every episode adds one to its search's.
         seeds = [1000 * number for number in range(args.seeds)]
         results[name] = [search(configure(name, seed, args.candidates), seed, args.episodes) for seed in seeds]
         print(table({name: results[name]}).splitlines()[-1], flush=True)

@@ -1,10 +1,10 @@
-"""How kdnas's throughput scales: with the gang, workers, the cache, the rows' length, the students' size, the batch.
+"""Measures how throughput scales with gangs, workers, the cache, the rows' length, the students' size and batches.
 
     python -m benchmarks.scaling --data <folder or hub id> --tokenizer <folder or hub id> --out scaling.json
 
 One setting is changed at a time, from a student of [4, 12, 288, 768, gelu] on batches of 32 rows of up to 128 tokens,
-with the teacher's outputs in memory. Every run has a process of its own, in turn; figures are
-medians of the repeats, and ratios to a question's first row. Run it while the host does nothing else.
+with the teacher's outputs in memory. Every run has a process of its own, one after the other. The table has medians of
+the repeats, and ratios to the first row of a question. Run it while the host does nothing else.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "compiled": {"no": {}, "yes": {"more": ["module.compile=true"]}},
 }
-"""What is asked: the settings by what the table calls them, the first of which the others are compared with.
+"""The questions: for each, settings by their names in the table. The first setting is the one to compare with.
 
-`workers` are processes that each train a candidate on their share of the threads, as the launchers' are.
+`workers` is a number of processes that each train a candidate on their share of the threads, as a launcher's workers.
 """
 LARGER = {"gangs-online": [16, 32], "gangs": [16, 32]}
-"""Gangs for an accelerator."""
+"""Larger gangs, for an accelerator."""
 
 
 def run_one(args: argparse.Namespace) -> dict[str, float]:
-    """Real tokens a second of all students, and the peak of the memory."""
+    """Returns the real tokens per second of all students, and the peak of the memory in bytes."""
     chosen = BASE | json.loads(args.one)
     steps = chosen.get("steps", args.steps)
     course = Course(args.teacher, args.data, steps, args.epochs, 32, torch.device(args.accelerator), args.work)
@@ -65,7 +65,7 @@ def run_one(args: argparse.Namespace) -> dict[str, float]:
 
 
 def apart(args: argparse.Namespace, setting: dict[str, Any]) -> dict[str, float] | None:
-    """One run in a fresh process, or in several at once; nothing if one failed, as for want of memory."""
+    """Runs a setting in new processes, one for each worker; returns None if one failed, as without enough memory."""
     workers = (BASE | setting)["workers"]
     command = [sys.executable, "-m", "benchmarks.scaling", "--one", json.dumps(setting)]
     for key in ("teacher", "data", "steps", "epochs", "accelerator", "precision"):
@@ -83,16 +83,16 @@ def apart(args: argparse.Namespace, setting: dict[str, Any]) -> dict[str, float]
             )
             for i, folder in enumerate(folders)
         ]
-        for process, (_, said) in [(process, process.communicate()) for process in running]:
+        for process, (_, errors) in [(process, process.communicate()) for process in running]:
             if process.returncode:
-                print(" ".join(said.strip().splitlines()[-1:]), file=sys.stderr, flush=True)
+                print(" ".join(errors.strip().splitlines()[-1:]), file=sys.stderr, flush=True)
                 return None
         figures = [json.loads((Path(name) / f"{i}.json").read_text()) for i in range(workers)]
     return {key: sum(one[key] for one in figures) for key in figures[0]}
 
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Every answer to every question, `repeats` times in turn."""
+    """Runs every setting of every question, `repeats` times in turn."""
     runs: dict[str, dict[str, list[dict[str, float]]]] = {}
     for question in args.questions:
         settings = dict(QUESTIONS[question])
@@ -103,13 +103,14 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, floa
         for _ in range(args.repeats):
             for name, setting in settings.items():
                 figures = apart(args, setting)
-                said = "failed" if figures is None else f"{figures['tokens_per_s']:.0f} real tokens/s"
-                print(f"{question} {name}: {said}", file=sys.stderr, flush=True)
+                result = "failed" if figures is None else f"{figures['tokens_per_s']:.0f} real tokens/s"
+                print(f"{question} {name}: {result}", file=sys.stderr, flush=True)
                 runs[question][name] += [figures] if figures else []
     return runs
 
 
 def table(runs: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+    """Formats the medians of the repeats in Markdown."""
     rows = []
     for question, answers in runs.items():
         speeds = {name: median(run["tokens_per_s"] for run in some) for name, some in answers.items() if some}

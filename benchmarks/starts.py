@@ -1,11 +1,11 @@
-"""What a candidate and an episode cost besides the training itself, in each launcher.
+"""Measures what a candidate and an episode cost besides the training itself, in each launcher.
 
     python -m benchmarks.starts +experiment=demo --launchers basic joblib local
 
-Runs a search of two episodes of three candidates, without finalists, under each launcher, one job at a time, and takes
-from the study when each was told, and from its profile how long it trained. What is left of the time between two
-candidates is the price of a further one; what passes between the last of an episode and the first of the next, less
-that one's own time, is the price of an episode.
+Runs a search of two episodes of three candidates, without finalists, with each launcher, one job at a time. The study
+has the times at which the candidates ended, and their profiles how long they trained. The time between two candidates
+of an episode, less the training of the second, is the overhead of a candidate. The time between the last candidate of
+an episode and the first of the next, less its training and the overhead of a candidate, is the overhead of an episode.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ ROOT = Path(__file__).resolve().parent.parent
 LAUNCHERS = ("basic", "joblib", "local")
 TRAINING = ["asking the teacher", "loading batches", "students: forward", "students: backward"]
 TRAINING += ["students: side by side", "optimizer", "held-out rows", "latency"]
-"""Parts of a profile that are work on the candidate."""
+"""The parts of a profile that are work on the candidate itself."""
 
 
 def measure(launcher: str, overrides: list[str], folder: str) -> dict[str, Any]:
-    """A launcher's figures, in seconds, and the profiles that they come from."""
+    """Runs a search with a launcher; returns its overheads and training times, in seconds, and the profiles."""
     command = [sys.executable, "search.py", *overrides, f"hydra/launcher={launcher}", f"paths.runs={folder}"]
     command += ["search.episodes=2", "search.candidates=3", "search.finalists=0", "search.gang=1", "profile=true"]
     command += [f"search.dir={folder}/{launcher}", *(["hydra.launcher.n_jobs=1"] if launcher != "basic" else [])]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     search = Path(folder) / launcher
     trials = Study(open_storage(search)).trials(TrialState.COMPLETE)
-    told = [trial.datetime_complete for trial in trials]
+    ended = [trial.datetime_complete for trial in trials]
     profiles = [pd.read_csv(search / f"mini/{trial.number:04d}/profile.csv").set_index("part") for trial in trials]
     trained = [float(profile["seconds"].reindex(TRAINING).sum()) for profile in profiles]
-    between = [(b - a).total_seconds() for a, b in pairwise(told) if a and b]
-    price = [gap - own for gap, own in zip(between, trained[1:], strict=True)]
-    candidate = median(price[i] for i in range(len(price)) if i != 2)
+    between = [(b - a).total_seconds() for a, b in pairwise(ended) if a and b]
+    overhead = [gap - own for gap, own in zip(between, trained[1:], strict=True)]
+    candidate = median(overhead[i] for i in range(len(overhead)) if i != 2)
     whole = median(gap for i, gap in enumerate(between) if i != 2)
     return {
         "launcher": launcher,
         "candidate": candidate,
-        "episode": price[2] - candidate,
+        "episode": overhead[2] - candidate,
         "training": median(trained),
         "share": candidate / whole,
         "profiles": [profile["seconds"].to_dict() for profile in profiles],
@@ -65,7 +65,7 @@ def table(results: list[dict[str, Any]]) -> str:
         [one["launcher"], *(f"{one[key]:.2f}" for key in ("candidate", "episode", "training")), f"{one['share']:.1%}"]
         for one in results
     ]
-    headers = ["launcher", "a further candidate (s)", "an episode (s)", "training of one (s)", "share of the price"]
+    headers = ["launcher", "a further candidate (s)", "an episode (s)", "training of one (s)", "share of the time"]
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--launchers", nargs="+", default=list(LAUNCHERS), choices=list(LAUNCHERS))
-    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         results = [measure(launcher, args.overrides, folder) for launcher in args.launchers]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, BertConfig
 
-from kdnas.app.again import measure_again
+from kdnas.app.corrections import correct_costs
 from kdnas.base import shared
 from kdnas.base.errors import ConfigError
 from kdnas.base.host import QuietHost
@@ -344,11 +344,11 @@ def test_a_busy_search_goes_on_and_is_measured_again_when_it_ends(host, teacher,
     benchmark.on_fit_start(trainer(), module)
     ControllerUpdate(study, [0], ratio, benchmark).on_validation_end(trainer(), module)
     assert study.busy and study.observations[0].cost.busy
-    measure_again(study, config, benchmark.costs.cost, ratio)
+    correct_costs(study, config, benchmark.costs.cost, ratio)
     assert study.busy  # it still is
     host.quiet()
     with caplog.at_level(logging.INFO):
-        measure_again(study, config, benchmark.costs.cost, ratio)
+        correct_costs(study, config, benchmark.costs.cost, ratio)
     (seen,) = Study(open_storage(tmp_path)).observations
     assert not study.busy and seen.cost.latency["cpu"] == Latency(pytest.approx(2.0), pytest.approx(0.0))
     assert seen.reward == pytest.approx(1.0)  # of the quiet latencies, both of which are 2 ms

@@ -22,11 +22,12 @@ from kdnas.base.errors import ConfigError
 from kdnas.costs.cost import Cost
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import ENUMERABLE, SearchSpace
-from kdnas.search import predictor
-from kdnas.search import study as studies
-from kdnas.search.controllers import FeedbackSampler
+from kdnas.search import proposing
+from kdnas.search.controllers import predictor
+from kdnas.search.controllers.feedback import FeedbackSampler
+from kdnas.search.controllers.predictor import Memory, RewardPredictor, Settings, controller_loss, learn
 from kdnas.search.journal import open_storage
-from kdnas.search.predictor import Memory, RewardPredictor, Settings, controller_loss, learn
+from kdnas.search.proposing import Proposer
 from kdnas.search.study import Study
 
 CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "controller"
@@ -93,9 +94,9 @@ def search(folder: Path, name: str, seed: int, interrupted: bool = False) -> Stu
     study = Study(open_storage(folder))
     for episode in range(3):
         if interrupted:
-            study.propose(2, episode, space([shallow_if_wide]), factory(name, folder), seed)
+            Proposer(space([shallow_if_wide]), factory(name, folder), seed).propose(study, 2, episode)
             study = Study(open_storage(folder))
-        study.propose(6, episode, space([shallow_if_wide]), factory(name, folder), seed)
+        Proposer(space([shallow_if_wide]), factory(name, folder), seed).propose(study, 6, episode)
         play(study)
     return study
 
@@ -103,7 +104,7 @@ def search(folder: Path, name: str, seed: int, interrupted: bool = False) -> Stu
 @pytest.fixture
 def impatient(monkeypatch):
     """A controller that makes useless proposals is soon helped, to save the time of the slow ones."""
-    monkeypatch.setattr(studies, "REPEATS", 5)
+    monkeypatch.setattr(proposing, "REPEATS", 5)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -125,7 +126,7 @@ class TestEveryController:
     def test_goes_on_after_an_episode_of_failures(self, name, tmp_path):
         study = Study(open_storage(tmp_path))
         for episode in range(3):
-            study.propose(6, episode, space(), factory(name, tmp_path), seed=0)
+            Proposer(space(), factory(name, tmp_path), 0).propose(study, 6, episode)
             play(study, failing=lambda _, episode=episode: episode != 1)
         assert len(set(architectures(study))) == 18
 
@@ -133,7 +134,7 @@ class TestEveryController:
         small = SearchSpace([3, 4, 6], [2], [192], [384, 768], ["gelu", "relu"], [lambda one: one.hidden_act == "gelu"])
         study = Study(open_storage(tmp_path))
         for episode in range(3):
-            study.propose(4, episode, small, factory(name, tmp_path, candidates=4), seed=0)
+            Proposer(small, factory(name, tmp_path, candidates=4), 0).propose(study, 4, episode)
             play(study, failing=lambda number: number == 1)
         assert sorted(map(str, architectures(study))) == sorted(map(str, small.members))
 
@@ -155,7 +156,7 @@ def test_a_billion_architectures_are_never_listed(name, tmp_path, monkeypatch):
     monkeypatch.setattr(itertools, "product", listing)
     study = Study(open_storage(tmp_path))
     for episode in range(3):
-        study.propose(6, episode, huge, factory(name, tmp_path), seed=0)
+        Proposer(huge, factory(name, tmp_path), 0).propose(study, 6, episode)
         play(study)
     found = architectures(study)
     assert len(set(found)) == 18 and all(one in huge for one in found)
@@ -165,7 +166,7 @@ def test_a_billion_architectures_are_never_listed(name, tmp_path, monkeypatch):
 def test_proposing_leaves_the_earlier_trials_as_they_were(tmp_path):
     study = search(tmp_path, "tpe", seed=0)
     before = [repr(trial) for trial in study.trials()]
-    study.propose(6, 3, space([shallow_if_wide]), factory("tpe", tmp_path), seed=0)
+    Proposer(space([shallow_if_wide]), factory("tpe", tmp_path), 0).propose(study, 6, 3)
     assert [repr(trial) for trial in study.trials()[:18]] == before
     assert [repr(trial) for trial in Study(open_storage(tmp_path)).trials()[:18]] == before
 
@@ -560,7 +561,7 @@ def test_a_long_search_that_loses_its_cache_goes_on_as_if_nothing_had_been(tmp_p
         controller = partial(sampler, cache=folder / "controller.pt", model_seed=0, candidates=6)
         study = Study(open_storage(folder))
         for episode in range(6):
-            study.propose(6, episode, space(), controller, seed=0)
+            Proposer(space(), controller, 0).propose(study, 6, episode)
             play(Study(study.optuna._storage, controller=controller(seed=0)))
             if losing and episode == 3:
                 (folder / "controller.pt").unlink()
@@ -591,7 +592,7 @@ def test_one_model_throughout_although_every_episode_has_its_seed():
 def test_says_what_is_wrong_with_an_argument(key, given, allowed):
     with pytest.raises(ConfigError) as error:
         FeedbackSampler(**{"candidates": 4, key: given})
-    assert str(error.value) == f"controller.{key}={given}: must be {allowed}"
+    assert str(error.value) == f"{key}={given}: must be {allowed}"
 
 
 # -- whether it learns

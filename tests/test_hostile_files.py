@@ -22,7 +22,7 @@ from kdnas.costs.key import table_key
 from kdnas.costs.table import LatencyTable
 from kdnas.models.exports import export
 from kdnas.models.loading import load_config, load_encoder, load_tokenizer
-from kdnas.search.predictor import Settings, learn, recall
+from kdnas.search.controllers.predictor import Settings, learn, recall
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["data.rows=64", "data.held_out=16", "trainer.max_epochs=1", "latency.repeats=1", "latency.runs=1"]

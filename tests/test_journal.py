@@ -94,7 +94,7 @@ def test_a_gang_of_which_one_was_told_keeps_all_its_members(tmp_path):
     study.tell(0, 1.0, {"loss": 0.5}, COST)
     study.tell(2, 1.0, {"loss": 0.5}, COST)
     study.fail(3, "why not")
-    assert [[trial.number for trial in job] for job in study.jobs()] == [[0, 1], [4]]
-    study.part([0, 1])
-    assert [[trial.number for trial in job] for job in study.jobs()] == [[1], [4]]
+    assert [job.trials for job in study.jobs()] == [(0, 1), (4,)]
+    study.split([0, 1])
+    assert [job.trials for job in study.jobs()] == [(1,), (4,)]
     assert study.trials()[0].state == TrialState.COMPLETE

@@ -1,5 +1,6 @@
-"""The episode loop with jobs that die: what is run again, what is given up, and what the study says of it."""
+"""The loop with jobs that die: what is run again, what is given up, and what the study says of it."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,22 +12,27 @@ from kdnas.base.errors import ConfigError
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
-from kdnas.search.loop import Search, SearchSettings
-from kdnas.search.narrator import FinalistNarrator, Narrator
-from kdnas.search.study import Study, balanced
+from kdnas.search.gangs import balanced
+from kdnas.search.loop import Loop
+from kdnas.search.proposing import Proposer
+from kdnas.search.ranking import ByReward
+from kdnas.search.schedule import Episodes
+from kdnas.search.search import Search, SearchSettings
+from kdnas.search.study import Study
+from kdnas.search.trial_log import FinalistLog, TrialLog
 
 COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
 
 
 class Cluster:
-    """Runs jobs as `deaths` has it: how often a job with this trial dies before it tells; the others tell at once."""
+    """Runs jobs. `deaths` is how often a job with this trial dies before it reports; the others report at once."""
 
     def __init__(self, studies, deaths):
         self.studies, self.deaths = studies, dict(deaths)
         self.ran: list[tuple[int, ...]] = []
 
-    def __call__(self, stage, jobs):
-        return [self.run(self.studies[stage], tuple(trial.number for trial in job)) for job in jobs]
+    def __call__(self, jobs):
+        return [self.run(self.studies[job.kind], job.trials) for job in jobs]
 
     def run(self, study, numbers):
         self.ran.append(numbers)
@@ -51,8 +57,8 @@ def search(deaths, **settings):
     )
     cluster = Cluster(studies, deaths)
     settings = SearchSettings(**{"episodes": 1, "candidates": 4, "finalists": 0, "max_failed": 1.0, **settings})
-    whole = Search(settings, *studies.values(), space, partial(RandomSampler), 0, cluster)
-    return whole, cluster, studies["mini"]
+    whole = Search(settings, *studies.values(), Proposer(space, partial(RandomSampler), 0), ByReward())
+    return Loop(whole, Episodes(), cluster), cluster, studies["mini"]
 
 
 def states(study):
@@ -68,7 +74,7 @@ def test_a_job_that_died_is_run_again_alone_and_the_others_are_not():
 
 def test_a_launcher_that_gives_up_stops_the_search_and_fails_nobody():
     whole, cluster, study = search({})
-    launch, whole.evaluate = whole.evaluate, lambda stage, jobs: (_ for _ in ()).throw(ConfigError("no launcher"))
+    launch, whole.evaluate = whole.evaluate, lambda jobs: (_ for _ in ()).throw(ConfigError("no launcher"))
     with pytest.raises(ConfigError, match="no launcher"):
         whole.run()
     assert [trial.state for trial in study.trials()] == [TrialState.RUNNING] * 4
@@ -81,10 +87,10 @@ def test_another_controller_or_more_candidates_leave_finished_episodes_as_they_a
     whole, cluster, study = search({}, episodes=2, candidates=2)
     whole.run()
     before = [trial.params for trial in study.trials()]
-    whole.controller = lambda seed: RandomSampler(seed + 1)
+    whole.search.proposer.controller = lambda seed: RandomSampler(seed + 1)
     whole.run()
     assert [trial.params for trial in study.trials()] == before and len(cluster.ran) == 4
-    whole.settings = SearchSettings(episodes=2, candidates=3, finalists=0)
+    whole.search = replace(whole.search, settings=SearchSettings(episodes=2, candidates=3, finalists=0))
     whole.run()
     after = [tuple(trial.params.items()) for trial in study.trials()]
     assert len(after) == len(set(after)) == 6  # the whole space, nothing twice
@@ -127,42 +133,42 @@ def test_as_many_failures_as_are_allowed_are_not_too_many():
     ("setting", "value"), [("retries", -1), ("retries", 0.5), ("max_failed", -0.1), ("max_failed", 1.5), ("gang", 0)]
 )
 def test_settings_out_of_range_are_refused(setting, value):
-    with pytest.raises(ConfigError, match=rf"search\.{setting}={value}: must be "):
+    with pytest.raises(ConfigError, match=rf"^{setting}={value}: must be "):
         SearchSettings(episodes=1, candidates=1, finalists=0, **{setting: value})
 
 
-def test_the_story_names_the_best_so_far_the_first_of_equals():
+def test_the_log_names_the_best_so_far_the_first_of_equals():
     whole, _, study = search({})
-    said = []
-    narrator = Narrator(whole.settings, said.append)
-    study.propose(4, 0, whole.space, whole.controller, 0)
+    lines = []
+    log = TrialLog(1, 4, lines.append)
+    whole.search.propose(0)
     for number, reward in [(2, 0.5), (3, 0.25), (1, 0.5), (0, 0.75)]:
         study.tell(number, reward, {"loss": 0.5}, COST)
-        narrator.narrate(study)
+        log.log_ended(study)
     standing = ["0.5000 (best so far)", "0.2500 (best 0.5000)", "0.5000 (best so far)", "0.7500 (best so far)"]
-    assert [f"reward {words}" in line for words, line in zip(standing, said, strict=True)] == [True] * 4
-    assert all(f"({count} of 4)" in line for count, line in enumerate(said, start=1))
-    later = Narrator(whole.settings, said.append)
-    later.skip(study)
-    later.narrate(study)
-    assert said[4:] == ["going on with 4 candidates that have ended before"]
+    assert [f"reward {words}" in line for words, line in zip(standing, lines, strict=True)] == [True] * 4
+    assert all(f"({count} of 4)" in line for count, line in enumerate(lines, start=1))
+    later = TrialLog(1, 4, lines.append)
+    later.skip_ended(study)
+    later.log_ended(study)
+    assert lines[4:] == ["going on with 4 candidates that have ended before"]
 
 
-def test_a_finalist_is_told_with_what_mini_kd_had_found_and_a_failure_with_its_reason():
+def test_a_finalist_is_logged_with_its_result_of_mini_kd_and_a_failure_with_its_reason():
     whole, _, study = search({}, finalists=2)
     whole.run()
-    said = []
-    full = whole.full
-    FinalistNarrator(whole.settings, study, said.append).narrate(full)
-    assert len(said) == 2
-    assert said[1] == (
+    lines = []
+    full = whole.search.full
+    FinalistLog(study, 2, lines.append).log_ended(full)
+    assert len(lines) == 2
+    assert lines[1] == (
         f"finalist 2 of 2, trial 1 {full.architecture(1)}: loss 0.5000, 1.00 ms on cpu, "
         f"reward {full.trial(1).value:.4f} (after mini-KD {study.trial(1).value:.4f})"
     )
     study.add(full.architecture(0), {"episode": 0, "origin": "random"})
     study.fail(study.trials()[-1].number, "out of memory")
-    Narrator(whole.settings, said.append).narrate(study)
-    assert said[-1].endswith(": failed: out of memory")
+    TrialLog(1, 4, lines.append).log_ended(study)
+    assert lines[-1].endswith(": failed: out of memory")
 
 
 def test_gangs_are_of_about_the_same_size():

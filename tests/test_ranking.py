@@ -5,7 +5,7 @@ from functools import partial
 
 import optuna
 import pytest
-from optuna.samplers import TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 
 from kdnas.base.errors import ConfigError
@@ -16,9 +16,11 @@ from kdnas.reports import Results, answer
 from kdnas.reports.notes import notes
 from kdnas.reports.table import candidates, table
 from kdnas.reports.text import as_text
+from kdnas.search.from_search import ranked_architecture
 from kdnas.search.journal import open_storage
-from kdnas.search.ranking import final_ranking, ranked_architecture
-from kdnas.search.study import Study, distributions_of
+from kdnas.search.proposing import Proposer
+from kdnas.search.ranking import ByReward, final_ranking
+from kdnas.search.study import Study
 
 TEACHER = Cost(10_000_000, 10**9, {"cpu": Latency(10.0, 0.5)})
 
@@ -35,7 +37,7 @@ def searched(storage, mini, full=(), **facts):
     """Studies of candidates (reward, metrics, cost, origin) and finalists (candidate, reward, metrics, cost)."""
     studies = Study(storage), Study(storage, "full")
     studies[0].teacher = TEACHER
-    studies[0].settle(facts)
+    studies[0].store_prepared(facts)
     for number, (reward, metrics, cost, *origin) in enumerate(mini):
         studies[0].add(architecture(number), {"episode": 0, "origin": (*origin, "controller")[0]})
         studies[0].tell(number, reward, metrics, cost)
@@ -55,9 +57,9 @@ def overtaken(tmp_path):
 
 def test_full_results_decide_and_mini_kd_orders_the_rest(overtaken):
     _, mini, full = overtaken
-    assert [one.mini.trial for one in final_ranking(mini, full)] == [1, 0, 2, 3]
-    assert [one.mini_rank for one in final_ranking(mini, full)] == [2, 1, 3, 4]
-    assert [one.mini.trial for one in final_ranking(mini)] == [0, 1, 2, 3]
+    assert [one.mini.trial for one in final_ranking(ByReward(), mini, full)] == [1, 0, 2, 3]
+    assert [one.mini_rank for one in final_ranking(ByReward(), mini, full)] == [2, 1, 3, 4]
+    assert [one.mini.trial for one in final_ranking(ByReward(), mini)] == [0, 1, 2, 3]
 
 
 def test_the_best_the_table_and_from_search_name_the_same_candidate(overtaken):
@@ -69,12 +71,12 @@ def test_the_best_the_table_and_from_search_name_the_same_candidate(overtaken):
     assert list(table(results)["trial"][:2]) == [1, 0]
     with pytest.raises(ConfigError, match="has not finished"):
         ranked_architecture(str(folder))
-    mini.optuna.set_user_attr("finished", True)
+    mini.order = [one.mini.trial for one in results.ranking]
     assert [ranked_architecture(str(folder), rank) for rank in (1, 2, 3)] == [architecture(n) for n in (1, 0, 2)]
     assert ranked_architecture(str(folder), trial=0) == architecture(0)
-    with pytest.raises(ConfigError, match="architecture.trial=9: must be a finished candidate"):
+    with pytest.raises(ConfigError, match="^trial=9: must be a finished candidate"):
         ranked_architecture(str(folder), trial=9)
-    with pytest.raises(ConfigError, match="architecture.rank=5: must be from 1 to 4"):
+    with pytest.raises(ConfigError, match="^rank=5: must be from 1 to 4"):
         ranked_architecture(str(folder), 5)
 
 
@@ -83,14 +85,14 @@ def test_a_dominated_finalist_is_not_recommended_whatever_its_reward():
     costs = [measured(3.0), measured(2.0), measured(9.0)]
     mini = [(0.5, metrics[k], costs[k]) for k in range(3)]
     full = [(k, reward, metrics[k], costs[k]) for k, reward in ((0, 0.9), (1, 0.1), (2, 0.05))]
-    found = final_ranking(*searched(InMemoryStorage(), mini, full))
+    found = final_ranking(ByReward(), *searched(InMemoryStorage(), mini, full))
     assert [one.mini.trial for one in found] == [1, 0, 2]  # 1 is better and faster than 0; 2 has the least reward
 
 
 def test_the_quieter_of_two_measurements_counts():
     mini = [(0.5, {"loss": 0.5}, measured(9.0, busy=True)), (0.4, {"loss": 0.6}, measured(4.0))]
     full = [(0, 0.6, {"loss": 0.4}, measured(3.0)), (1, 0.5, {"loss": 0.5}, measured(8.0, busy=True))]
-    first, second = final_ranking(*searched(InMemoryStorage(), mini, full))
+    first, second = final_ranking(ByReward(), *searched(InMemoryStorage(), mini, full))
     assert (first.cost.latency["cpu"].median, second.cost.latency["cpu"].median) == (3.0, 4.0)
 
 
@@ -145,9 +147,13 @@ def test_trials_carry_flat_figures_curves_and_ordered_dimensions():
     mini = Study(InMemoryStorage())
     mini.teacher = TEACHER
     space = SearchSpace([12, 2, 4], [2], [16], [32], ["relu", "gelu"])
-    mini.add(Architecture(4, 2, 16, 32, "gelu"), {"episode": 0, "origin": "random"}, space=space)
+    mini.add(
+        Architecture(4, 2, 16, 32, "gelu"),
+        {"episode": 0, "origin": "random"},
+        Proposer(space, RandomSampler, 0).distributions,
+    )
     for epoch, accuracy in ((1, 0.4), (2, math.nan), (3, 0.6)):
-        mini.watch(0, epoch, {"loss": 1.0, "accuracy": accuracy})
+        mini.report(0, epoch, {"loss": 1.0, "accuracy": accuracy})
     mini.tell(0, 0.5, {"accuracy": 0.6, "loss": 0.7}, measured(2.5))
     (trial,) = mini.trials()
     flat = {"accuracy": 0.6, "loss": 0.7, "latency_cpu_ms": 2.5, "parameters_m": 1.0, "speedup_cpu": 4.0}
@@ -164,13 +170,13 @@ def test_curves_change_nothing_that_a_controller_proposes():
     for watched in (False, True):
         study = Study(InMemoryStorage())
         controller = partial(TPESampler, n_startup_trials=2)
-        study.propose(4, 0, space, controller, 0)
+        Proposer(space, controller, 0).propose(study, 4, 0)
         for number in range(4):
             if watched:
-                study.watch(number, 1, {"loss": 9.0 - number})
+                study.report(number, 1, {"loss": 9.0 - number})
             study.tell(number, 0.1 * (number * 7 % 4), {"loss": 0.5}, measured(1.0))
-        study.propose(4, 1, space, controller, 0)
+        Proposer(space, controller, 0).propose(study, 4, 1)
         proposed.append([trial.params for trial in study.trials()])
     assert proposed[0] == proposed[1]
-    assert list(distributions_of(space)["hidden_size"].choices) == [16, 32]
+    assert list(Proposer(space, controller, 0).distributions["hidden_size"].choices) == [16, 32]
     assert optuna.trial.TrialState.RUNNING in {trial.state for trial in study.trials()}

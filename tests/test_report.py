@@ -28,8 +28,9 @@ from kdnas.reports.plots.front import pareto
 from kdnas.reports.table import table
 from kdnas.reports.text import as_text
 from kdnas.search.journal import open_storage
+from kdnas.search.observation import Observation
 from kdnas.search.ranking import Ranked
-from kdnas.search.study import Observation, Study
+from kdnas.search.study import Study
 
 DISTIL = ["python", "train.py", "+experiment=demo"]
 TUNE = ["python", "train.py", "+experiment=finetune", "task=rte"]
@@ -96,7 +97,9 @@ def search(size: int, devices: tuple[str, ...] = ("cpu",), predicts: bool = True
 def results(seen: list[Observation], top: int = 0, **more: Any) -> Results:
     """The results of a search that found these observations and has distilled none in full."""
     ranked = sorted(seen, key=lambda one: -one.reward)
-    return Results("demo", [Ranked(rank, rank, one) for rank, one in enumerate(ranked, start=1)], top, **more)
+    return Results(
+        "demo", [Ranked(one, rank=rank, mini_rank=rank) for rank, one in enumerate(ranked, start=1)], top, **more
+    )
 
 
 # -- the Pareto front

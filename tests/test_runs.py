@@ -178,9 +178,9 @@ def test_trials_count_again_when_the_settings_are_as_before(tmp_path):
     study = Study(open_storage(tmp_path), "full")
     counted = []
     for rate in (1e-3, 1e-4, 1e-3):
-        study.renew({"module.learning_rate": rate})
-        if rate not in [trial.user_attrs["rate"] for trial in study.current()]:
-            about = {"episode": 0, "origin": "random", "rate": rate, "generation": study.generation}
+        study.count_only({"module.learning_rate": rate})
+        if rate not in [trial.user_attrs["rate"] for trial in study.counted()]:
+            about = {"episode": 0, "origin": "random", "rate": rate}
             study.add(Architecture(1, 2, 8, 16, "gelu"), about)
             study.tell(len(study.trials()) - 1, rate, {"loss": 1.0}, Cost(1, 1, {}))
         counted.append([seen.trial for seen in study.observations])

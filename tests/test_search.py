@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas.search.journal import open_storage
+from kdnas.search.ranking import ByReward, candidates
 from kdnas.search.study import Study
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,7 @@ def test_a_search_leaves_everything_that_it_promises(searched):
     assert [seen.trial for seen in mini.observations] == list(range(6))
     assert len({seen.architecture for seen in mini.observations}) == 6
     assert [seen.origin for seen in mini.observations] == ["random"] * 3 + ["controller"] + ["random"] * 2
-    best = [seen.trial for seen in mini.ranked()[:2]]
+    best = [one.mini.trial for one in ByReward().order(candidates(mini))[:2]]
     assert [trial.user_attrs["candidate"] for trial in full.trials(TrialState.COMPLETE)] == best
     for trial in full.trials():
         model = AutoModel.from_pretrained(trial.user_attrs["export"])
@@ -132,7 +133,8 @@ def test_distil_the_winner_again_and_fine_tune_it(searched, teacher, tmp_path):
     ]
     done = call("train.py", *rank, runs=tmp_path, teacher=teacher)
     assert done.returncode == 0, done.stderr[-2000:]
-    expected = Study(open_storage(folder)).ranked()[1].architecture
+    study = Study(open_storage(folder))
+    expected = study.architecture(study.order[1])
     assert AutoModel.from_pretrained(tmp_path / "kd/model").config.intermediate_size == expected.intermediate_size
     for source in (tmp_path / "kd/best.ckpt", tmp_path / "kd/model"):
         folder = tmp_path / source.name / "ft"

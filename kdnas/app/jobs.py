@@ -57,7 +57,7 @@ def reporting(cfg: DictConfig, job: Job) -> Iterator[Study | None]:
                 raise
             message = f"{type(error).__name__}: {error}".strip()
             if len(job.trials) > 1:
-                study.part(job.trials)
+                study.split(job.trials)
             else:
                 study.fail(job.trials[0], message.splitlines()[0])
             raise RuntimeError(message) from error
@@ -70,7 +70,7 @@ def open_study(cfg: DictConfig, job: Job, controller: Any = None) -> Study:
         ConfigError: the search folder holds another search by now.
     """
     study = Study(open_storage(Path(cfg.search.dir)), job.kind, controller)
-    if job.search != study.optuna.user_attrs.get("search"):
+    if job.search != study.search:
         raise ConfigError(f"job.search={job.search}: {cfg.search.dir} holds another search; this job is not of it")
     return study
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from kdnas.app.again import measure_again
+from kdnas.app.corrections import correct_costs
 from kdnas.app.jobs import open_study
 from kdnas.base.config import instantiate
 from kdnas.models.loading import load_config
@@ -19,5 +19,5 @@ def remeasure(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float
     costs = instantiate(cfg.latency)
     for kind in ("mini", "full"):
         measured = open_study(cfg, replace(job, kind=kind))
-        measure_again(measured, load_config(cfg.teacher.path), costs.cost, instantiate(cfg.reward))
+        correct_costs(measured, load_config(cfg.teacher.path), costs.cost, instantiate(cfg.reward))
     return {}

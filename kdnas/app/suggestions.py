@@ -1,4 +1,4 @@
-"""The commands that a search suggests, with its own task, data and config folders."""
+"""The commands that a search suggests at its end, with its own task, data and config folders."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:
 
     Settings of the task and its data that differ from the config groups' are added as overrides.
     """
-    begun = [*command(hydra), "+experiment=finetune"]
+    words = [*command(hydra), "+experiment=finetune"]
     where = [override("paths.runs", config.paths.runs)] if config.paths.runs != "runs" else []
     if OmegaConf.select(config, "task") is None:
-        return [*begun, *config.finetune.split(), *where]
+        return [*words, *config.finetune.split(), *where]
     choices = [f"{group}={hydra.runtime.choices[group]}" for group in ("data", "task")]
-    theirs = compose("train", ["+experiment=finetune", *choices])
+    defaults = compose("train", ["+experiment=finetune", *choices])
     changed = []
     for group in ("task", "data"):
-        known, wanted = (leaves(values[group], group) for values in (theirs, config))
+        known, wanted = (leaves(values[group], group) for values in (defaults, config))
         for key, value in wanted.items():
             if key.removeprefix("data.") not in OWN and known.get(key, ...) != value:
                 changed.append(("" if key in known else "+") + override(key, value))
-    return [*begun, *choices, *changed, *where]
+    return [*words, *choices, *changed, *where]
 
 
 def command(hydra: DictConfig) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +29,18 @@ from kdnas.app.watching import watching
 from kdnas.app.words import quoted
 from kdnas.base.config import instantiate
 from kdnas.base.disk import DiskError, disk_error
-from kdnas.base.errors import ConfigError, require_switch
+from kdnas.base.errors import ConfigError, mounted, require_switch
 from kdnas.base.files import check_folder
 from kdnas.base.identity import COMPARED, TRAINING, identity, require_same, sources, stamp
 from kdnas.base.run_folder import read_prepared, write_prepared
 from kdnas.base.screen import activity, board
 from kdnas.base.signals import GOES_ON
-from kdnas.models.architecture import Architecture
 from kdnas.search.job import Job
 
 if TYPE_CHECKING:
-    from kdnas.search.loop import Gang, SearchSettings
+    from kdnas.search.ranking import Ranking
+    from kdnas.search.schedule import Schedule
+    from kdnas.search.search import SearchSettings
     from kdnas.search.study import Study
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,6 @@ class KDNASSweeper(Sweeper):
         self.launcher: Launcher
         self.dispatcher: Dispatcher
         self.config: DictConfig
-        self.search: str
         self.folder: Path
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -80,11 +81,13 @@ class KDNASSweeper(Sweeper):
         with activity("starting"):
             import optuna
 
-            from kdnas.search.loop import SearchSettings
+            from kdnas.search.search import SearchSettings
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         refuse_sweeps(arguments)
-        settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
+        with mounted("search"):
+            settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
+        schedule, ranking = instantiate(search.schedule), instantiate(search.ranking)
         instantiate(config.reward)
         require_switch("search.fresh", search.fresh)
         instantiate(config.controller, _partial_=False, seed=config.seed)
@@ -92,35 +95,40 @@ class KDNASSweeper(Sweeper):
         self.dispatcher = Dispatcher(self.launcher, arguments, self.folder, settings.retries)
         with searching_in(self.folder):
             self.dispatcher.prepare()
-            self._run(settings)
+            self._run(settings, schedule, ranking)
 
-    def _run(self, settings: SearchSettings) -> None:
+    def _run(self, settings: SearchSettings, schedule: Schedule, ranking: Ranking) -> None:
         """Runs the search's jobs from where an earlier process stopped, then reports.
 
         Args:
             settings: the size of the search.
         """
-        from kdnas.search.loop import Search
-        from kdnas.search.narrator import FinalistNarrator, Narrator
+        from kdnas.search.loop import Loop
+        from kdnas.search.proposing import Proposer
+        from kdnas.search.search import Search
+        from kdnas.search.trial_log import FinalistLog, TrialLog
 
         space, controller = instantiate(self.config.space), instantiate(self.config.controller)
         mini, full = self._studies()
         with log_to(self.folder / "search.log"):
             log.info("searching %s architectures in %s", space.size, self.folder)
-            narrators = {"mini": (mini, Narrator(settings)), "full": (full, FinalistNarrator(settings, mini))}
-            for study, narrator in narrators.values():
-                narrator.skip(study)
+            total = schedule.expected(settings)
+            logs = {
+                "mini": (mini, TrialLog(settings.episodes, total["mini"])),
+                "full": (full, FinalistLog(mini, total["full"])),
+            }
+            for study, trial_log in logs.values():
+                trial_log.skip_ended(study)
 
-            def evaluate(kind: str, gangs: list[Gang]) -> list[str]:
-                with watching(*narrators[kind]):
-                    return [reason(job) for job in self.dispatcher.launch([self._job(kind, gang) for gang in gangs])]
+            def evaluate(jobs: Sequence[Job]) -> list[str]:
+                if jobs[0].kind == "latency":
+                    return [self._correct(job) for job in jobs]
+                with watching(*logs[jobs[0].kind]):
+                    return [reason(job) for job in self.dispatcher.launch(jobs)]
 
-            loop = Search(settings, mini, full, space, controller, self.config.seed, evaluate)
-            loop.run_episodes()
-            self._measure_again(mini)  # before their rewards choose the finalists
-            loop.run_finalists()
-            self._measure_again(mini, full)
-            self._report(mini, full)
+            proposer = Proposer(space, controller, self.config.seed)
+            Loop(Search(settings, mini, full, proposer, ranking), schedule, evaluate).run()
+            self._report(mini, full, ranking)
 
     def _studies(self) -> tuple[Study, Study]:
         """Opens the studies of the candidates and of the finalists, with what the prepare job has found out.
@@ -138,7 +146,7 @@ class KDNASSweeper(Sweeper):
             (self.folder / "prepare").mkdir(exist_ok=True)
             write_prepared(self.folder / "prepare", prepared)
         mini, full = (Study(open_storage(self.folder), kind) for kind in ("mini", "full"))
-        rows, precision = prepared.pop("rows"), mini.optuna.user_attrs.get("precision", prepared["precision"])
+        rows, precision = prepared.pop("rows"), mini.precision or prepared["precision"]
         configs = [staged(self.config, Job(kind)) for kind in ("mini", "full")]
         for config in configs:
             if config.trainer.precision == "auto":
@@ -146,40 +154,34 @@ class KDNASSweeper(Sweeper):
         places = [stamp(sources(config)) for config in configs]
         finalists_rows = rows if places[0] == places[1] else places[1]  # the prepare job has not read others
         settings = identity(configs[0], rows, COMPARED)
-        known = mini.optuna.user_attrs.get("settings")
-        if known is None:
-            mini.optuna.set_user_attr("settings", settings)
+        if mini.settings is None:
+            mini.settings = settings
         else:
-            require_same(settings, known, "the search in this folder was made", OTHER_SEARCH)
-        if full.renew(identity(configs[1], finalists_rows, TRAINING)):
+            require_same(settings, mini.settings, "the search in this folder was made", OTHER_SEARCH)
+        if full.count_only(identity(configs[1], finalists_rows, TRAINING)):
             log.info("the finalists are distilled anew: their settings have changed")
-        self.search = mini.optuna.user_attrs.get("search") or f"search-{uuid.uuid4().hex[:8]}"  # never a number
+        name = mini.search or f"search-{uuid.uuid4().hex[:8]}"  # never a number
         for study in (mini, full):
-            study.optuna.set_user_attr("search", self.search)  # jobs of a search moved aside cannot report to this one
-            study.settle(prepared)
+            study.search = name  # jobs of a search moved aside cannot report to this one
+            study.store_prepared(prepared)
         return mini, full
 
-    def _job(self, kind: str, gang: Gang) -> Job:
-        """Returns the job that runs these trials."""
-        trials, architectures = zip(*((trial.number, Architecture.of(trial.params)) for trial in gang), strict=True)
-        return Job(kind, trials, architectures, self.search)
+    def _correct(self, job: Job) -> str:
+        """Runs the job that measures again what was measured on a busy host; returns why it failed, if it did."""
+        try:
+            (returned,) = self.dispatcher.launch([job])
+            failure = reason(returned)
+        except (ConfigError, DiskError) as error:  # the report is worth more
+            failure = str(error)
+        if failure:
+            log.warning("latencies of a busy host could not be measured again: %s", failure)
+        return failure
 
-    def _measure_again(self, *studies: Study) -> None:
-        """Runs a job, through the launcher, that repeats the measurements that were made on a busy host."""
-        if any(study.busy for study in studies):
-            try:
-                (returned,) = self.dispatcher.launch([Job("latency", search=self.search)])
-                failure = reason(returned)
-            except (ConfigError, DiskError) as error:  # the report is worth more
-                failure = str(error)
-            if failure:
-                log.warning("latencies of a busy host could not be measured again: %s", failure)
-
-    def _report(self, candidates: Study, finalists: Study) -> None:
+    def _report(self, candidates: Study, finalists: Study, ranking: Ranking) -> None:
         """Writes the report, and logs the best candidate, the table and the commands to go on with."""
         from kdnas import reports
 
-        results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists)
+        results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists, ranking)
         written = reports.write(self.folder, results)
         hydra, again = self.config.hydra, distillation_overrides(self.dispatcher.overrides, self.config)
         distil = [*suggestions.command(hydra), *again]
@@ -194,9 +196,9 @@ class KDNASSweeper(Sweeper):
 
 def refuse_sweeps(overrides: list[str]) -> None:
     """Refuses sweep overrides (`key=a,b`): a search chooses the architectures itself, and takes one value a key."""
-    for override in OverridesParser.create().parse_overrides(overrides):
-        if override.is_sweep_override():
+    for one in OverridesParser.create().parse_overrides(overrides):
+        if one.is_sweep_override():
             raise ConfigError(
-                f"{override.input_line}: search.py takes one value a key; run it once for each, or list the values of "
-                f"a dimension as space.<dimension>=[...]; as one value: {quoted(str(override.input_line))}"
+                f"{one.input_line}: search.py takes one value a key; run it once for each, or list the values of "
+                f"a dimension as space.<dimension>=[...]; as one value: {quoted(str(one.input_line))}"
             )

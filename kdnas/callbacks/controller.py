@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from kdnas.base.errors import mounted
 from kdnas.callbacks.latency import LatencyBenchmark
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.reward import Reward
@@ -50,21 +51,22 @@ class ControllerUpdate(L.Callback):
             return
         if trainer.state.fn != TrainerFn.VALIDATING:
             for trial, metrics in zip(self.trials, module.results, strict=True):
-                self.study.watch(trial, trainer.current_epoch + 1, metrics)
+                self.study.report(trial, trainer.current_epoch + 1, metrics)
             return
         seconds = (time.monotonic() - self._start) / len(self.trials)
         self.latency.measure_again(module)
         self.study.teacher = teacher = self.latency.teacher
         if teacher.busy:  # estimates differ between jobs, and rewards must be comparable
             teacher = self.study.teacher or teacher
-        told = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
-        for i, (trial, student, metrics, cost) in enumerate(told):
+        students = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
+        for i, (trial, student, metrics, cost) in enumerate(students):
             if student.lost:
                 continue
             if i in module.diverged:
                 self.study.fail(trial, f"diverged: {module.diverged[i]}")
                 continue
-            reward = self.reward(metrics, cost, teacher)
+            with mounted("reward"):
+                reward = self.reward(metrics, cost, teacher)
             if math.isfinite(reward):
                 estimated = cost.busy or teacher.busy
                 more: dict[str, Any] = {"seconds": seconds, "export": self.export, "estimated": estimated}
@@ -73,4 +75,4 @@ class ControllerUpdate(L.Callback):
                 self.study.fail(trial, f"no reward: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
         # Lost students get jobs of their own, with more memory. Last: a gang is resumed with all of its members.
         pairs = zip(self.trials, module.trainees, strict=True)
-        self.study.part([trial for trial, student in pairs if student.lost])
+        self.study.split([trial for trial, student in pairs if student.lost])

@@ -9,7 +9,7 @@ from functools import cached_property
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.costs.cost import Cost
-from kdnas.search.ranking import Ranked, better_cost, final_ranking
+from kdnas.search.ranking import ByReward, Ranked, Ranking, better_cost, final_ranking
 from kdnas.search.study import Study
 
 
@@ -39,23 +39,26 @@ class Results:
     rows: int | None = None
 
     @classmethod
-    def of(cls, name: str, candidates: Study, finalists: Study | None = None, top: int = 0) -> Results:
+    def of(
+        cls, name: str, candidates: Study, finalists: Study | None = None, top: int = 0, ranking: Ranking | None = None
+    ) -> Results:
         """Reads the studies of a search.
 
         Args:
             name: the name of the search.
             candidates, finalists: the studies of mini-KD and of the full distillations.
             top: the number of best candidates to show.
+            ranking: orders the candidates; None for `ByReward`.
         """
         return cls(
             name,
-            final_ranking(candidates, finalists),
+            final_ranking(ranking or ByReward(), candidates, finalists),
             top,
             candidates.trials(TrialState.FAIL),
             better_cost(candidates.teacher, finalists.teacher if finalists else None),
             candidates.teacher_metrics,
             candidates.chance,
-            candidates.optuna.user_attrs.get("precision"),
+            candidates.precision,
             candidates.held_out_rows,
         )
 

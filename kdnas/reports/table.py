@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from kdnas.base.metrics import quality
 from kdnas.costs.cost import Cost
 from kdnas.reports.results import Results
-from kdnas.search.ranking import Ranked, quality
-from kdnas.search.study import Observation
+from kdnas.search.observation import Observation
+from kdnas.search.ranking import Ranked
 
 HELD_OUT = "held-out "
 TEXTS = ("model", "state", "reason", "architecture", "hidden_act", "chosen by", "export", "precision")

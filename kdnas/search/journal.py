@@ -13,14 +13,14 @@ from kdnas.base.errors import ConfigError
 
 JOURNAL = "study.journal"
 BLOCK = 1 << 12
-"""Bytes to look at in one go."""
+"""The number of bytes that are read at once."""
 
 
 def open_storage(folder: Path) -> BaseStorage:
-    """The journal of a search folder (made when absent).
+    """Opens the journal of a search folder; makes it if there is none.
 
     Raises:
-        ConfigError: it is damaged in another place than its end.
+        ConfigError: the journal is damaged in another place than its end.
     """
     path = folder / JOURNAL
     try:
@@ -33,7 +33,7 @@ def open_storage(folder: Path) -> BaseStorage:
 
 
 class WholeLines(JournalFileBackend):
-    """Optuna's file backend, which reads past a last line that was cut short but glues what it writes next to it."""
+    """Optuna's file backend, which ignores a last line that was cut short, but would append the next line to it."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self._lock.acquire()
@@ -44,7 +44,7 @@ class WholeLines(JournalFileBackend):
         super().append_logs(logs)
 
     def _mend(self) -> None:
-        """Removes a last line without an end: its write was never confirmed to anybody."""
+        """Removes a last line without an end: whoever wrote it was never told that it was stored."""
         with open(self._file_path, "r+b") as file:
             end = file.seek(0, os.SEEK_END)
             tail = b""

@@ -1,34 +1,28 @@
-"""The final ranking: finalists by the full distillation, then the other candidates by mini-KD."""
+"""The ranking: which candidate is the best, by the rewards of mini-KD and of the full distillations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
-from optuna.trial import TrialState
-
-from kdnas.base.errors import ConfigError
+from kdnas.base.metrics import quality
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
-from kdnas.search.journal import JOURNAL, open_storage
-from kdnas.search.study import Observation, Study, deciding
+from kdnas.search.observation import Observation
+from kdnas.search.study import Study
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """One finished candidate in the search's final order.
+class Candidate:
+    """One finished candidate.
 
     Attributes:
-        rank: the final rank, from 1.
-        mini_rank: the rank by the rewards of mini-KD alone.
         mini: the observation of mini-KD.
         full: the observation of the full distillation; None if there was none.
         export: the folder of the student distilled in full.
     """
 
-    rank: int
-    mini_rank: int
     mini: Observation
     full: Observation | None = None
     export: str | None = None
@@ -48,87 +42,94 @@ class Ranked:
         return better_cost(self.full.cost if self.full else None, self.mini.cost)
 
 
-def final_ranking(candidates: Study, finalists: Study | None = None) -> list[Ranked]:
-    """Ranks the finished candidates, the best first.
+@dataclass(frozen=True)
+class Ranked(Candidate):
+    """A candidate with its place in the search's final order.
 
-    Finalists that were distilled in full come first, by their full rewards, except that none comes before a finalist
-    that dominates it. The others follow by their rewards of mini-KD.
+    Attributes:
+        rank: the final rank, from 1.
+        mini_rank: the rank by the results of mini-KD alone.
     """
-    ranked = candidates.ranked()
-    places = {seen.trial: (place, seen) for place, seen in enumerate(ranked, start=1)}
-    distilled: dict[int, Ranked] = {}
-    for trial in finalists.current(TrialState.COMPLETE) if finalists else ():
-        number = trial.user_attrs["candidate"]
-        place, seen = places[number]
-        distilled[number] = Ranked(0, place, seen, Observation.of(trial), trial.user_attrs.get("export"))
-    order = undominated_first(sorted(distilled.values(), key=lambda one: (-one.decisive.reward, one.mini_rank)))
-    order += [Ranked(0, place, seen) for place, seen in places.values() if seen.trial not in distilled]
-    return [Ranked(rank, one.mini_rank, one.mini, one.full, one.export) for rank, one in enumerate(order, start=1)]
+
+    rank: int = 0
+    mini_rank: int = 0
 
 
-def undominated_first(order: Sequence[Ranked]) -> list[Ranked]:
+class Ranking(Protocol):
+    """Orders candidates. Before the full distillations this chooses the finalists, after them the best student."""
+
+    def order(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Returns the candidates, the best first."""
+
+
+@dataclass(frozen=True)
+class ByReward:
+    """Orders by the reward: finalists by their full rewards, then the other candidates by their rewards of mini-KD.
+
+    No finalist comes before one that dominates it.
+    """
+
+    def order(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Returns the candidates, the best first."""
+        by_mini = sorted(candidates, key=lambda one: (-one.mini.reward, one.mini.trial))
+        finalists = sorted((one for one in by_mini if one.full), key=lambda one: -one.decisive.reward)
+        return undominated_first(finalists) + [one for one in by_mini if not one.full]
+
+
+def undominated_first(order: Sequence[Candidate]) -> list[Candidate]:
     """Reorders candidates as little as needed so that none comes before one that dominates it."""
-    left, sorted_ = list(order), []
+    left, ordered = list(order), []
     while left:
         free = (one for one in left if not any(dominates(other, one) for other in left))
         first = next(free, left[0])  # domination may be cyclic if models were measured on different devices
         left.remove(first)
-        sorted_.append(first)
-    return sorted_
+        ordered.append(first)
+    return ordered
 
 
-def dominates(one: Ranked, other: Ranked) -> bool:
+def dominates(one: Candidate, other: Candidate) -> bool:
     """Returns whether `one` is at least as good and as fast on every device as `other`, and better in one respect."""
     if one.cost is None or other.cost is None:
         return False
-    theirs = other.cost.latency
-    pairs = [(seen.median, theirs[device].median) for device, seen in one.cost.latency.items() if device in theirs]
+    latencies = other.cost.latency
+    pairs = [
+        (seen.median, latencies[device].median) for device, seen in one.cost.latency.items() if device in latencies
+    ]
     pairs.append((-quality(one.decisive.metrics), -quality(other.decisive.metrics)))
-    return all(mine <= its for mine, its in pairs) and any(mine < its for mine, its in pairs)
+    return all(first <= second for first, second in pairs) and any(first < second for first, second in pairs)
 
 
-def quality(metrics: Mapping[str, float]) -> float:
-    """Returns the deciding metric, negated if it is the loss: larger is better."""
-    name = deciding(metrics)
-    return -metrics["loss"] if name == "loss" else metrics[name]
+def candidates(mini: Study, full: Study | None = None) -> list[Candidate]:
+    """Returns the finished candidates of a search, by trial, with their latest full distillation if there is one."""
+    found = {seen.trial: Candidate(seen) for seen in mini.observations}
+    for seen in full.observations if full else ():
+        number = seen.candidate
+        assert number is not None
+        found[number] = Candidate(found[number].mini, seen, seen.export)
+    return list(found.values())
+
+
+def final_ranking(ranking: Ranking, mini: Study, full: Study | None = None) -> list[Ranked]:
+    """Ranks the finished candidates of a search, the best first.
+
+    Args:
+        mini, full: the studies of mini-KD and of the full distillations.
+    """
+    before = ranking.order(candidates(mini))
+    places = {one.mini.trial: place for place, one in enumerate(before, start=1)}
+    return [
+        Ranked(one.mini, one.full, one.export, rank, places[one.mini.trial])
+        for rank, one in enumerate(ranking.order(candidates(mini, full)), start=1)
+    ]
 
 
 def better_cost(first: Cost | None, second: Cost | None) -> Cost | None:
     """Merges two costs of one model: the first, with latencies of the second where only these are reliable."""
     if first is None or second is None:
         return first or second
-    latency = {device: better(seen, second.latency.get(device)) for device, seen in first.latency.items()}
+    latency = {device: _reliable(seen, second.latency.get(device)) for device, seen in first.latency.items()}
     return Cost(first.parameters, first.flops, dict(second.latency) | latency)
 
 
-def better(first: Latency, second: Latency | None) -> Latency:
+def _reliable(first: Latency, second: Latency | None) -> Latency:
     return second if second and first.busy and not second.busy else first
-
-
-def ranked_architecture(search: str, rank: int = 1, trial: int | None = None) -> Architecture:
-    """Returns the architecture with a rank in a finished search (`architecture=from_search`).
-
-    Args:
-        search: the search's folder.
-        rank: the final rank, 1 for the best candidate.
-        trial: the number of a finished candidate, in place of a rank.
-
-    Raises:
-        ConfigError: the folder holds no search, an unfinished one, or no such candidate.
-    """
-    folder = Path(search)
-    if not (folder / JOURNAL).is_file():
-        raise ConfigError(f"search.dir={search}: holds no search (no {JOURNAL})")
-    storage = open_storage(folder)
-    study = Study(storage)
-    if not study.optuna.user_attrs.get("finished"):
-        raise ConfigError(f"search.dir={search}: this search has not finished; run the same command again to go on")
-    ranking = final_ranking(study, Study(storage, "full"))
-    if trial is not None:
-        by_trial = {one.mini.trial: one.architecture for one in ranking}
-        if trial not in by_trial:
-            raise ConfigError(f"architecture.trial={trial}: must be a finished candidate of {search}")
-        return by_trial[trial]
-    if not isinstance(rank, int) or not 1 <= rank <= len(ranking):
-        raise ConfigError(f"architecture.rank={rank}: must be from 1 to {len(ranking)}, the candidates of {search}")
-    return ranking[rank - 1].architecture

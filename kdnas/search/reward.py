@@ -1,4 +1,4 @@
-"""Rewards: what a candidate learned, weighed against what it costs to run."""
+"""The reward: a candidate's quality, weighed against the cost of running it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kdnas.base.errors import ConfigError, is_number, require
+from kdnas.base.errors import ConfigError, is_number, mounted, require
 from kdnas.costs.cost import Cost
 
 Quality = Callable[[Mapping[str, float]], float]
@@ -16,7 +16,7 @@ Form = Callable[[float, float], float]
 
 @dataclass(frozen=True)
 class OneMinusLoss:
-    """1 - loss, of the held-out distillation loss (KD-NAS v2, Eq. 4)."""
+    """1 - loss, with the held-out distillation loss (KD-NAS v2, Eq. 4)."""
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
         return 1 - metrics["loss"]
@@ -24,13 +24,13 @@ class OneMinusLoss:
 
 @dataclass(frozen=True)
 class Metric:
-    """A held-out metric that is better when larger, as accuracy (KD-NAS v1, Eq. 5)."""
+    """A held-out metric of which more is better, as accuracy (KD-NAS v1, Eq. 5)."""
 
     name: str = "accuracy"
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
         if self.name not in metrics:
-            raise ConfigError(f"reward.quality.name={self.name}: not measured; there is {', '.join(metrics)}")
+            raise ConfigError.of("name", f"={self.name}: not measured; there is {', '.join(metrics)}")
         return metrics[self.name]
 
 
@@ -42,10 +42,8 @@ class LatencyOn:
 
     def __call__(self, cost: Cost) -> float:
         if self.accelerator not in cost.latency:
-            raise ConfigError(
-                f"reward.cost.accelerator={self.accelerator}: not measured; "
-                f"latency.accelerators has {', '.join(cost.latency)}"
-            )
+            known = ", ".join(cost.latency)
+            raise ConfigError.of("accelerator", f"={self.accelerator}: not measured; latency.accelerators has {known}")
         return cost.latency[self.accelerator].median
 
 
@@ -58,12 +56,12 @@ class Parameters:
 
 
 def soft(ratio: float, alpha: float) -> float:
-    """ratio^alpha: every saving counts. Beta cancels out of the ranking."""
+    """Returns ratio^alpha: every saving counts. Beta cancels out of the ranking."""
     return ratio**alpha
 
 
 def hard(ratio: float, alpha: float) -> float:
-    """1 up to the target, ratio^alpha above it: MnasNet's form for a target that must be met (Tan et al., 2019)."""
+    """Returns 1 up to the target, ratio^alpha above it: MnasNet's form for a target to be met (Tan et al., 2019)."""
     return 1.0 if ratio <= 1 else ratio**alpha
 
 
@@ -76,11 +74,14 @@ class Reward:
     candidates; there the quality is divided by the form instead, which joins up at 0 and is monotone in both.
 
     Args:
+        quality: computes the quality from held-out metrics.
+        cost: takes one number, in any unit, from a `Cost`.
+        form: `soft` or `hard`.
         alpha: the weight of the cost, at most 0.
         beta: the target, as a share of the teacher's cost.
-        quality: of the held-out metrics.
-        cost: of a `Cost`, in any unit.
-        form: `soft` or `hard`.
+
+    Raises:
+        ConfigError: a value out of its range; when called, a metric or an accelerator that is not measured.
     """
 
     quality: Quality
@@ -91,13 +92,16 @@ class Reward:
 
     def __post_init__(self) -> None:
         falls = is_number(self.alpha) and self.alpha <= 0
-        require(falls, "reward.alpha", self.alpha, "at most 0, or slower students would be better")
-        require(is_number(self.beta) and self.beta > 0, "reward.beta", self.beta, "above 0")
+        require(falls, "alpha", self.alpha, "at most 0, or slower students would be better")
+        require(is_number(self.beta) and self.beta > 0, "beta", self.beta, "above 0")
 
     def __call__(self, metrics: Mapping[str, float], student: Cost, teacher: Cost) -> float:
-        """The reward of one candidate; NaN where its quality is not finite, which is a failure and not a reward."""
-        quality = self.quality(metrics)
+        """Returns the reward of one candidate; NaN where its quality is not finite, which is a failure."""
+        with mounted("quality"):
+            quality = self.quality(metrics)
         if not math.isfinite(quality):
             return math.nan
-        factor = self.form(self.cost(student) / (self.beta * self.cost(teacher)), self.alpha)
+        with mounted("cost"):
+            ratio = self.cost(student) / (self.beta * self.cost(teacher))
+        factor = self.form(ratio, self.alpha)
         return quality * factor if quality >= 0 else quality / factor

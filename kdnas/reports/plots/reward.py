@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from kdnas.reports.plots.drawing import COLOURS, MARK, ORIGINS, counted, dot, fence, new_figure, points_to
 from kdnas.reports.plots.labels import label_spots
 from kdnas.reports.results import Results
-from kdnas.search.study import Observation
+from kdnas.search.observation import Observation
 
 
 def reward_plot(results: Results) -> Figure | None:

@@ -30,7 +30,7 @@ from kdnas.reports.plots.drawing import (
 from kdnas.reports.plots.front import pareto
 from kdnas.reports.plots.labels import label_spots
 from kdnas.reports.results import Results
-from kdnas.search.study import Observation
+from kdnas.search.observation import Observation
 
 SMALLEST = 16.0
 """The area of the smallest bubble, in square points, so that it is visible."""

@@ -21,14 +21,14 @@ Episode = Sequence[tuple[State, float]]
 """The (state, reward) pairs of one episode, in the order they were proposed."""
 
 REPLAYED = 50
-"""Episodes up to which an epoch goes through all of them; later, so that training costs no more, ..."""
+"""The most episodes that an epoch goes through all of. Of more, it goes through a sample, to cost no more."""
 SAMPLED = 25
-"""... through this many."""
+"""The number of episodes in such a sample, the latest among them."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the predictor is built and trained; the controllers' configs say what each is."""
+    """How the predictor is built and trained (see `FeedbackSampler`)."""
 
     hidden_size: int
     embedding: int
@@ -44,8 +44,10 @@ class RewardPredictor(nn.Module):
     """A one-layer LSTM over three states, each the concatenation of an embedding per dimension.
 
     Args:
-        sizes: how many values each of the D dimensions has.
-        seed: of the initial weights; no global generator is used.
+        sizes: the number of values of each of the D dimensions.
+        embedding: the width of a dimension's embedding.
+        hidden_size: the number of cells of the LSTM.
+        seed: the seed of the initial weights; no global generator is used.
     """
 
     def __init__(self, sizes: Sequence[int], embedding: int, hidden_size: int, seed: int) -> None:
@@ -64,20 +66,20 @@ class RewardPredictor(nn.Module):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Predicted rewards, (B,), of (B, 3, D) states: GlobalBest, PreviousBest, candidate."""
+        """Predicts rewards, (B,), from states, (B, 3, D): GlobalBest, PreviousBest, candidate."""
         steps = torch.cat([table(states[..., axis]) for axis, table in enumerate(self.embeddings)], dim=-1)
         _, (last, _) = self.lstm(steps)
         return self.head(last[-1]).squeeze(-1)
 
 
 def controller_loss(predicted: Tensor, rewards: Tensor) -> Tensor:
-    """½ Σ (predicted - reward)² over an episode's candidates (v1 Eq. 4, v2 Eq. 3)."""
+    """Returns ½ Σ (predicted - reward)² over an episode's candidates (v1 Eq. 4, v2 Eq. 3)."""
     return (rewards - predicted).square().sum() / 2
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The two states that every candidate is read with, and the reward of the first."""
+    """The two best states, which the predictor reads before every candidate, and the reward of the first."""
 
     global_best: State
     previous_best: State
@@ -85,11 +87,13 @@ class Memory:
 
     @classmethod
     def start(cls, sizes: Sequence[int], seed: int) -> Memory:
+        """Returns the memory before the first episode: a random state in both places."""
         rng = Random(seed)
         state = tuple(rng.randrange(size) for size in sizes)
         return cls(state, state)
 
     def after(self, episode: Episode) -> Memory:
+        """Returns the memory after an episode."""
         # Reversed, because Algorithm 1 compares with >=: of equal rewards, the last counts.
         state, reward = max(reversed(episode), key=lambda pair: pair[1])
         if reward >= self.reward:
@@ -97,7 +101,7 @@ class Memory:
         return Memory(self.global_best, state, self.reward)
 
     def inputs(self, states: Sequence[State]) -> Tensor:
-        """(B, 3, D) for B states."""
+        """Returns the predictor's inputs, (B, 3, D), for B states."""
         remembered = torch.tensor([self.global_best, self.previous_best], device="cpu")
         candidates = torch.tensor(states, device="cpu")[:, None]
         return torch.cat([remembered.expand(len(states), -1, -1), candidates], dim=1)
@@ -105,7 +109,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained predictor, with what it needs to predict the next episode's rewards and to go on learning."""
+    """A trained predictor, with everything needed to predict the next episode's rewards and to go on training."""
 
     model: RewardPredictor
     optimizer: torch.optim.RMSprop
@@ -113,15 +117,16 @@ class Learned:
     mean: float = 0.0
     scale: float = 1.0
     fingerprint: str = ""
-    """Of the episodes that it has learned from, and of all else that it depends on."""
+    """A digest of everything that the predictor depends on: its episodes, settings and dimensions."""
 
     @torch.no_grad()
     def predict(self, states: Sequence[State]) -> list[float]:
-        """The rewards expected of these states, in one batch, in the units of the rewards."""
+        """Returns the expected rewards of states, in the units of the rewards."""
         return (self.model(self.memory.inputs(states)).double() * self.scale + self.mean).tolist()
 
 
 def untrained(sizes: Sequence[int], settings: Settings) -> Learned:
+    """Makes a predictor with initial weights."""
     model = RewardPredictor(sizes, settings.embedding, settings.hidden_size, settings.seed)
     # All weights in one call: a third faster, and the same to the last bit.
     optimizer = torch.optim.RMSprop(model.parameters(), lr=settings.learning_rate, alpha=0.95, foreach=True)
@@ -134,17 +139,20 @@ def untrained(sizes: Sequence[int], settings: Settings) -> Learned:
 def learn(
     episodes: Sequence[Episode], sizes: Sequence[int], settings: Settings, known: int = 0, before: Learned | None = None
 ) -> Learned:
-    """Replays a search: trains after each episode, from the first, as if the episodes came now.
+    """Trains a predictor after each episode in turn, from the first, as the search has done or would have done.
 
     With `settings.replay`, an epoch goes through all the episodes so far (see `_replayed`), else through the latest
-    alone. An episode's pairs are one batch, and are read with the best states of before it.
+    alone. An episode's pairs are one batch, and are read with the best states before the episode.
 
     Args:
-        known, before: goes on from what the first `known` episodes have taught, to the same end.
+        episodes: the (state, reward) pairs of each episode.
+        sizes: the number of values of each dimension.
+        known: the number of first episodes that `before` has been trained on; training goes on after them.
+        before: a trained predictor, which stays as it is; None for initial weights.
     """
-    begun = before or untrained(sizes, settings)
-    model, optimizer = copy.deepcopy((begun.model, begun.optimizer))  # together: one holds the other's weights
-    memory, mean, scale = Memory.start(sizes, settings.seed), begun.mean, begun.scale
+    start = before or untrained(sizes, settings)
+    model, optimizer = copy.deepcopy((start.model, start.optimizer))  # together: one holds the other's weights
+    memory, mean, scale = Memory.start(sizes, settings.seed), start.mean, start.scale
     batches: list[tuple[Tensor, Tensor]] = []
     for number, episode in enumerate(episodes):
         states, rewards = zip(*episode, strict=True)
@@ -167,14 +175,14 @@ def learn(
 
 
 def _replayed(latest: int, rng: Random) -> Sequence[int]:
-    """The episodes of an epoch, in order: all, or of too many the latest and others drawn anew for every epoch."""
+    """Returns the episodes of an epoch, in order: all, or of too many the latest and a sample of the others."""
     if latest < REPLAYED:
         return range(latest + 1)
     return [*sorted(rng.sample(range(latest), SAMPLED - 1)), latest]
 
 
 def _spread(rewards: Sequence[Tensor]) -> tuple[float, float]:
-    """Mean and standard deviation of all rewards so far (1 where they do not differ)."""
+    """Returns the mean and standard deviation of all rewards so far (1 where they do not differ)."""
     seen = torch.cat(list(rewards))
     return seen.mean().item(), seen.std(correction=0).item() or 1.0
 
@@ -187,12 +195,12 @@ def recall(
     sizes: Sequence[int],
     settings: Settings,
 ) -> Learned:
-    """What `learn` gives, by way of what is known already of the first episodes.
+    """Returns what `learn` does, but goes on from a predictor of the first episodes where there is one.
 
     Args:
-        fingerprints: for every episode, what stands for it, those before it and all else that a predictor of them
-            depends on.
-        latest: a predictor to go on from, if it is of these episodes; else the cache may have one.
+        fingerprints: for every episode, a digest of everything that a predictor depends on after it.
+        latest: a predictor that may be of the first episodes; None, or one of others, if the cache may have one.
+        cache: the file of the latest trained predictor, which is read and written; None for none.
     """
     if latest is None or latest.fingerprint not in fingerprints:
         latest = _load(cache, sizes, settings) if cache else None
@@ -202,13 +210,13 @@ def recall(
     learned = learn(episodes, sizes, settings, known, latest if known else None)
     learned = replace(learned, fingerprint=fingerprints[-1])
     if cache:
-        with contextlib.suppress(OSError):  # A full disk costs time, not the search.
+        with contextlib.suppress(OSError):  # a full disk costs time, not the search
             _save(learned, cache)
     return learned
 
 
 def _save(learned: Learned, path: Path) -> None:
-    """Writes plain tensors and values, whole or not at all: several jobs may finish an episode at once."""
+    """Writes a predictor as plain tensors and values, atomically: several jobs may finish an episode at once."""
     memory = learned.memory
     content = {
         "fingerprint": learned.fingerprint,
@@ -224,7 +232,7 @@ def _save(learned: Learned, path: Path) -> None:
 
 @torch.inference_mode(False)
 def _load(path: Path, sizes: Sequence[int], settings: Settings) -> Learned | None:
-    """What `_save` wrote, unless it is absent, damaged or of another shape."""
+    """Reads what `_save` has written; returns None if it is absent, damaged or of another shape."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         learned = untrained(sizes, settings)
@@ -234,5 +242,5 @@ def _load(path: Path, sizes: Sequence[int], settings: Settings) -> Learned | Non
         mean, scale = content["units"]
         memory = Memory(tuple(global_best), tuple(previous_best), reward)
         return replace(learned, memory=memory, mean=mean, scale=scale, fingerprint=content["fingerprint"])
-    except Exception:  # Whatever is wrong with it, it is only a copy.
+    except Exception:  # whatever is wrong with it, it is only a copy
         return None

@@ -1,4 +1,4 @@
-"""Repeats, at the end of a search, the latency measurements that it made on a busy host."""
+"""Corrects, at the end of a search, the costs that were measured on a busy host, and the rewards made with them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from collections.abc import Callable
 
 from transformers import PreTrainedConfig
 
+from kdnas.base.errors import mounted
 from kdnas.costs.cost import Cost
 from kdnas.models.resizing import student_config
+from kdnas.search.observation import Observation
 from kdnas.search.reward import Reward
-from kdnas.search.study import Observation, Study
+from kdnas.search.study import Study
 
 log = logging.getLogger(__name__)
 MUCH = 0.1
 """The relative difference from the earlier latency above which a line is logged."""
 
 
-def measure_again(
+def correct_costs(
     study: Study, teacher: PreTrainedConfig, cost: Callable[[PreTrainedConfig], Cost], reward: Reward
 ) -> None:
-    """Corrects the costs that were measured on a busy host, and the rewards that were computed with them.
+    """Measures again what was measured on a busy host, and computes the rewards anew.
 
     Args:
-        study: its teacher and finished candidates are corrected.
+        study: the study whose teacher and finished candidates are corrected.
         teacher: the teacher's config.
         cost: measures a model of the given config. Costs stay as they are while the host is still busy.
-        reward: computes a candidate's reward anew.
+        reward: computes a candidate's reward.
     """
     if study.teacher and study.teacher.busy:
         study.teacher = cost(teacher)
@@ -35,12 +37,13 @@ def measure_again(
             continue
         measured = cost(student_config(teacher, seen.architecture)) if seen.cost.busy else seen.cost
         if not measured.busy:
-            value = reward(seen.metrics, measured, study.teacher)
+            with mounted("reward"):
+                value = reward(seen.metrics, measured, study.teacher)
             study.correct(seen.trial, measured, value, estimated=study.teacher.busy)
-            _tell(seen, measured, value)
+            _log_difference(seen, measured, value)
 
 
-def _tell(seen: Observation, measured: Cost, reward: float) -> None:
+def _log_difference(seen: Observation, measured: Cost, reward: float) -> None:
     assert seen.cost is not None
     for device, latency in measured.latency.items():
         earlier = seen.cost.latency[device].median

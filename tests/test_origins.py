@@ -8,6 +8,7 @@ from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from kdnas.costs.cost import Cost
 from kdnas.models.space import SearchSpace
+from kdnas.search.proposing import Proposer
 from kdnas.search.study import Study
 
 SPACE = SearchSpace(
@@ -34,7 +35,7 @@ def test_the_random_start_is_called_random(controller, start):
         pytest.importorskip("scipy")
     study = Study(optuna.storages.InMemoryStorage())
     for episode in range(4):
-        study.propose(3, episode, SPACE, controller, seed=1)
+        Proposer(SPACE, controller, 1).propose(study, 3, episode)
         for trial in study.trials(optuna.trial.TrialState.RUNNING):
             study.tell(trial.number, 1 / (1 + trial.params["hidden_size"]), {"loss": 0.1}, Cost(1, 1, {}))
     origins = [seen.origin for seen in study.observations]

@@ -1,0 +1,114 @@
+"""A search: its settings, its studies, and what chooses and orders its candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import TrialState
+
+from kdnas.base.errors import ConfigError, is_number, require, require_whole
+from kdnas.search.job import Job
+from kdnas.search.observation import Observation
+from kdnas.search.proposing import Proposer
+from kdnas.search.ranking import Ranking, candidates, final_ranking
+from kdnas.search.study import Study
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The size of a search.
+
+    Args:
+        episodes: the number of episodes.
+        candidates: the number of candidates of one episode.
+        finalists: the number of best candidates that are distilled in full at the end; 0 for none.
+        gang: the number of candidates that one job trains together, on one forward pass of the teacher.
+        retries: how often a job is run again if its process dies, as when it is killed or its node fails. A job that
+            raises an error is not run again.
+        max_failed: the share of candidates that may fail before the search gives up.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    episodes: int
+    candidates: int
+    finalists: int
+    gang: int = 1
+    retries: int = 1
+    max_failed: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("candidates", 1), ("finalists", 0), ("gang", 1), ("retries", 0)):
+            require_whole(name, getattr(self, name), least)
+        share = is_number(self.max_failed) and 0 <= self.max_failed <= 1
+        require(share, "max_failed", self.max_failed, "from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a schedule decides from, and adds trials to.
+
+    Args:
+        settings: the size of the search.
+        mini, full: the studies of the candidates and of the finalists.
+        proposer: adds new candidates to `mini`.
+        ranking: orders the finished candidates.
+    """
+
+    settings: SearchSettings
+    mini: Study
+    full: Study
+    proposer: Proposer
+    ranking: Ranking
+
+    @property
+    def studies(self) -> dict[str, Study]:
+        """The studies by the kind of their jobs."""
+        return {"mini": self.mini, "full": self.full}
+
+    def propose(self, episode: int) -> None:
+        """Adds the candidates of an episode to `mini`, unless they are there."""
+        self.proposer.propose(self.mini, self.settings.candidates, episode, self.settings.gang)
+
+    def best(self) -> list[Observation]:
+        """Returns the finished candidates, the best by mini-KD first.
+
+        Raises:
+            ConfigError: no candidate has finished.
+        """
+        if found := self.ranking.order(candidates(self.mini)):
+            return [one.mini for one in found]
+        raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
+
+    def promote(self, seen: Observation, rung: int = 0, fidelity: Mapping[str, Any] | None = None) -> None:
+        """Adds a candidate to `full`, unless it is there and has not failed.
+
+        Args:
+            seen: the candidate's observation by mini-KD.
+            rung: how many longer trainings the candidate has had before.
+            fidelity: settings of this training alone, nested as in a config: `{"trainer": {"max_epochs": 2}}`.
+        """
+        there = [trial.user_attrs for trial in self.full.counted(TrialState.RUNNING, TrialState.COMPLETE)]
+        if (seen.trial, rung) not in {(attributes["candidate"], attributes["episode"]) for attributes in there}:
+            attributes = {"episode": rung, "origin": seen.origin, "candidate": seen.trial}
+            attributes |= {"fidelity": dict(fidelity)} if fidelity else {}
+            self.full.add(seen.architecture, attributes, self.proposer.distributions)
+
+    def corrections(self) -> list[Job]:
+        """Returns the job that measures again what was measured on a busy host; none if there is nothing to correct."""
+        busy = any(study.busy for study in self.studies.values())
+        return [Job("latency", search=self.mini.search or "")] if busy else []
+
+    def conclude(self) -> None:
+        """Stores the final order: the search has finished."""
+        self.mini.order = [one.mini.trial for one in final_ranking(self.ranking, self.mini, self.full)]
+
+
+def reasons(study: Study) -> str:
+    """Summarizes why trials failed, with counts, the most frequent reason first."""
+    failed = [trial.user_attrs.get("reason", "unknown") for trial in study.counted(TrialState.FAIL)]
+    counted = sorted({reason: failed.count(reason) for reason in failed}.items(), key=lambda item: -item[1])
+    return "; ".join(f"{count} x {reason}" for reason, count in counted) or "none failed"

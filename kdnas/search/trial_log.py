@@ -1,0 +1,121 @@
+"""The lines in the log about each candidate and finalist that ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from optuna.trial import FrozenTrial, TrialState
+
+from kdnas.base.metrics import LOSS
+from kdnas.base.screen import duration
+from kdnas.models.architecture import Architecture
+from kdnas.search.loop import ENDED
+from kdnas.search.observation import Observation
+from kdnas.search.study import Study
+
+log = logging.getLogger(__name__)
+
+
+class TrialLog:
+    """Logs each candidate that ends: the progress of the search, its metrics and latency, and the time left.
+
+    Args:
+        episodes: the number of episodes of the search.
+        total: the number of candidates of the search.
+        write: logs a line.
+    """
+
+    noun = "candidates"
+
+    def __init__(self, episodes: int, total: int, write: Callable[[str], None] = log.info) -> None:
+        self.episodes, self.total, self.write = episodes, total, write
+        self.logged: set[int] = set()
+        """The numbers of the trials that have ended, and need no line any more."""
+        self.learns = False
+        self.best: FrozenTrial | None = None
+        self.before = 0
+        self.start = time.monotonic()
+
+    @property
+    def summary(self) -> str:
+        """The number of trials that have ended, and the best reward so far."""
+        best = f", best reward {self.best.value:.4f}" if self.best else ""
+        return f"{len(self.logged)} of {self.total} have ended{best}"
+
+    def skip_ended(self, study: Study) -> None:
+        """Leaves out the trials that ended in an earlier run."""
+        if ended := self._ended(study):
+            self.write(f"going on with {len(ended)} {self.noun} that have ended before")
+        self.before = len(ended)
+
+    def log_ended(self, study: Study) -> None:
+        """Logs a line for every trial that has ended since the last call, and one when the first epoch has ended."""
+        self._first_epoch(study)
+        for trial in self._ended(study):
+            failed = trial.state != TrialState.COMPLETE
+            result = f"failed: {trial.user_attrs.get('reason', 'unknown')}" if failed else self._result(trial)
+            self.write(f"{self._name(trial)} {Architecture.of(trial.params)}: {result}")
+
+    def _first_epoch(self, study: Study) -> None:
+        """Logs the first held-out result of all trials: the first candidates can take long to end."""
+        for trial in () if self.learns else study.trials(TrialState.RUNNING):
+            if trial.intermediate_values and not self.learns:
+                epoch, value = min(trial.intermediate_values.items())
+                self.write(f"the first of the {self.noun}: epoch {epoch}, validation {value:.4g}")
+                self.learns = True
+
+    def _ended(self, study: Study) -> list[FrozenTrial]:
+        """Returns the trials that have ended since the last call, and updates the best trial."""
+        ended = [trial for trial in study.counted(*ENDED) if trial.number not in self.logged]
+        self.logged |= {trial.number for trial in ended}
+        complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
+        self.best = max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+        return ended
+
+    def _name(self, trial: FrozenTrial) -> str:
+        episode = trial.user_attrs["episode"]
+        episodes = max(self.episodes, episode + 1)  # a resumed search may have fewer episodes than before
+        return f"episode {episode + 1}/{episodes}, trial {trial.number} ({len(self.logged)} of {self.total})"
+
+    def _result(self, trial: FrozenTrial) -> str:
+        assert self.best is not None
+        best = "best so far" if trial.number == self.best.number else f"best {self.best.value:.4f}"
+        return f"{measured(Observation.of(trial))}, reward {trial.value:.4f} ({best}); {self._left()}"
+
+    def _left(self) -> str:
+        done = len(self.logged) - self.before
+        seconds = (time.monotonic() - self.start) / max(done, 1) * (self.total - len(self.logged))
+        return f"about {duration(seconds)} of candidates left" if seconds else "the last candidate"
+
+
+class FinalistLog(TrialLog):
+    """Logs each finalist that ends, with its rewards after the full distillation and after mini-KD.
+
+    Args:
+        candidates: the study of the candidates that the finalists were chosen from.
+        total, write: see `TrialLog`, of the finalists.
+    """
+
+    noun = "finalists"
+
+    def __init__(self, candidates: Study, total: int, write: Callable[[str], None] = log.info) -> None:
+        super().__init__(1, total, write)
+        self.candidates = candidates
+
+    def _name(self, trial: FrozenTrial) -> str:
+        count = len(self.logged)
+        return f"finalist {count} of {max(self.total, count)}, trial {trial.user_attrs['candidate']}"
+
+    def _result(self, trial: FrozenTrial) -> str:
+        before = Observation.of(self.candidates.trial(trial.user_attrs["candidate"]))
+        return f"{measured(Observation.of(trial))}, reward {trial.value:.4f} (after mini-KD {before.reward:.4f})"
+
+
+def measured(seen: Observation) -> str:
+    """Formats an observation's held-out metrics, the deciding one first, and its latencies."""
+    latency: Mapping = dict(seen.cost.latency) if seen.cost else {}
+    parts = [f"{name} {seen.metrics[name]:.4f}" for name in sorted(seen.metrics, key=lambda name: name == LOSS)]
+    parts += [f"{one.median:.2f} ms on {device}{' (busy)' * one.busy}" for device, one in latency.items()]
+    return ", ".join(parts)
