@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING
 from kdnas.base.screen import activity
 
 if TYPE_CHECKING:
-    from kdnas.search.narrator import Narrator
     from kdnas.search.study import Study
+    from kdnas.search.trial_log import TrialLog
 
 LOOK_EVERY = 1.0
 """Seconds between two readings of the study while jobs run."""
 
 
 @contextmanager
-def watching(study: Study, narrator: Narrator) -> Iterator[None]:
+def watching(study: Study, trial_log: TrialLog) -> Iterator[None]:
     """Logs each trial that ends, from a background thread, while jobs run in this or other processes."""
     ended = threading.Event()
 
-    with activity(narrator.what, total=narrator.total, note=lambda: narrator.standing) as shown:
-        shown.begin_at(len(narrator.told))
+    with activity(trial_log.noun, total=trial_log.total, note=lambda: trial_log.summary) as shown:
+        shown.begin_at(len(trial_log.logged))
 
         def look() -> None:
             with suppress(OSError):  # the search itself will raise it
-                narrator.narrate(study)
-            shown.done = len(narrator.told)
+                trial_log.log_ended(study)
+            shown.done = len(trial_log.logged)
 
         def watch() -> None:
             while not ended.wait(LOOK_EVERY):
