@@ -24,7 +24,7 @@ from kdnas.datamodules import GlueDataModule, grammar
 from kdnas.models.architecture import Architecture
 from kdnas.models.checkpoints import unpack
 from kdnas.models.classes import name_classes, names_of, teacher_order
-from kdnas.models.packing import Outputs
+from kdnas.models.features import LOGITS
 from kdnas.tasks.metrics import Matthews, Pearson, accuracy, f1, task_metrics
 from kdnas.training.split_metrics import SplitMetrics
 
@@ -325,8 +325,8 @@ def sayings(logits, labels, order=None, names=None, metrics=None, also=()):
         teacher_config = BertConfig(num_labels=count)
 
         @staticmethod
-        def teacher(batch, needs):
-            return Outputs(logits=kept[batch["rows"]])
+        def teacher(batch, features):
+            return {LOGITS: kept[batch["rows"]]}
 
     class Batch(dict):
         def to(self, device):

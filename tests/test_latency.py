@@ -13,6 +13,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from objectives import hidden_states
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadding, RobertaConfig
 
@@ -23,7 +24,6 @@ from kdnas.callbacks import LatencyBenchmark, QuietSteps
 from kdnas.callbacks import latency as latency_callback
 from kdnas.costs import LatencyTable, Protocol, disturbance, measure
 from kdnas.costs.disturbance import Timing
-from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
 from kdnas.models.families import count_flops, count_parameters
 from kdnas.models.loading import student_config

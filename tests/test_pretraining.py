@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from objectives import objective
 from scipy.special import log_softmax
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, RobertaModel
 
 from kdnas.app import run as runner
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import Masking, SyntheticNLI
-from kdnas.distillation.recipes import masked_lm
 from kdnas.models.architecture import Architecture
 from kdnas.models.checkpoints import load_classifier, load_encoder_into, read, unpack
 from kdnas.models.exports import export
@@ -43,8 +43,8 @@ def pretrain(folder, teacher, *overrides):
 def pretrainer(teacher, architecture=SMALL, **settings):
     """The module of such a run."""
     rate = {"learning_rate": 1e-2}
-    recipe = masked_lm({"loss": "mse", "epochs": 0, **rate}, {"epochs": None, **rate})
-    module = StudentDistiller(teacher, [architecture], recipe, **settings)
+    masked_lm = objective("masked_lm", representation={"epochs": 0, **rate}, tokens={"epochs": None, **rate})
+    module = StudentDistiller(teacher, [architecture], masked_lm, **settings)
     module.log = lambda *_, **__: None
     return module
 
