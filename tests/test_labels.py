@@ -259,7 +259,7 @@ def test_a_teacher_in_another_order_teaches_in_the_datas(taught, tmp_path, caplo
             words = [f"teacher.path={taught(order)}", f"outputs={outputs}", *STAGES]
             module, data = opened(config(tmp_path, *words))
             judged = judgement.judge(module, data, torch.device("cpu"))
-            asked = [module.teacher(batch, module.needs).logits for _, batch in data.held_out_batches()]
+            asked = [module.teacher(batch, {LOGITS})[LOGITS] for _, batch in data.held_out_batches()]
             given[outputs, order] = torch.cat(asked)
             assert judged.teacher["accuracy"] > 0.7
     first, *others = given.values()

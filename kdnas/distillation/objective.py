@@ -45,7 +45,8 @@ class Stage:
     def __post_init__(self) -> None:
         require(bool(self.terms), "terms", dict(self.terms), "at least one, by name")
         for name, weight in self.weights.items():
-            require(name in self.terms, "weights", name, f"of {', '.join(self.terms)}")
+            known = ", ".join(self.terms)
+            require(name in self.terms, f"weights.{name}", weight, f"the weight of one of {known}")
             require(is_number(weight), f"weights.{name}", weight, "a number")
         if self.epochs is not None:
             require_whole("epochs", self.epochs, 0)

@@ -51,13 +51,12 @@ class Feature:
 
     def width(self, config: PreTrainedConfig) -> int:
         """Returns the number of values for each item, for a model with the given config."""
-        match self.kind:
-            case Kind.HIDDEN_STATE:
-                return config.hidden_size
-            case Kind.LOGITS:
-                return config.vocab_size if self.per is Per.MASKED_TOKEN else config.num_labels
-        heads = config.num_attention_heads
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        if self.kind is Kind.HIDDEN_STATE:
+            return config.hidden_size
+        if self.kind is Kind.LOGITS:
+            return int(config.vocab_size if self.per is Per.MASKED_TOKEN else config.num_labels or 0)
+        heads: int = config.num_attention_heads
+        head_size: int = getattr(config, "head_dim", None) or config.hidden_size // heads
         grouped = None if self.kind is Kind.QUERY else getattr(config, "num_key_value_heads", None)
         return (grouped or heads) * head_size
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,17 +21,13 @@ from kdnas.models.architecture import Architecture
 from kdnas.models.families import architecture_of
 from kdnas.models.features import LOGITS, Feature, Features
 from kdnas.models.loading import load_tokenizer, student_config, take_padding
-from kdnas.models.packing import Layout
 from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
 from kdnas.training.calibration import feature_variances
-from kdnas.training.gradients import at_once, is_out_of_memory
+from kdnas.training.gang import Gang
 from kdnas.training.split_metrics import SplitMetrics
 from kdnas.training.student import Student
-from kdnas.training.student_threads import SideBySide, draws, places
-from kdnas.training.trainer import balanced
 
-log = logging.getLogger(__name__)
 LOST = "lost"
 """The checkpoint's key for which students ran out of memory."""
 
@@ -104,7 +99,7 @@ class StudentDistiller(ExportingModule):
         for student in self.trainees if compile else ():
             student.compile_encoder()
         self.teacher: TeacherOutputs | None = None
-        self.threads: SideBySide | None = None
+        self.gang = Gang(self.trainees, self._measured)
         self.epochs = objective.epochs
         unlabelled = takewhile(lambda stage: not any(t.needs_labels for t in stage.terms.values()), objective.stages)
         self.transfer_epochs = sum(stage.epochs or 0 for stage in unlabelled)
@@ -166,7 +161,7 @@ class StudentDistiller(ExportingModule):
 
     @property
     def monitor(self) -> str:  # type: ignore[override]
-        return self.stage.monitor
+        return self.stage.monitor or "loss"
 
     @property
     def peak(self) -> float:
@@ -234,16 +229,16 @@ class StudentDistiller(ExportingModule):
         if self.teacher is None:  # the module is used without `kdnas.app.run`
             self._open(OnlineTeacher(), "32-true", nullcontext, None, self.device)
         assert self.teacher is not None
-        with self._part("ask teacher"):
+        with self._measured("ask teacher"):
             return self.teacher(batch, features)
 
-    def _part(self, name: str) -> AbstractContextManager[None]:
+    def _measured(self, name: str) -> AbstractContextManager[None]:
         """Measures a named part of the step with the Trainer's profiler, if there is one."""
         trainer: Any = self._trainer
         return trainer.profiler.profile(name) if trainer is not None else nullcontext()
 
     def on_fit_start(self) -> None:
-        self._share_cores()
+        self.gang.share_cores(self.device, self.trainer.precision_plugin.forward_context)
         terms = [term for student in self.trainees for term in student.all_terms if term.normalized_by]
         if terms and self.trainer.ckpt_path is None:
             trainer: Any = self.trainer
@@ -256,86 +251,23 @@ class StudentDistiller(ExportingModule):
 
     # -- training and validation
 
-    def _share_cores(self) -> None:
-        """Trains the students of a gang in parallel threads on a CPU, where results change by rounding alone."""
-        self.threads, several = None, min(len(self.trainees), places())
-        changes = any(draws(student.model) or student.compiled is not None for student in self.trainees)
-        if several > 1 and self.device.type == "cpu" and self.trainer.world_size == 1 and not changes:
-            self.threads = SideBySide(several, self.trainer.precision_plugin.forward_context)
-
-    @property
-    def _left(self) -> list[Student]:
-        """The students that are still trained, the largest first: threads then end at about the same time."""
-        return sorted(
-            (student for student in self.trainees if not student.lost),
-            key=lambda student: architecture_of(student.model.config).size,
-            reverse=True,
-        )
-
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
-        teacher, students = self.ask_teacher(batch), self._left
-        losses: list[Tensor | None] = [None] * len(students)
-        if self.threads:
-            Layout.of(batch)  # computed once, before the threads need it
-            with self._part("side by side"):
-                losses = self.threads.map(lambda student: self._learn_beside(student, batch, teacher), students)
-        every = torch.stack(
-            [
-                self._learn(student, batch, teacher) if loss is None else loss
-                for student, loss in zip(students, losses, strict=True)
-            ]
-        )
+        trainer: Any = self._trainer
+        # Gradients that are there before `backward` are divided here, as Lightning divides the loss.
+        losses = self.gang.losses(batch, self.ask_teacher(batch), 1 / trainer.accumulate_grad_batches if trainer else 1)
         # The students' parameters are disjoint, so the gradient of the sum is each student's own.
-        self.log("train/loss", every.detach().mean(), prog_bar=True, sync_dist=True)
-        for name in students[0].losses if len(students[0].terms) > 1 else ():
-            mean = torch.stack([student.losses[name] for student in self._left]).mean()
+        self.log("train/loss", losses.detach().mean(), prog_bar=True, sync_dist=True)
+        for name in self.stage.terms if len(self.stage.terms) > 1 else ():
+            mean = torch.stack([student.losses[name] for student in self.gang.remaining]).mean()
             self.log(f"train/loss_{name}", mean, sync_dist=True)
-        return every.sum()
-
-    def _loss(self, student: Student, batch: BatchEncoding, teacher: Features) -> Tensor:
-        """Computes a student's loss; in a gang, also runs its backward pass at once, which frees its activations."""
-        terms, _ = student(batch, teacher)
-        losses = {name: balanced(mean.value, mean.count) for name, mean in terms.items()}
-        student.losses = {name: value.detach() for name, value in losses.items()}
-        loss = student.weighted(losses)
-        if len(self.trainees) == 1:
-            return loss
-        with nullcontext() if self.threads else self._part("backward"):
-            return at_once(loss, list(student.parameters()), 1 / self.trainer.accumulate_grad_batches)
-
-    def _learn_beside(self, student: Student, batch: BatchEncoding, teacher: Features) -> Tensor | None:
-        """Computes a student's loss in a thread beside others; returns None if it runs out of memory."""
-        try:
-            return self._loss(student, batch, teacher)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return None
-
-    def _learn(self, student: Student, batch: BatchEncoding, teacher: Features) -> Tensor:
-        """Computes a student's loss alone. A student of a gang that runs out of memory is lost; the others go on."""
-        try:
-            return self._loss(student, batch, teacher)
-        except (RuntimeError, MemoryError) as error:
-            left = [other for other in self.trainees if other is not student and not other.lost]
-            if not is_out_of_memory(error) or not left or self.trainer.world_size > 1:
-                raise
-        student.lose()  # outside of the handler, whose traceback keeps the memory in use
-        log.warning("%s: does not fit into memory beside the others of its gang", architecture_of(student.model.config))
-        return torch.zeros((), device=self.device)
+        return losses.sum()
 
     def on_validation_epoch_start(self) -> None:
         for student in self.trainees:
             student.begin()
 
     def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
-        teacher = self.ask_teacher(batch)
-        if self.threads:
-            Layout.of(batch)
-            self.threads.map(lambda student: student.watch(batch, teacher, dataloader_idx), self._left)
-            return
-        for student in self._left:
-            student.watch(batch, teacher, dataloader_idx)
+        self.gang.watch(batch, self.ask_teacher(batch), dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.figures() for student in self.trainees]
