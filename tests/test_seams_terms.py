@@ -35,14 +35,8 @@ WORDS = [f"+{STAGE}.terms.queries._target_=test_seams_terms.QueryCosine", f"+{ST
 
 
 def train(folder, teacher, *words):
-    settings = [
-        "data=demo",
-        "data.rows=24",
-        "data.held_out=10",
-        "data.proxy=1",
-        "data.batch_size=4",
-        "module.dropout=0",
-    ]
+    settings = ["data=demo", "data.rows=24", "data.held_out=10", "data.proxy=1", "data.batch_size=4"]
+    settings += ["module.dropout=0", "trainer.log_every_n_steps=1"]
     settings += ["trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.precision=32-true", "~latency"]
     settings += ["architecture.num_hidden_layers=2", "architecture.hidden_size=8", "architecture.num_attention_heads=2"]
     settings += [f"teacher.path={teacher}", f"paths.runs={folder}", f"paths.output={folder}", *words]
