@@ -30,7 +30,7 @@ from kdnas.app.preflight import preflight
 from kdnas.app.run import quieten
 from kdnas.base.config import override
 from kdnas.callbacks import QuietSteps, SeedSteps
-from kdnas.distillation.mapping import last, layer_mapping, uniform
+from kdnas.distillation.mapping import last, map_layers, uniform, uniform_last
 from kdnas.models.architecture import Architecture
 from kdnas.models.heads import Encoder
 from kdnas.models.loading import load_encoder, load_tokenizer
@@ -105,7 +105,7 @@ class Course:
 
     def pairs(self, teacher_layers: int) -> list[tuple[int, int]]:
         """Student and teacher layers that the objective pairs, from 1."""
-        layers = layer_mapping("uniform_last", STUDENT.num_hidden_layers, teacher_layers)
+        layers = map_layers(uniform_last, STUDENT.num_hidden_layers, teacher_layers)
         return [(i, j) for i, targets in enumerate(layers, start=1) for j in targets]
 
     def schedule(self, step: int) -> float:
@@ -353,7 +353,8 @@ def overrides(
 
 def distilled(student: Any) -> Trained:
     """One of kdnas's students with its projections."""
-    projections = dict(zip(student.objective.pairs, student.objective.projections, strict=True))
+    term = student.terms["hidden_states"]
+    projections = dict(zip(term.pairs, term.projections, strict=True))
     return Trained(student.model, lambda i, j, states: projections[i, j](states))
 
 

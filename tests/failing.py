@@ -1,4 +1,4 @@
-"""Objectives that fail for some students, for the tests of what a search does then."""
+"""Loss terms that fail for some students, for the tests of what a search does then."""
 
 import os
 import signal
@@ -8,20 +8,18 @@ from pathlib import Path
 
 import torch
 
-from kdnas.distillation.objectives import HiddenStateObjective
-from kdnas.distillation.recipes import Recipe, Stage
-from kdnas.models.heads import Encoder
+from kdnas.distillation.terms import HiddenStates, Mean
+
+TERM = "objective.hidden_states.terms.hidden_states"
 
 
-def for_wide_students():
-    """As `kdnas.distillation.recipes.hidden_states`, for students up to a hidden size of 16."""
+class ForWideStudents(HiddenStates):
+    """Hidden-state transfer, for students up to a hidden size of 16."""
 
-    def objective(student, teacher):
+    def build(self, student, teacher):
         if student.hidden_size > 16:
             raise MemoryError(f"no room for a hidden size of {student.hidden_size}")
-        return HiddenStateObjective(student, teacher)
-
-    return Recipe(Encoder(), [Stage("hidden states", objective)])
+        super().build(student, teacher)
 
 
 class Unreadable(Exception):
@@ -64,21 +62,24 @@ FATES = {
 """What becomes of a student, by its intermediate size."""
 
 
-class Fateful(HiddenStateObjective):
-    """Hidden-state transfer, until a student's fate overtakes it in its first training step."""
+class Fateful(HiddenStates):
+    """Hidden-state transfer, until a student's fate overtakes it in its first training step.
 
-    def __init__(self, student, teacher, marks):
-        super().__init__(student, teacher)
-        self.fate, self.marks = FATES[student.intermediate_size], Path(marks)
+    Args:
+        marks: a folder for what has to be remembered from one process to the next.
+    """
+
+    def __init__(self, marks, **settings):
+        super().__init__(**settings)
+        self.marks = Path(marks)
+
+    def build(self, student, teacher):
+        super().build(student, teacher)
+        self.fate = FATES[student.intermediate_size]
 
     def forward(self, student, teacher, batch):
         loss = super().forward(student, teacher, batch)
         if self.training and self.fate:
-            told, self.fate = self.fate(self.marks), None
-            return loss * told if isinstance(told, float) else loss
+            factor, self.fate = self.fate(self.marks), None
+            return Mean(loss.value * factor, loss.count) if isinstance(factor, float) else loss
         return loss
-
-
-def by_intermediate_size(marks):
-    """Args: marks: a folder for what has to be remembered from one process to the next."""
-    return Recipe(Encoder(), [Stage("hidden states", lambda student, teacher: Fateful(student, teacher, marks))])

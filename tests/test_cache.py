@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +19,15 @@ from kdnas.base.errors import ConfigError
 from kdnas.datamodules import TextDataModule
 from kdnas.distillation import cache as kept
 from kdnas.distillation.cache import DiskOutputs, MemoryOutputs
-from kdnas.distillation.teacher import Needs, OnlineTeacher, Teacher
+from kdnas.distillation.teacher import OnlineTeacher, Teacher
+from kdnas.models.features import LOGITS, Per, hidden_state
 from kdnas.models.heads import Classifier, Encoder
 from kdnas.models.loading import load_config
 
 CPU = torch.device("cpu")
-NEEDS = Needs(states=frozenset({1, 4}), first=frozenset({3}))
+FIRST = hidden_state(3, Per.FIRST_TOKEN)
+STATES = {layer: hidden_state(layer) for layer in (1, 2, 4)}
+FEATURES = frozenset({STATES[1], STATES[4], FIRST})
 
 
 @pytest.fixture(autouse=True)
@@ -68,16 +70,15 @@ def sizes(folder):
 @pytest.mark.parametrize("form", ["memory", "disk"])
 def test_what_is_kept_is_what_the_teacher_says(form, teacher, data, tmp_path):
     model = AutoModel.from_pretrained(teacher).eval()
-    asked = forms(tmp_path)[form].open(known(teacher), data.corpus, NEEDS, CPU)
+    asked = forms(tmp_path)[form].open(known(teacher), data.corpus, FEATURES, CPU)
     seen = 0
     for loader in (data.train_dataloader(), data.val_dataloader()):
         for batch in loader:
-            given, (said, real) = asked(batch, NEEDS), by_hand(model, batch)
-            for layer in NEEDS.states:  # bf16 has 8 bits
-                torch.testing.assert_close(
-                    given.states[layer].float(), said.hidden_states[layer][real], rtol=2**-8, atol=1e-6
-                )
-            torch.testing.assert_close(given.first[3].float(), said.hidden_states[3][:, 0], rtol=2**-8, atol=1e-6)
+            given, (said, real) = asked(batch, FEATURES), by_hand(model, batch)
+            expected = {STATES[layer]: said.hidden_states[layer][real] for layer in (1, 4)}
+            expected[FIRST] = said.hidden_states[3][:, 0]
+            for feature, values in expected.items():  # bf16 has 8 bits
+                torch.testing.assert_close(given[feature].float(), values, rtol=2**-8, atol=1e-6)
             seen += len(batch["rows"])
     assert seen == data.corpus.rows == 80
 
@@ -88,39 +89,38 @@ def test_logits_are_kept_as_they_are(form, teacher, data, tmp_path):
     AutoModelForSequenceClassification.from_pretrained(teacher, num_labels=3).save_pretrained(tmp_path / "t")
     AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "t")
     path = str(tmp_path / "t")
-    asked = forms(tmp_path / "o")[form].open(known(path, Classifier(3)), data.corpus, Needs(logits=True), CPU)
+    asked = forms(tmp_path / "o")[form].open(known(path, Classifier(3)), data.corpus, {LOGITS}, CPU)
     model = AutoModelForSequenceClassification.from_pretrained(path).eval()
     for batch in data.train_dataloader():
-        given, (said, _) = asked(batch, Needs(logits=True)), by_hand(model, batch)
-        torch.testing.assert_close(given.logits, said.logits, rtol=1e-5, atol=1e-6)
-        assert not given.states and not given.first
+        given, (said, _) = asked(batch, {LOGITS}), by_hand(model, batch)
+        torch.testing.assert_close(given[LOGITS], said.logits, rtol=1e-5, atol=1e-6)
+        assert set(given) == {LOGITS}
 
 
 def test_files_are_of_real_tokens_alone_and_are_used_again(teacher, data, tmp_path, monkeypatch):
-    forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
+    forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU)
     tokens = sum(len(ids) for rows in (data.train, data.validation) for ids in rows["input_ids"])
     state = tokens * 16 * 2
-    assert sizes(tmp_path) == {"states-01": state, "states-04": state, "first-03": 80 * 16 * 2}
+    assert sizes(tmp_path) == {STATES[1].name: state, STATES[4].name: state, FIRST.name: 80 * 16 * 2}
 
     monkeypatch.setattr(Teacher, "load", None)  # nobody needs it any more
-    again = forms(tmp_path)["disk"].open(known(teacher), data.corpus, Needs(frozenset({4})), CPU)
-    assert set(again.parts) == {"states-04"}
+    again = forms(tmp_path)["disk"].open(known(teacher), data.corpus, {STATES[4]}, CPU)
+    assert set(again.cached) == {STATES[4]}
 
 
 def test_a_layer_that_is_missing_is_added(teacher, data, tmp_path, monkeypatch):
-    forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/[sf]*")}
+    forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/[!.]*")}
     asked, fill = [], kept.fill
     monkeypatch.setattr(kept, "fill", lambda parts, *given: (asked.append(sorted(parts)), fill(parts, *given)))
-    more = replace(NEEDS, states=frozenset({1, 2, 4}))
-    forms(tmp_path)["disk"].open(known(teacher), data.corpus, more, CPU)
-    assert asked == [["states-02"]]
+    forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES | {STATES[2]}, CPU)
+    assert asked == [[STATES[2]]]
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
 @pytest.mark.parametrize("change", ["rows", "weights", "precision", "head"])
 def test_others_are_kept_elsewhere(change, teacher, roberta_teacher, text_dataset, data, tmp_path):
-    forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
+    forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU)
     path, corpus, settings = teacher, data.corpus, {}
     if change == "rows":
         corpus = data_of(teacher, text_dataset, max_length=8).corpus
@@ -130,17 +130,17 @@ def test_others_are_kept_elsewhere(change, teacher, roberta_teacher, text_datase
         model.save_pretrained(path := str(tmp_path / "t"))
     else:
         settings = {"precision": "bf16-mixed"} if change == "precision" else {"head": Encoder()}
-    forms(tmp_path)["disk"].open(known(path, **settings), corpus, NEEDS, CPU)
-    folders = {part.parent for part in tmp_path.glob("*/states-01")}
+    forms(tmp_path)["disk"].open(known(path, **settings), corpus, FEATURES, CPU)
+    folders = {part.parent for part in tmp_path.glob(f"*/{STATES[1].name}")}
     assert len(folders) == (1 if change == "head" else 2)
 
 
 def test_a_file_that_was_cut_is_written_again(teacher, data, tmp_path):
-    forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
-    (path,) = tmp_path.glob("*/states-04")
+    forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU)
+    (path,) = tmp_path.glob(f"*/{STATES[4].name}")
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
+    forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU)
     assert path.read_bytes() == whole
 
 
@@ -150,13 +150,13 @@ def test_what_is_interrupted_leaves_nothing_that_counts(teacher, data, tmp_path,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(kept, "_put", stop)
-        forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
+        forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU)
     assert sizes(tmp_path) == {}
     (folder,) = tmp_path.glob("*/")
-    for name in ("states-01", "logits"):
+    for name in (STATES[1].name, LOGITS.name):
         (folder / f".{name}.0123abcd").write_bytes(b"of a process that was killed")
-    forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU)
-    assert set(sizes(tmp_path)) == {"states-01", "states-04", "first-03"}
+    forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU)
+    assert set(sizes(tmp_path)) == {feature.name for feature in FEATURES}
     assert {path.name for path in folder.glob(".*")} == {".lock"}
 
 
@@ -164,14 +164,16 @@ def test_of_several_processes_one_asks_the_teacher(teacher, data, tmp_path, monk
     passes, fill = [], kept.fill
     monkeypatch.setattr(kept, "fill", lambda *given: (passes.append(1), fill(*given)))
     forms_of = [forms(tmp_path)["disk"] for _ in range(4)]  # file locks keep threads apart as well
-    threads = [threading.Thread(target=form.open, args=(known(teacher), data.corpus, NEEDS, CPU)) for form in forms_of]
+    threads = [
+        threading.Thread(target=form.open, args=(known(teacher), data.corpus, FEATURES, CPU)) for form in forms_of
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(passes) == 1
     batch = next(iter(data.train_dataloader()))
-    said = [form(batch, NEEDS).states[4] for form in forms_of]
+    said = [form(batch, FEATURES)[STATES[4]] for form in forms_of]
     assert all(torch.equal(said[0], other) for other in said)
 
 
@@ -179,12 +181,12 @@ def test_of_several_processes_one_asks_the_teacher(teacher, data, tmp_path, monk
 
 
 def test_what_does_not_fit_takes_the_next_best_form(teacher, data, tmp_path, caplog):
-    size = 1e-9 * sum(part.bytes for part in kept.parts_of(NEEDS, known(teacher), data.corpus))
+    size = 1e-9 * sum(part.bytes for part in kept.parts_of(FEATURES, known(teacher), data.corpus))
     with caplog.at_level(logging.INFO):
         small = MemoryOutputs(0.9 * size, DiskOutputs(str(tmp_path), 1.1 * size))
-        assert isinstance(small.open(known(teacher), data.corpus, NEEDS, CPU), DiskOutputs)
+        assert isinstance(small.open(known(teacher), data.corpus, FEATURES, CPU), DiskOutputs)
         smaller = MemoryOutputs(0.9 * size, DiskOutputs(str(tmp_path / "none"), 0.9 * size))
-        assert isinstance(smaller.open(known(teacher), data.corpus, NEEDS, CPU), OnlineTeacher)
+        assert isinstance(smaller.open(known(teacher), data.corpus, FEATURES, CPU), OnlineTeacher)
     assert f"would take {size:.3g} GB in memory: more than outputs.limit={0.9 * size:.3g}" in caplog.text
     assert not list((tmp_path / "none").glob("*"))
 
@@ -192,11 +194,11 @@ def test_what_does_not_fit_takes_the_next_best_form(teacher, data, tmp_path, cap
 def test_a_full_disk_counts_until_all_is_there(teacher, data, tmp_path, monkeypatch):
     usage, plenty = type("Usage", (), {"free": 1000}), kept.shutil.disk_usage
     monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage)
-    assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU), OnlineTeacher)
+    assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU), OnlineTeacher)
     monkeypatch.setattr(kept.shutil, "disk_usage", plenty)
-    assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU), DiskOutputs)
+    assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU), DiskOutputs)
     monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage)  # somebody else has filled it
-    assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU), DiskOutputs)
+    assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU), DiskOutputs)
 
 
 def test_a_disk_that_cannot_take_a_file_costs_nobody_anything(teacher, data, tmp_path, monkeypatch, caplog):
@@ -205,31 +207,31 @@ def test_a_disk_that_cannot_take_a_file_costs_nobody_anything(teacher, data, tmp
 
     monkeypatch.setattr(kept, "_reserve", full)
     with caplog.at_level(logging.INFO):
-        assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, NEEDS, CPU), OnlineTeacher)
+        assert isinstance(forms(tmp_path)["disk"].open(known(teacher), data.corpus, FEATURES, CPU), OnlineTeacher)
     assert "it cannot be written to (No space left on device)" in caplog.text and sizes(tmp_path) == {}
 
 
 def test_what_memory_holds_is_not_measured_against_what_it_left(teacher, data, monkeypatch):
-    size = sum(part.bytes for part in kept.parts_of(NEEDS, known(teacher), data.corpus))
+    size = sum(part.bytes for part in kept.parts_of(FEATURES, known(teacher), data.corpus))
     free = [3.0 * size, 2.0 * size - 1, 2.0 * size - 1]
     monkeypatch.setattr(kept, "available_memory", lambda: free.pop(0))
-    first, second = (MemoryOutputs(1).open(known(teacher), data.corpus, NEEDS, CPU) for _ in range(2))
-    assert first.parts["states-01"].data_ptr() == second.parts["states-01"].data_ptr()
-    other = MemoryOutputs(1).open(known(teacher), data.corpus, Needs(frozenset({2, 1, 4, 3})), CPU)
+    first, second = (MemoryOutputs(1).open(known(teacher), data.corpus, FEATURES, CPU) for _ in range(2))
+    assert first.cached[STATES[1]].data_ptr() == second.cached[STATES[1]].data_ptr()
+    other = MemoryOutputs(1).open(known(teacher), data.corpus, set(map(hidden_state, range(1, 5))), CPU)
     assert isinstance(other, OnlineTeacher)
 
 
 def test_what_was_used_last_stays_and_the_rest_makes_room(teacher, text_dataset, tmp_path):
     corpora = [data_of(teacher, text_dataset, max_length=length).corpus for length in (8, 9, 10, 11)]
-    sizes_of = [sum(part.bytes for part in kept.parts_of(NEEDS, known(teacher), corpus)) for corpus in corpora]
+    sizes_of = [sum(part.bytes for part in kept.parts_of(FEATURES, known(teacher), corpus)) for corpus in corpora]
     form = DiskOutputs(str(tmp_path), 1e-9 * (sum(sizes_of[:3]) + 500))  # and the folders' locks
     folders = []
     for age, corpus in enumerate(corpora[:3]):
-        form.open(known(teacher), corpus, NEEDS, CPU)
+        form.open(known(teacher), corpus, FEATURES, CPU)
         folders += [path for path in tmp_path.iterdir() if path.is_dir() and path not in folders]
         os.utime(folders[-1], (age, age))
-    form.open(known(teacher), corpora[0], NEEDS, CPU)  # whose turn it would be
-    form.open(known(teacher), corpora[3], NEEDS, CPU)
+    form.open(known(teacher), corpora[0], FEATURES, CPU)  # whose turn it would be
+    form.open(known(teacher), corpora[3], FEATURES, CPU)
     left = {path for path in tmp_path.iterdir() if path.is_dir()}
     assert folders[0] in left and folders[1] not in left
 
@@ -245,7 +247,7 @@ def test_what_changes_with_every_pass_is_refused(form, teacher, tmp_path):
 
 @pytest.mark.parametrize("limit", [0, -1, "much", float("nan"), None, True])
 def test_a_limit_that_is_none_is_refused(limit):
-    with pytest.raises(ConfigError, match="^outputs.limit="):
+    with pytest.raises(ConfigError, match="^limit="):
         MemoryOutputs(limit)
 
 
@@ -301,5 +303,5 @@ def test_batches_by_tokens_and_masks(teacher, text_dataset, tmp_path):
 def test_layers_of_all_depths_are_kept_for_the_candidates_to_come(teacher):
     module = distiller(teacher, SMALL, depths=[1, 3, 9])
     # 2 layers: 1, 3 and 3, 4; 1 layer: 1 and 4; 3 layers: 1, 2, 3 and 2, 3, 4; 9 are more than the teacher's
-    assert module.needs == Needs(states=frozenset({1, 2, 3, 4}))
-    assert distiller(teacher, SMALL, mapping="last_1").needs == Needs(states=frozenset({4}))
+    assert module.teacher_features == set(map(hidden_state, range(1, 5)))
+    assert distiller(teacher, SMALL, mapping="last_1").teacher_features == {hidden_state(4)}

@@ -11,11 +11,11 @@ import lightning as L
 import pandas as pd
 import pytest
 import torch
+from objectives import hidden_states
 from torch.utils.data import DataLoader
 from transformers import AutoModel, BertConfig, BertModel, DataCollatorWithPadding
 
 from kdnas.base.errors import ConfigError
-from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
 from kdnas.models.checkpoints import PACK, load_classifier, read, unpack
 from kdnas.models.exports import export

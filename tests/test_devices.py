@@ -182,7 +182,9 @@ def test_hidden_states_on_three_devices(sources, tmp_path):
     three = together(tmp_path / "three", [*settings, "trainer.strategy=ddp"], 3)
     agree(one, three)
     variances = [
-        torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]["students.0.objectives.0.variance"]
+        torch.load(folder / "last.ckpt", weights_only=True)["state_dict"][
+            "students.0.objectives.0.hidden_states.variance"
+        ]
         for folder in (one, three)
     ]
     torch.testing.assert_close(*variances, rtol=1e-6, atol=0)

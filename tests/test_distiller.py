@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from objectives import hidden_states
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
@@ -18,9 +19,8 @@ from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
 from kdnas.app import run as runner
 from kdnas.app.resuming import resumable
 from kdnas.base.errors import ConfigError
-from kdnas.distillation.recipes import hidden_states
-from kdnas.distillation.teacher import Outputs
 from kdnas.models.architecture import Architecture
+from kdnas.models.features import hidden_state
 from kdnas.modules import StudentDistiller
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -72,7 +72,7 @@ def loss_by_hand(student, teacher, batch, pairs, variances=None):
     """The mean over pairs of the mean squared error over real tokens and features, in numpy."""
     own = layer_outputs(student.model.eval(), batch)
     theirs = layer_outputs(plain(teacher), batch)
-    weights = [projection.weight.detach().numpy().astype(np.float64) for projection in student.objective.projections]
+    weights = [projection.weight.detach().numpy().astype(np.float64) for projection in term_of(student).projections]
     terms = [
         np.mean((own[i] @ weight.T - theirs[j]) ** 2) / (variances[j] if variances else 1)
         for (i, j), weight in zip(pairs, weights, strict=True)
@@ -80,8 +80,13 @@ def loss_by_hand(student, teacher, batch, pairs, variances=None):
     return sum(terms) / len(pairs)
 
 
+def term_of(student):
+    return student.terms["hidden_states"]
+
+
 def loss_of(module, batch, student=0):
-    return module.students[student](batch, module.ask_teacher(batch))[0]
+    means, _ = module.students[student](batch, module.ask_teacher(batch))
+    return means["hidden_states"].value
 
 
 class Texts(L.LightningDataModule):
@@ -133,8 +138,8 @@ def test_the_loss_is_the_mean_over_pairs_of_the_error_over_real_tokens(teacher, 
 
 def test_a_student_as_deep_as_its_teacher_has_one_projection_a_layer(teacher):
     module, batch = distiller(teacher, DEEP), batch_of(teacher)
-    shapes = [tuple(projection.weight.shape) for projection in module.students[0].objective.projections]
-    assert shapes == [(16, 12)] * 4 and all(p.bias is None for p in module.students[0].objective.projections)
+    shapes = [tuple(projection.weight.shape) for projection in term_of(module.students[0]).projections]
+    assert shapes == [(16, 12)] * 4 and all(p.bias is None for p in term_of(module.students[0]).projections)
     expected = loss_by_hand(module.students[0], teacher, batch, [(i, i) for i in range(1, 5)])
     assert loss_of(module, batch).item() == pytest.approx(expected, rel=1e-5)
 
@@ -145,17 +150,17 @@ def test_the_loss_can_be_divided_by_the_variance_over_the_held_out_tokens(teache
     tokens = [layer_outputs(plain(teacher), batch) for batch in data.val_dataloader()]
     tokens = {layer: np.concatenate([states[layer] for states in tokens]) for layer in range(1, 5)}
     variances = {layer: states.var(axis=0).mean() for layer, states in tokens.items()}
-    objective = module.students[0].objective
-    assert objective.variance.numpy() == pytest.approx([variances[j] for j in (1, 3, 3, 4)], rel=1e-4)
+    term = term_of(module.students[0])
+    assert term.variance.numpy() == pytest.approx([variances[j] for j in (1, 3, 3, 4)], rel=1e-4)
     expected = loss_by_hand(module.students[0], teacher, batch, PAIRS["uniform_last"], variances)
     assert loss_of(module.eval(), batch).item() == pytest.approx(expected, rel=1e-4)
     # To predict the mean explains nothing: over the held-out tokens, this student's loss is 1.
     mean = {j: torch.tensor(states.mean(0), dtype=torch.float32) for j, states in tokens.items()}
-    for (_, j), projection in zip(PAIRS["uniform_last"], objective.projections, strict=True):
+    for (_, j), projection in zip(PAIRS["uniform_last"], term.projections, strict=True):
         projection.weight.data = mean[j][:, None].repeat(1, 8) / 8
-    constant = {i: torch.ones(len(tokens[1]), 8) for i in (1, 2)}
-    theirs = {j: torch.tensor(states, dtype=torch.float32) for j, states in tokens.items()}
-    loss = objective(Outputs(constant), Outputs(theirs), batch)
+    constant = {hidden_state(i): torch.ones(len(tokens[1]), 8) for i in (1, 2)}
+    theirs = {hidden_state(j): torch.tensor(states, dtype=torch.float32) for j, states in tokens.items()}
+    loss = term(constant, theirs, batch).value
     assert loss.item() == pytest.approx(1, rel=1e-4)
 
 
@@ -288,7 +293,7 @@ def strip(state, prefix):
 
 
 def variance_of(module):
-    return {"objectives.0.variance": module.students[0].objective.variance}
+    return {"objectives.0.hidden_states.variance": term_of(module.students[0]).variance}
 
 
 def test_each_student_is_clipped_by_its_own_norm(teacher):
@@ -315,7 +320,7 @@ def test_the_seed_alone_decides_the_initial_weights(teacher):
     different = distiller(teacher, SMALL, seed=8).students[0]
     name = "encoder.layer.0.output.dense.weight"
     assert not torch.equal(different.model.state_dict()[name], one.students[0].model.state_dict()[name])
-    assert not torch.equal(different.objective.projections[0].weight, one.students[0].objective.projections[0].weight)
+    assert not torch.equal(term_of(different).projections[0].weight, term_of(one.students[0]).projections[0].weight)
 
 
 def test_the_learning_rate_rises_over_the_warm_up_and_then_falls_to_zero(teacher):
@@ -456,7 +461,7 @@ def checkpoint(teacher, tmp_path_factory) -> Path:
 def test_the_checkpoint_is_data_and_holds_the_students_alone(checkpoint, teacher):
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     expected = distiller(teacher, SMALL, WIDE).students
-    numbers = sum(p.numel() for p in expected.parameters()) + sum(len(s.objective.pairs) for s in expected)
+    numbers = sum(p.numel() for p in expected.parameters()) + sum(len(term_of(s).pairs) for s in expected)
     assert sum(value.numel() for value in state.values()) == numbers  # the pairs' variances are the rest
     words = plain(teacher).embeddings.word_embeddings.weight
     assert not any(value.shape == words.shape for value in state.values())
@@ -497,7 +502,7 @@ def test_a_student_deeper_than_its_teacher_is_refused(teacher):
 
 
 def test_unknown_names_are_refused_with_the_choices(teacher):
-    with pytest.raises(ConfigError, match=r"objective.normalize=std.*none, variance"):
+    with pytest.raises(ConfigError, match=r"^objective.normalize=std.*none, variance"):
         distiller(teacher, normalize="std")
     with pytest.raises(ConfigError, match=r"architecture.hidden_act=gilu.*gelu.*relu.*silu"):
         distiller(teacher, Architecture(2, 2, 8, 16, "gilu"))

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from objectives import hidden_states
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
@@ -22,7 +23,6 @@ from kdnas.app.training import complete
 from kdnas.base.errors import ConfigError
 from kdnas.callbacks import ControllerUpdate, ExportModels
 from kdnas.costs.cost import Cost
-from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
 from kdnas.models.checkpoints import load_classifier
 from kdnas.modules import StudentDistiller

@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 from hydra import compose, initialize_config_dir
+from objectives import hidden_states
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
@@ -23,7 +24,6 @@ from transformers import (
 from kdnas.app import run as runner
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
-from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
 from kdnas.models.cards import card

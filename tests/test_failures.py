@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from failing import TERM
 from optuna.trial import TrialState
 from test_search import TINY
 
@@ -40,8 +41,8 @@ def search(folder, marks, teacher, *overrides, environment=None):
         f"paths.runs={folder}",
     ]
     words += [f"teacher.path={teacher}", "++teacher.prepare=null", "search.finalists=0", "search.max_failed=1"]
-    words += ["objective._target_=tests.failing.by_intermediate_size", "~objective.mapping", "~objective.normalize"]
-    words += [f"+objective.marks={marks}", "trainer.max_time=00:00:00:10"]
+    words += [f"{TERM}._target_=tests.failing.Fateful", f"+{TERM}.marks={marks}"]
+    words += ["trainer.max_time=00:00:00:10"]
     own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
     return subprocess.run(words, cwd=ROOT, env=own, capture_output=True, text=True, timeout=900)
 

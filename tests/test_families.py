@@ -16,10 +16,11 @@ from kdnas.models.checkpoints import load_classifier
 from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.exports import export
 from kdnas.models.families import architecture_of, family_of
+from kdnas.models.features import LOGITS, hidden_state
+from kdnas.models.forward import outputs
 from kdnas.models.heads import Classifier, Encoder, MaskedLM
 from kdnas.models.initialisation import PretrainedWeights
 from kdnas.models.loading import check_config, load_config, load_encoder
-from kdnas.models.packing import outputs
 from kdnas.models.resizing import student_config
 from kdnas.models.trial import check_architecture
 
@@ -77,9 +78,9 @@ def test_a_family_goes_all_the_way(family, tmp_path):
     config = student_config(teacher, STUDENT)
     check_architecture(config)
     student, batch = Encoder().new(config, seed=0), batch_of(9, 5)
-    given = outputs(student, batch, {1, 2})
-    assert all(states.shape == (14, 24) for states in given.states.values())
-    sum(states.square().mean() for states in given.states.values()).backward()
+    given = outputs(student, batch, {hidden_state(1), hidden_state(2)})
+    assert all(states.shape == (14, 24) for states in given.values())
+    sum(states.square().mean() for states in given.values()).backward()
     assert count_flops(config, 1, 16) < count_flops(teacher, 1, 16)
     assert count_parameters(config) == sum(weight.numel() for weight in student.parameters())
 
@@ -90,7 +91,7 @@ def test_a_family_goes_all_the_way(family, tmp_path):
         assert torch.equal(weight, student.get_parameter(name)), name
     PretrainedWeights(str(folder))(new_encoder(config))
     classifier, _ = load_classifier(str(folder), num_labels=3)
-    logits = outputs(classifier.eval(), batch).logits
+    logits = outputs(classifier.eval(), batch, {LOGITS})[LOGITS]
     assert logits.shape == (2, 3)
     expected = AutoModelForSequenceClassification.from_pretrained(
         export(classifier, grammar.tokenizer(), tmp_path / "c")

@@ -19,7 +19,7 @@ from transformers import DataCollatorWithPadding
 from kdnas.base.config import instantiate
 from kdnas.datamodules.synthetic import untrained
 from kdnas.models.checkpoints import load_classifier
-from kdnas.models.packing import Outputs
+from kdnas.models.features import LOGITS
 from kdnas.modules import FineTuner
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -60,8 +60,8 @@ class Answers(torch.nn.Module):
         self.config = SimpleNamespace(num_labels=num_labels)
 
     @staticmethod
-    def say(model, batch):
-        return Outputs(logits=batch["logits"])
+    def say(model, batch, features):
+        return {LOGITS: batch["logits"]}
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import torch
 from test_distiller import DEEP, SMALL, WIDE, Texts, distiller, equal_states, trainer
 
 from kdnas.base.errors import ConfigError
-from kdnas.modules.distiller import Student
+from kdnas.distillation.terms import Mean
 from kdnas.training.gradients import at_once, is_out_of_memory
+from kdnas.training.student import Student
 
 
 def test_gradients_at_once_are_those_of_backward():
@@ -137,8 +138,9 @@ def test_one_that_diverges_leaves_the_others_untouched(teacher, monkeypatch):
     forward = Student.forward
 
     def diverging(self, batch, teacher):
-        loss, own = forward(self, batch, teacher)
-        return (loss * float("nan") if self.model.config.hidden_size == WIDE.hidden_size else loss), own
+        losses, own = forward(self, batch, teacher)
+        factor = float("nan") if self.model.config.hidden_size == WIDE.hidden_size else 1.0
+        return {name: Mean(mean.value * factor, mean.count) for name, mean in losses.items()}, own
 
     monkeypatch.setattr(Student, "forward", diverging)
     gang, alone = distiller(teacher, WIDE, SMALL), distiller(teacher, SMALL)

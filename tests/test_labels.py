@@ -26,7 +26,7 @@ from kdnas.datamodules import GlueDataModule, grammar
 from kdnas.models.architecture import Architecture
 from kdnas.models.checkpoints import unpack
 from kdnas.models.classes import name_classes, names_of, teacher_order
-from kdnas.models.packing import Outputs
+from kdnas.models.features import LOGITS
 from kdnas.tasks.metrics import Matthews, Pearson, accuracy, f1, task_metrics
 from kdnas.training.split_metrics import SplitMetrics
 
@@ -261,7 +261,7 @@ def test_a_teacher_in_another_order_teaches_in_the_datas(taught, tmp_path, caplo
             words = [f"teacher.path={taught(order)}", f"outputs={outputs}", *STAGES]
             module, data = opened(config(tmp_path, *words))
             judged = judgement.judge(module, data, torch.device("cpu"))
-            asked = [module.teacher(batch, module.needs).logits for _, batch in data.held_out_batches()]
+            asked = [module.teacher(batch, {LOGITS})[LOGITS] for _, batch in data.held_out_batches()]
             given[outputs, order] = torch.cat(asked)
             assert judged.teacher["accuracy"] > 0.7
     first, *others = given.values()
@@ -327,8 +327,8 @@ def sayings(logits, labels, order=None, names=None, metrics=None, also=()):
         teacher_config = BertConfig(num_labels=count)
 
         @staticmethod
-        def teacher(batch, needs):
-            return Outputs(logits=kept[batch["rows"]])
+        def teacher(batch, features):
+            return {LOGITS: kept[batch["rows"]]}
 
     class Batch(dict):
         def to(self, device):

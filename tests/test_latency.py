@@ -13,6 +13,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from objectives import hidden_states
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadding, RobertaConfig
 
@@ -23,7 +24,6 @@ from kdnas.callbacks import LatencyBenchmark, QuietSteps
 from kdnas.costs import CostModel, Protocol, Target, Torch, cost_model, disturbance, measure
 from kdnas.costs.devices import DEVICES
 from kdnas.costs.disturbance import Timing
-from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
 from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.resizing import student_config

@@ -6,7 +6,13 @@ from math import ceil
 import pytest
 
 from kdnas.base.errors import ConfigError
-from kdnas.distillation.mapping import layer_mapping
+from kdnas.distillation.mapping import MAPPINGS, map_layers
+from kdnas.distillation.terms import HiddenStates
+
+
+def mapped(name, student, teacher):
+    return map_layers(MAPPINGS[name], student, teacher)
+
 
 STRATEGIES = ["last_1", "last", "uniform", "uniform_last"]
 DEPTHS = [(student, teacher) for teacher in range(1, 25) for student in range(1, teacher + 1)]
@@ -35,7 +41,7 @@ UNIFORM_LAST = {
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_mapping_is_one_set_of_teacher_layers_a_student_layer(strategy):
     for student, teacher in DEPTHS:
-        mapping = layer_mapping(strategy, student, teacher)
+        mapping = mapped(strategy, student, teacher)
         assert len(mapping) == student
         for layers in mapping:
             assert len(set(layers)) == len(layers)
@@ -46,23 +52,23 @@ def test_every_mapping_is_one_set_of_teacher_layers_a_student_layer(strategy):
 
 @pytest.mark.parametrize("strategy", ["last_1", "last", "uniform_last"])
 def test_the_last_layer_learns_from_the_last(strategy):
-    assert all(teacher in layer_mapping(strategy, student, teacher)[-1] for student, teacher in DEPTHS)
+    assert all(teacher in mapped(strategy, student, teacher)[-1] for student, teacher in DEPTHS)
 
 
 def test_last_1_maps_nothing_else():
-    assert layer_mapping("last_1", 3, 12) == [(), (), (12,)]
-    assert layer_mapping("last_1", 1, 1) == [(1,)]
+    assert mapped("last_1", 3, 12) == [(), (), (12,)]
+    assert mapped("last_1", 1, 1) == [(1,)]
 
 
 def test_last_keeps_to_the_end_of_the_teacher():
     for student, teacher in DEPTHS:
-        layers = [layer for (layer,) in layer_mapping("last", student, teacher)]
+        layers = [layer for (layer,) in mapped("last", student, teacher)]
         assert layers == list(range(teacher - student + 1, teacher + 1))
 
 
 def test_uniform_starts_at_the_first_layer_and_keeps_its_stride():
     for student, teacher in DEPTHS:
-        layers = [layer for (layer,) in layer_mapping("uniform", student, teacher)]
+        layers = [layer for (layer,) in mapped("uniform", student, teacher)]
         strides = {b - a for a, b in pairwise(layers)}
         assert layers[0] == 1 and strides <= {teacher // student, ceil(teacher / student)}
 
@@ -71,7 +77,7 @@ def test_uniform_last_is_equation_2_where_the_student_divides_the_teacher():
     seen = 0
     for student, teacher in DEPTHS:
         if teacher % student == 0:
-            for i, layers in enumerate(layer_mapping("uniform_last", student, teacher), start=1):
+            for i, layers in enumerate(mapped("uniform_last", student, teacher), start=1):
                 equation_2 = {(i - 1) * ceil(teacher / student) + 1, teacher - student + i}
                 assert set(layers) == equation_2 and max(equation_2) <= teacher
                 seen += 1
@@ -80,27 +86,27 @@ def test_uniform_last_is_equation_2_where_the_student_divides_the_teacher():
 
 def test_equation_2_would_leave_the_teacher_where_this_does_not():
     assert [i for i in range(1, 11) if (i - 1) * ceil(12 / 10) + 1 > 12] == [7, 8, 9, 10]
-    assert max(layer for layers in layer_mapping("uniform_last", 10, 12) for layer in layers) == 12
+    assert max(layer for layers in mapped("uniform_last", 10, 12) for layer in layers) == 12
 
 
 @pytest.mark.parametrize("student", [3, 4, 6, 10])
 def test_the_papers_depths(student):
-    assert layer_mapping("uniform", student, 12) == [(layer,) for layer in UNIFORM[student]]
-    assert layer_mapping("last", student, 12) == [(layer,) for layer in LAST[student]]
-    assert [set(layers) for layers in layer_mapping("uniform_last", student, 12)] == UNIFORM_LAST[student]
+    assert mapped("uniform", student, 12) == [(layer,) for layer in UNIFORM[student]]
+    assert mapped("last", student, 12) == [(layer,) for layer in LAST[student]]
+    assert [set(layers) for layers in mapped("uniform_last", student, 12)] == UNIFORM_LAST[student]
 
 
 def test_layers_that_coincide_are_mapped_once():
     for teacher in range(1, 25):
-        assert layer_mapping("uniform_last", teacher, teacher) == [(layer,) for layer in range(1, teacher + 1)]
+        assert mapped("uniform_last", teacher, teacher) == [(layer,) for layer in range(1, teacher + 1)]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_student_deeper_than_its_teacher_is_refused_with_both_depths(strategy):
     with pytest.raises(ConfigError, match=r"num_hidden_layers=13\b.*\b12\b"):
-        layer_mapping(strategy, 13, 12)
+        mapped(strategy, 13, 12)
 
 
 def test_an_unknown_strategy_is_refused_with_the_choices():
-    with pytest.raises(ConfigError, match=r"mapping=skip\b.*last_1, last, uniform, uniform_last"):
-        layer_mapping("skip", 3, 12)
+    with pytest.raises(ConfigError, match=r"^mapping=skip: must be one of last_1, last, uniform, uniform_last$"):
+        HiddenStates("skip")

@@ -1,11 +1,13 @@
 """Packed rows against transformers' own forward pass over padded ones."""
 
 import copy
+from inspect import signature
 
 import pytest
 import torch
 from transformers import (
     AlbertConfig,
+    AlbertForMaskedLM,
     AlbertForSequenceClassification,
     AutoTokenizer,
     BatchEncoding,
@@ -14,16 +16,22 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     DistilBertConfig,
-    DistilBertModel,
+    DistilBertForMaskedLM,
     ElectraConfig,
+    ElectraForMaskedLM,
     ElectraForSequenceClassification,
+    MPNetConfig,
+    MPNetModel,
     RobertaConfig,
+    RobertaForMaskedLM,
     RobertaForSequenceClassification,
     RobertaModel,
 )
 
-from kdnas.models import packing
-from kdnas.models.packing import outputs
+from kdnas.base.errors import ConfigError
+from kdnas.models import forward, packing
+from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
+from kdnas.models.forward import outputs
 
 SIZES = {"vocab_size": 60, "num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "num_labels": 3}
 SIZES |= {"intermediate_size": 32, "max_position_embeddings": 40, "hidden_dropout_prob": 0.0, "initializer_range": 0.5}
@@ -67,12 +75,13 @@ def padded(model, batch, layers):
 def test_packed_rows_are_what_padded_ones_are(family, lengths):
     model, batch = model_of(family).eval(), batch_of(*lengths)
     states, logits = padded(model, batch, (1, 3))
-    given = outputs(model, batch, {1, 3})
-    for layer, expected in states.items():
-        torch.testing.assert_close(given.states[layer], expected, rtol=1e-4, atol=1e-5)
-    if logits is not None:
-        torch.testing.assert_close(given.logits, logits, rtol=1e-4, atol=1e-5)
-    assert packing._packs(model) == (family in PACKING)
+    expected = {hidden_state(layer): values for layer, values in states.items()}
+    expected |= {} if logits is None else {LOGITS: logits}
+    features = outputs(model, batch, set(expected))
+    assert features.keys() == expected.keys()
+    for feature, values in features.items():
+        torch.testing.assert_close(values, expected[feature], rtol=1e-4, atol=1e-5)
+    assert forward._way(model).packed == (family in PACKING)
 
 
 @pytest.mark.parametrize("short", [0, 256])  # by PyTorch's fused attention, and by plain products
@@ -80,11 +89,14 @@ def test_packed_rows_are_what_padded_ones_are(family, lengths):
 def test_gradients_are_those_of_padded_rows(family, short, monkeypatch):
     monkeypatch.setattr(packing, "SHORT", short)
     batch, gradients = batch_of(7, 3, 3, 9), []
-    for run in (outputs, lambda *given: padded(*given)):
+    for packed in (True, False):
         model = model_of(family)
-        given = run(model, batch, (2,))
-        states, logits = given if isinstance(given, tuple) else (given.states, given.logits)
-        (states[2].square().sum() + logits.square().sum()).backward()
+        if packed:
+            states, logits = outputs(model, batch, {hidden_state(2), LOGITS}).values()
+        else:
+            by_layer, logits = padded(model, batch, (2,))
+            states = by_layer[2]
+        (states.square().sum() + logits.square().sum()).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
@@ -96,35 +108,73 @@ def test_a_batch_that_is_padded_on_the_left_or_brings_its_lengths():
     lengths = [4, 9, 2]
     left, right = batch_of(*lengths, left=True), batch_of(*lengths)
     left["input_ids"][left["attention_mask"].bool()] = right["input_ids"][right["attention_mask"].bool()]
-    expected = outputs(model, right, {3}).states[3]
-    torch.testing.assert_close(outputs(model, left, {3}).states[3], expected, rtol=1e-4, atol=1e-5)
-    told = BatchEncoding({**batch_of(*lengths), "lengths": lengths})
-    assert torch.equal(outputs(model, told, {3}).states[3], expected)
+    last = hidden_state(3)
+    expected = outputs(model, right, {last})[last]
+    torch.testing.assert_close(outputs(model, left, {last})[last], expected, rtol=1e-4, atol=1e-5)
+    with_lengths = BatchEncoding({**batch_of(*lengths), "lengths": lengths})
+    assert torch.equal(outputs(model, with_lengths, {last})[last], expected)
 
 
-def test_masked_tokens_have_the_logits_of_transformers_head():
+MASKED = {
+    "bert": (BertForMaskedLM, BertConfig, True),
+    "roberta": (RobertaForMaskedLM, RobertaConfig, True),
+    "electra": (ElectraForMaskedLM, ElectraConfig, True),
+    "albert": (AlbertForMaskedLM, AlbertConfig, True),
+    "distilbert": (DistilBertForMaskedLM, DistilBertConfig, False),  # whose head has an activation between its parts
+}
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_masked_tokens_have_the_logits_of_transformers_head(family):
+    kind, config, packs = MASKED[family]
     torch.manual_seed(0)
-    model, batch = BertForMaskedLM(BertConfig(**SIZES)).eval(), batch_of(6, 2, 8)
+    model, batch = kind(config(**SIZES)).eval(), batch_of(6, 2, 8)
+    if "token_type_ids" in signature(model.forward).parameters and model.config.type_vocab_size > 1:
+        batch["token_type_ids"] = torch.randint(2, batch["input_ids"].shape) * batch["attention_mask"]
     batch["labels"] = torch.full_like(batch["input_ids"], -100)
     batch["labels"][[0, 2, 2], [1, 0, 5]] = 7
-    _, logits = padded(model, batch, ())
-    given = outputs(model, batch).logits
-    torch.testing.assert_close(given, logits[[0, 2, 2], [1, 0, 5]], rtol=1e-4, atol=1e-5)
+    inputs = {name: values for name, values in batch.items() if name != "labels"}
+    logits = model(**inputs).logits[[0, 2, 2], [1, 0, 5]]
+    torch.testing.assert_close(outputs(model, batch, {MASKED_LOGITS})[MASKED_LOGITS], logits, rtol=1e-4, atol=1e-5)
+    assert forward._way(model).packed == packs
 
 
-def test_a_family_that_takes_no_packed_rows_gets_padded_ones():
+def test_queries_keys_and_values_are_what_the_projections_give():
+    model, batch = model_of("bert").eval(), batch_of(7, 7, 3, 1)
+    projections = {Kind.QUERY: "query", Kind.KEY: "key", Kind.VALUE: "value"}
+    expected, hooks = {}, []
+    for kind, name in projections.items():
+        part = getattr(model.encoder.layer[1].attention.self, name)
+        hooks.append(part.register_forward_hook(lambda _, __, given, kind=kind: expected.update({kind: given})))
+    padded(model, batch, ())
+    real = batch["attention_mask"].bool()
+    expected = {kind: values.clone() for kind, values in expected.items()}
+    for hook in hooks:
+        hook.remove()
+    features = {Feature(kind, 2, per) for kind in projections for per in (Per.TOKEN, Per.FIRST_TOKEN)}
+    for feature, values in outputs(model, batch, features).items():
+        theirs = expected[feature.kind]
+        theirs = theirs[real] if feature.per is Per.TOKEN else theirs[:, 0]
+        torch.testing.assert_close(values, theirs, rtol=1e-4, atol=1e-5)
+        assert values.shape[1] == feature.width(model.config)
+
+
+def test_a_family_that_takes_no_packed_rows_gets_padded_ones_and_has_no_queries():
     torch.manual_seed(0)
-    config = DistilBertConfig(vocab_size=60, n_layers=2, dim=16, n_heads=2, hidden_dim=32, max_position_embeddings=40)
-    model, batch = DistilBertModel(config).eval(), batch_of(5, 3)
+    model, batch = MPNetModel(MPNetConfig(**SIZES)).eval(), batch_of(5, 3)
     states, _ = padded(model, batch, (1, 2))
-    for layer, expected in outputs(model, batch, {1, 2}).states.items():
-        torch.testing.assert_close(expected, states[layer])
+    for feature, values in outputs(model, batch, set(map(hidden_state, states))).items():
+        torch.testing.assert_close(values, states[feature.layer])
+    with pytest.raises(ConfigError, match="^objective: needs queries, keys or values; a mpnet model gives none"):
+        outputs(model, batch, {Feature(Kind.QUERY, 1)})
+    with pytest.raises(ConfigError, match="^objective: needs logits; a MPNetModel has none"):
+        outputs(model, batch, {LOGITS})
 
 
 def test_the_config_is_left_as_it_was():
     model = model_of("bert")
     before = copy.deepcopy(model.config.to_dict()), model.config._attn_implementation
-    outputs(model, batch_of(3, 2), {1})
+    outputs(model, batch_of(3, 2), {hidden_state(1)})
     assert (model.config.to_dict(), model.config._attn_implementation) == before
 
 
@@ -136,5 +186,6 @@ def test_a_compiled_encoder_says_the_same(teacher):
     compiled = torch.compile(model, dynamic=True)
     for rows in (3, 2):
         some = BatchEncoding({name: values[:rows] for name, values in batch.items()})
-        for layer, expected in outputs(model.eval(), BatchEncoding(dict(some)), {1, 4}).states.items():
-            torch.testing.assert_close(outputs(model, some, {1, 4}, compiled).states[layer], expected)
+        features = {hidden_state(1), hidden_state(4)}
+        for feature, expected in outputs(model.eval(), BatchEncoding(dict(some)), features).items():
+            torch.testing.assert_close(outputs(model, some, features, compiled)[feature], expected)

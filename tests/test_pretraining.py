@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from objectives import objective
 from scipy.special import log_softmax
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, RobertaModel
 
@@ -15,7 +16,6 @@ from kdnas.app import run as runner
 from kdnas.app.resuming import resumable
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import Masking, SyntheticNLI
-from kdnas.distillation.recipes import masked_lm
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
 from kdnas.models.checkpoints import load_classifier, read, unpack
@@ -46,8 +46,8 @@ def pretrain(folder, teacher, *overrides):
 def pretrainer(teacher, architecture=SMALL, **settings):
     """The module of such a run."""
     rate = {"learning_rate": 1e-2}
-    recipe = masked_lm({"loss": "mse", "epochs": 0, **rate}, {"epochs": None, **rate})
-    module = StudentDistiller(teacher, [architecture], recipe, **settings)
+    masked_lm = objective("masked_lm", representation={"epochs": 0, **rate}, tokens={"epochs": None, **rate})
+    module = StudentDistiller(teacher, [architecture], masked_lm, **settings)
     module.log = lambda *_, **__: None
     return module
 

@@ -20,9 +20,9 @@ from kdnas.app import run as runner
 from kdnas.datamodules import grammar
 from kdnas.models.checkpoints import load_classifier
 from kdnas.models.families import Family, family_of, register
+from kdnas.models.forward import outputs
 from kdnas.models.initialisation import StudentSource
 from kdnas.models.loading import load_encoder
-from kdnas.models.packing import outputs
 
 WORDS = ["data=wikipedia", "data.sentences=false", "data.columns=[premise]", "data.name=null", "data.max_length=32"]
 WORDS += ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=1", "outputs=online", "~latency"]

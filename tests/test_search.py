@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from failing import TERM
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from transformers import AutoModel, AutoTokenizer
@@ -149,7 +150,7 @@ def test_distil_the_winner_again_and_fine_tune_it(searched, teacher, tmp_path):
 
 def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(teacher, tmp_path):
     sizes = ["search.episodes=1", "search.candidates=4", "search.gang=4", "search.finalists=1", "search.max_failed=1"]
-    broken = ["objective._target_=tests.failing.for_wide_students", "~objective.mapping", "~objective.normalize"]
+    broken = [f"{TERM}._target_=tests.failing.ForWideStudents"]
     done = call("search.py", *sizes, *broken, runs=tmp_path, teacher=teacher)
     study = Study(open_storage(tmp_path / "search/demo"))
     assert done.returncode == 0, done.stderr[-2000:]

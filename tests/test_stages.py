@@ -9,19 +9,19 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
+from objectives import objective
 from omegaconf import OmegaConf
 from scipy.special import log_softmax, softmax
 from torch.utils.data import DataLoader
-from torchmetrics.classification import MulticlassAccuracy
 from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from kdnas.app import run as runner
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import grammar
-from kdnas.distillation.recipes import masked_lm, xtremedistil
 from kdnas.models.architecture import Architecture
 from kdnas.models.exports import export
+from kdnas.models.features import LOGITS
 from kdnas.models.heads import Classifier, Encoder, MaskedLM
 from kdnas.models.initialisation import PretrainedWeights
 from kdnas.models.loading import load_config
@@ -58,9 +58,14 @@ def classifier(teacher, teach, tmp_path_factory) -> str:
 
 
 def recipe(epochs=(1, 1, 1), gradual=False, loss="mse", tokens="first", num_labels=3):
-    settings = [{"epochs": number, "learning_rate": 1e-2, "gradual": gradual} for number in epochs]
-    first = {"loss": loss, "tokens": tokens, "epochs": epochs[0], "learning_rate": 1e-2}
-    return xtremedistil(num_labels, {"accuracy": MulticlassAccuracy(3, average="micro")}, first, *settings[1:])
+    stages = {
+        stage: {"epochs": number, "learning_rate": 1e-2, "gradual": gradual and stage != "representation"}
+        for stage, number in zip(STAGES, epochs, strict=True)
+    }
+    stages["representation"] |= {"loss": loss, "tokens": tokens}
+    accuracy = {"_target_": "kdnas.tasks.metrics.accuracy", "num_labels": 3}
+    task = {"num_labels": num_labels, "metrics": {"accuracy": accuracy}, "metric": None}
+    return objective("xtremedistil", task, **stages)
 
 
 def distiller(path, *architectures, **settings):
@@ -99,6 +104,12 @@ def trainer(**settings):
     )
 
 
+def loss_of(module, batch):
+    """The mean of the only term of the current stage."""
+    (loss,) = module.students[0](batch, module.ask_teacher(batch))[0].values()
+    return loss
+
+
 def last_states(model, batch):
     """The last layer's states by the model itself, (rows, length, width), and its logits."""
     with torch.no_grad():
@@ -120,14 +131,14 @@ def test_the_representation_stage(classifier, loss, tokens):
     if tokens == "first":
         mask = np.zeros_like(mask)
         mask[:, 0] = True
-    projected = own[mask] @ student.objective.projection.weight.detach().double().numpy().T
+    projected = own[mask] @ student.terms["hidden_state"].projection.weight.detach().double().numpy().T
     if loss == "mse":
         expected = np.mean((projected - aim[mask]) ** 2)
     else:
         theirs = softmax(aim[mask], axis=-1)
         expected = np.mean(np.sum(theirs * (np.log(theirs) - log_softmax(projected, axis=-1)), axis=-1))
     assert expected > 0
-    assert student(batch, module.ask_teacher(batch))[0].item() == pytest.approx(expected, rel=1e-4)
+    assert loss_of(module, batch).value.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_logit_and_the_label_stage(classifier):
@@ -142,8 +153,8 @@ def test_the_logit_and_the_label_stage(classifier):
     }
     for stage, loss in expected.items():
         student.stage = stage
-        assert student(batch, module.ask_teacher(batch))[0].item() == pytest.approx(loss, rel=1e-5)
-    assert module.ask_teacher(batch).logits is None  # hard labels cost no pass of the teacher
+        assert loss_of(module, batch).value.item() == pytest.approx(loss, rel=1e-5)
+    assert not module.ask_teacher(batch)  # hard labels cost no pass of the teacher
 
 
 def test_held_out_figures_are_over_all_rows(classifier):
@@ -152,15 +163,19 @@ def test_held_out_figures_are_over_all_rows(classifier):
         module, data = distiller(classifier, tokens=tokens), Pairs(classifier)
         trainer().validate(module, datamodule=data, verbose=False)
         whole = data.batch
-        loss, own = module.students[0](whole, module.ask_teacher(whole))
-        guessed = own.logits.argmax(-1)
-        expected = {"loss": loss.item(), "accuracy": (guessed == whole["labels"]).float().mean().item()}
+        _, own = module.students[0](whole, module.ask_teacher(whole))
+        guessed = own[LOGITS].argmax(-1)
+        expected = {
+            "loss": loss_of(module, whole).value.item(),
+            "accuracy": (guessed == whole["labels"]).float().mean().item(),
+        }
         assert module.results[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_masked_language_modelling_counts_masked_tokens_alone(teacher):
     stages = {"epochs": 1, "learning_rate": 1e-3}
-    module = StudentDistiller(teacher, [SMALL], masked_lm({"loss": "mse", **stages}, stages), seed=3, dropout=0.0)
+    masked_lm = objective("masked_lm", representation=stages, tokens=stages)
+    module = StudentDistiller(teacher, [SMALL], masked_lm, seed=3, dropout=0.0)
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     batch = tokenizer([ROWS[0][0], ROWS[1][0]], padding=True, return_tensors="pt")
     batch["labels"] = torch.full_like(batch["input_ids"], -100)
@@ -173,8 +188,8 @@ def test_masked_language_modelling_counts_masked_tokens_alone(teacher):
     assert logits.shape == (*batch["labels"].shape, len(tokenizer))  # transformers' own head, on all tokens
     masked = batch["labels"].numpy() != -100
     expected = -np.mean(log_softmax(logits[masked], axis=-1)[range(3), batch["labels"].numpy()[masked]])
-    assert student(batch, module.ask_teacher(batch))[0].item() == pytest.approx(expected, rel=1e-5)
-    assert student.objective.count(batch) == 3
+    loss = loss_of(module, batch)
+    assert loss.value.item() == pytest.approx(expected, rel=1e-5) and loss.count == 3
 
 
 # -- the schedule
@@ -313,7 +328,7 @@ class KilledError(Exception):
 
 
 def staged(folder, classifier, *overrides):
-    """`train.py` with the recipe of the experiment on the built-in task, small."""
+    """`train.py` with the objective of the experiment on the built-in task, small."""
     settings = ["data=demo", "task=demo", "objective=xtremedistil", "data.rows=24", "data.held_out=9", "data.proxy=1"]
     settings += ["data.batch_size=4", "trainer.accelerator=cpu", "trainer.max_epochs=null", "module.dropout=0.2"]
     settings += [f"objective.{stage}.learning_rate=1e-2" for stage in STAGES]

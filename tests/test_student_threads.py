@@ -3,13 +3,14 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from threading import Barrier, current_thread
 
 import pytest
 import torch
 from test_distiller import SMALL, WIDE, Texts, distiller, trainer
 
-from kdnas.modules import distiller as distilling
+from kdnas.training import gang as gangs
 from kdnas.training import student_threads as side_by_side
 from kdnas.training.student_threads import SideBySide, draws, places
 
@@ -111,10 +112,9 @@ def test_a_thread_that_is_pinned_has_no_room_for_others(four_threads):
 @pytest.mark.parametrize(("settings", "threads"), [({}, 2), ({"dropout": 0.1}, None), ({"compile": True}, None)])
 def test_who_works_side_by_side(teacher, four_threads, monkeypatch, settings, threads):
     """With dropout each would get random numbers in the order in which they come; compiling is not for threads."""
-    monkeypatch.setattr(distilling, "places", lambda: 4)
-    gang = distiller(teacher, SMALL, WIDE, **settings)
-    gang.trainer = trainer()
-    gang._share_cores()
+    monkeypatch.setattr(gangs, "places", lambda: 4)
+    gang = distiller(teacher, SMALL, WIDE, **settings).gang
+    gang.share_cores(torch.device("cpu"), nullcontext)
     assert (gang.threads and gang.threads._pool._max_workers) == threads
     assert draws(gang.students[0].model) == ("dropout" in settings)
 

@@ -13,8 +13,8 @@ from torch.nn.functional import one_hot
 
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules.base import EncodedDataModule
-from kdnas.distillation.teacher import Needs
 from kdnas.models.classes import names_of
+from kdnas.models.features import LOGITS
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.training.split_metrics import SplitMetrics
@@ -77,9 +77,8 @@ def judge(module: ExportingModule, data: EncodedDataModule, device: torch.device
     metrics.reset()
     answers: list[tuple[Tensor, Tensor]] = []
     for split, batch in data.held_out_batches():
-        logits = module.teacher(batch.to(device), Needs(logits=True)).logits
-        assert logits is not None
-        logits, labels = logits.cpu(), batch["labels"].cpu()
+        logits = module.teacher(batch.to(device), {LOGITS})[LOGITS].cpu()
+        labels = batch["labels"].cpu()
         metrics.update(split, logits, labels)
         if split == 0 and logits.shape[-1] > 1:
             answers.append((logits.argmax(-1), labels))

@@ -94,6 +94,8 @@ def reasons(cfg: DictConfig, key: str, searching: bool) -> Iterator[str]:
         rates = [stage.learning_rate for stage in instantiate(cfg.objective).stages]
         if None not in rates:
             yield "each stage has a learning rate of its own, as objective.labels.learning_rate"
+    if part == "objective" and name in instantiate(cfg.objective).settings and not refers(cfg, [part], key + "}"):
+        yield "no term of the objective refers to it; must be left out"
     if part == "teacher" and name not in ("", "path", "prepare") and is_brought(cfg):
         yield f"the teacher in teacher.path={cfg.teacher.path} is your own and is not trained here; must be left out"
 

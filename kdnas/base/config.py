@@ -41,7 +41,8 @@ def instantiate(config: Any, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
-            raise cause.within(part[1] if part else _name(config)) from error
+            completed = cause.within(part[1] if part else _name(config))
+            raise completed.renamed(_origin(config, completed.key or "")) from error
         if str(error).startswith(NOT_FOUND):
             raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a wrong type, or an unknown argument
@@ -53,6 +54,15 @@ def _name(config: Any) -> str:
     """Returns the key of a part of a config, or its `_target_` where it has no key."""
     key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
     return str(key or config.get("_target_"))
+
+
+def _origin(config: Any, key: str) -> str:
+    """Returns the key that sets the value of a key: of `module.seed: ${seed}` it is `seed`."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config._get_root(), parent) if OmegaConf.is_config(config) and parent else None
+    value = node._get_node(name) if isinstance(node, DictConfig) else None
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", str(value._value())) if value is not None else None
+    return _origin(config, reference[1]) if reference else key
 
 
 def plain(config: Any) -> Any:

@@ -1,11 +1,12 @@
 """The exception for bad input, and common checks of values."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypeVar
 
+Choice = TypeVar("Choice")
 REASON = 200
 """The most characters of another library's message that an error line quotes."""
 
@@ -31,7 +32,11 @@ class ConfigError(ValueError):
         """Returns the error with its key below `prefix`; the same one if its key is complete."""
         if self.key is None or self.key.partition(".")[0] == prefix.partition(".")[0]:
             return self
-        return type(self).of(f"{prefix}.{self.key}", str(self).removeprefix(self.key))
+        return self.renamed(f"{prefix}.{self.key}")
+
+    def renamed(self, key: str) -> "ConfigError":
+        """Returns the error with another key; the same one if its message begins with none."""
+        return self if self.key in (None, key) else type(self).of(key, str(self).removeprefix(self.key or ""))
 
 
 @contextmanager
@@ -60,6 +65,16 @@ def require(fits: bool, key: str, value: Any, allowed: str) -> None:
     """
     if not fits:
         raise ConfigError.of(key, f"={shown(value)}: must be {allowed}")
+
+
+def chosen(key: str, name: str, choices: Mapping[str, Choice]) -> Choice:
+    """Returns the choice of a name.
+
+    Raises:
+        ConfigError: there is no such choice.
+    """
+    require(name in choices, key, name, f"one of {', '.join(choices)}")
+    return choices[name]
 
 
 def shown(value: Any) -> str:

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,21 +24,21 @@ from kdnas.base.files import available_memory, check_folder, make_folder, whole
 from kdnas.base.locks import alone, free
 from kdnas.base.screen import activity
 from kdnas.base.shared import forget, shared
-from kdnas.distillation.teacher import KEPT, Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
-from kdnas.models.packing import Outputs
+from kdnas.distillation.teacher import KEPT, Corpus, OnlineTeacher, Teacher, TeacherOutputs
+from kdnas.models.features import Feature, Features, Kind, Per
 
 log = logging.getLogger(__name__)
 GB = 10**9
 LOCK = ".lock"
-FORMAT = 1
+FORMAT = 2
 """The version of the cache's format, to be raised when the cached values of a teacher and rows change."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One cached tensor, (items, width): an item is a token, or a row of text."""
+    """The cached tensor of a feature, (items, width)."""
 
-    name: str
+    feature: Feature
     items: int
     width: int
     dtype: torch.dtype
@@ -48,13 +48,17 @@ class Part:
         return self.items * self.width * self.dtype.itemsize
 
 
-def parts_of(needs: Needs, teacher: Teacher, corpus: Corpus) -> list[Part]:
-    """Returns the tensors to cache for the given needs."""
-    config = teacher.config
-    logits = [Part("logits", corpus.rows, config.num_labels or 0, torch.float32)]
-    states = [Part(f"states-{layer:02d}", corpus.tokens, config.hidden_size, KEPT) for layer in sorted(needs.states)]
-    first = [Part(f"first-{layer:02d}", corpus.rows, config.hidden_size, KEPT) for layer in sorted(needs.first)]
-    return [*states, *first, *(logits if needs.logits else [])]
+def parts_of(features: Collection[Feature], teacher: Teacher, corpus: Corpus) -> list[Part]:
+    """Returns the tensors to cache for the given features."""
+    return [
+        Part(
+            feature,
+            corpus.tokens if feature.per is Per.TOKEN else corpus.rows,
+            feature.width(teacher.config),
+            torch.float32 if feature.kind is Kind.LOGITS else KEPT,
+        )
+        for feature in sorted(features)
+    ]
 
 
 class NoRoomError(Exception):
@@ -64,7 +68,7 @@ class NoRoomError(Exception):
 class KeptOutputs(TeacherOutputs):
     """Teacher outputs from a cache. They are of unmasked text: masks change with every epoch.
 
-    Hidden states are bf16, (tokens, hidden size) without padding; logits are fp32, (rows, classes).
+    Features are bf16, logits fp32; (tokens, width) without padding, or (rows, width).
 
     Args:
         limit: the most GB to take.
@@ -74,9 +78,9 @@ class KeptOutputs(TeacherOutputs):
     name: str
 
     def __init__(self, limit: float, otherwise: TeacherOutputs | None = None) -> None:
-        require(is_number(limit) and limit > 0, "outputs.limit", limit, "above 0, in GB")
+        require(is_number(limit) and limit > 0, "limit", limit, "above 0, in GB")
         self.limit, self.otherwise = limit, otherwise or OnlineTeacher()
-        self.parts: Mapping[str, Tensor] = {}
+        self.cached: Features = {}
 
     def check(self, masked: bool) -> None:
         if masked:
@@ -85,18 +89,19 @@ class KeptOutputs(TeacherOutputs):
                 "epoch; must be online"
             )
 
-    def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> TeacherOutputs:
+    def open(
+        self, teacher: Teacher, corpus: Corpus | None, features: Collection[Feature], device: torch.device
+    ) -> TeacherOutputs:
         self.check(masked=corpus is None)
         assert corpus is not None
-        wanted = parts_of(needs, teacher, corpus)
-        said = f"{FORMAT} {teacher.identity} {corpus.digest}"
-        key = hashlib.sha256(said.encode()).hexdigest()[:16]
+        wanted = parts_of(features, teacher, corpus)
+        key = hashlib.sha256(f"{FORMAT} {teacher.identity} {corpus.digest}".encode()).hexdigest()[:16]
         try:
-            self.parts = self.keep(key, wanted, teacher, corpus, device)
+            self.cached = self.keep(key, wanted, teacher, corpus, device)
         except NoRoomError as reason:
             size = sum(part.bytes for part in wanted) / GB
             log.info("the teacher's outputs would take %.3g GB %s: %s", size, self.where, reason)
-            return self.otherwise.open(teacher, corpus, needs, device)
+            return self.otherwise.open(teacher, corpus, features, device)
         self.device = device
         return self
 
@@ -106,9 +111,7 @@ class KeptOutputs(TeacherOutputs):
         """The place of the cache, for messages."""
 
     @abstractmethod
-    def keep(
-        self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
-    ) -> Mapping[str, Tensor]:
+    def keep(self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device) -> Features:
         """Returns the wanted tensors, (items, width) each; computes the missing ones.
 
         Raises:
@@ -122,19 +125,16 @@ class KeptOutputs(TeacherOutputs):
         if size > free / 2:
             raise NoRoomError(f"more than half of the {free / GB:.3g} GB that {what} has left")
 
-    def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
-        def take(name: str, items: np.ndarray) -> Tensor:
-            kept = self.parts[name]
-            found = kept.index_select(0, torch.from_numpy(items).to(kept.device, non_blocking=True))
-            if found.device == self.device:
-                return found
-            return (found.pin_memory() if self.device.type == "cuda" else found).to(self.device, non_blocking=True)
+    def __call__(self, batch: BatchEncoding, features: Collection[Feature]) -> Features:
+        return {feature: self._take(feature, batch) for feature in features}
 
-        return Outputs(
-            {layer: take(f"states-{layer:02d}", batch["tokens"]) for layer in needs.states},
-            take("logits", batch["rows"]) if needs.logits else None,
-            {layer: take(f"first-{layer:02d}", batch["rows"]) for layer in needs.first},
-        )
+    def _take(self, feature: Feature, batch: BatchEncoding) -> Tensor:
+        cached = self.cached[feature]
+        items = torch.from_numpy(items_of(feature, batch))
+        found = cached.index_select(0, items.to(cached.device, non_blocking=True))
+        if found.device == self.device:
+            return found
+        return (found.pin_memory() if self.device.type == "cuda" else found).to(self.device, non_blocking=True)
 
 
 class MemoryOutputs(KeptOutputs):
@@ -143,16 +143,14 @@ class MemoryOutputs(KeptOutputs):
     name = "memory"
     where = "in memory"
 
-    def keep(
-        self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
-    ) -> Mapping[str, Tensor]:
-        def make() -> Mapping[str, Tensor]:
+    def keep(self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device) -> Features:
+        def make() -> Features:
             size = sum(part.bytes for part in wanted)
             roomy = device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 2
             place = device if roomy else torch.device("cpu")
             self.within(size, math.inf if roomy else available_memory(), "the memory")
             log.info("keeping %.3g GB of the teacher's outputs %s", size / GB, self.where)
-            kept = {part.name: torch.empty(part.items, part.width, dtype=part.dtype, device=place) for part in wanted}
+            kept = {p.feature: torch.empty(p.items, p.width, dtype=p.dtype, device=place) for p in wanted}
             fill(kept, teacher, corpus, device)
             return kept
 
@@ -181,9 +179,7 @@ class DiskOutputs(KeptOutputs):
     def where(self) -> str:
         return f"in {self.folder}"
 
-    def keep(
-        self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device
-    ) -> Mapping[str, Tensor]:
+    def keep(self, key: str, wanted: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device) -> Features:
         folder = self.folder / key
         with suppress(OSError):  # it does not exist yet, or belongs to another user
             os.utime(folder)  # marks it as used, first of all, so that no other process removes it
@@ -194,11 +190,11 @@ class DiskOutputs(KeptOutputs):
                 missing = [part for part in wanted if not self._is_whole(folder, part)]
                 if missing:
                     self._write(folder, missing, teacher, corpus, device)
-        return {part.name: _mapped(folder / part.name, part) for part in wanted}
+        return {part.feature: _mapped(folder / part.feature.name, part) for part in wanted}
 
     @staticmethod
     def _is_whole(folder: Path, part: Part) -> bool:
-        path = folder / part.name
+        path = folder / part.feature.name
         return path.is_file() and path.stat().st_size == part.bytes
 
     def _write(self, folder: Path, parts: list[Part], teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
@@ -208,17 +204,17 @@ class DiskOutputs(KeptOutputs):
                 left.unlink()
         self._make_room(folder, size)
         with ExitStack() as stack:
-            files = {part.name: stack.enter_context(whole(folder / part.name)) for part in parts}
+            files = {part: stack.enter_context(whole(folder / part.feature.name)) for part in parts}
             try:
-                for part in parts:
-                    _reserve(files[part.name], part.bytes)
+                for part, path in files.items():
+                    _reserve(path, part.bytes)
             except OSError as error:
                 raise NoRoomError(f"it cannot be written to ({error.strerror})") from error
             log.info("keeping %.3g GB of the teacher's outputs in %s", size / GB, folder)
-            fill({part.name: _mapped(files[part.name], part, shared=True) for part in parts}, teacher, corpus, device)
-            for (
-                path
-            ) in files.values():  # a file must be complete once it has its name, on other nodes and after a crash
+            mapped = {part.feature: _mapped(path, part, shared=True) for part, path in files.items()}
+            fill(mapped, teacher, corpus, device)
+            # A file must be complete once it has its name, on other nodes and after a crash.
+            for path in files.values():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
 
@@ -239,21 +235,19 @@ class DiskOutputs(KeptOutputs):
         self.within(size, shutil.disk_usage(self.folder).free, "the disk")
 
 
-def fill(kept: Mapping[str, Tensor], teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
-    """Runs the teacher over all rows and writes its outputs into the given tensors."""
-    numbers = {kind: {int(name[-2:]) for name in kept if name.startswith(f"{kind}-")} for kind in ("states", "first")}
-    needs = Needs(frozenset(numbers["states"]), frozenset(numbers["first"]), "logits" in kept)
-    online = OnlineTeacher().open(teacher, corpus, needs, device)
+def items_of(feature: Feature, batch: BatchEncoding) -> np.ndarray:
+    """Returns the places of a feature's items in the cache."""
+    return batch["tokens" if feature.per is Per.TOKEN else "rows"]
+
+
+def fill(cached: Features, teacher: Teacher, corpus: Corpus, device: torch.device) -> None:
+    """Runs the teacher over all rows and writes its features into the given tensors."""
+    online = OnlineTeacher().open(teacher, corpus, cached, device)
     with activity("asking the teacher", total=corpus.tokens) as shown:
         for batch in corpus.batches():
             batch = batch.to(device)
-            given = online(batch, needs)
-            for layer, states in given.states.items():
-                _put(kept[f"states-{layer:02d}"], batch["tokens"], states, teacher)
-            for layer, states in given.first.items():
-                _put(kept[f"first-{layer:02d}"], batch["rows"], states, teacher)
-            if given.logits is not None and needs.logits:
-                _put(kept["logits"], batch["rows"], given.logits, teacher)
+            for feature, values in online(batch, cached).items():
+                _put(cached[feature], items_of(feature, batch), values, teacher)
             shown.advance(len(batch["tokens"]))
     forget("teacher")  # frees its memory: all outputs are cached
 

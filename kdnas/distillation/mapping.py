@@ -1,7 +1,7 @@
 """Which teacher layers a student layer learns from.
 
-Each strategy takes the student's and the teacher's number of layers, L_S and L_T, and gives for each student layer
-1..L_S the teacher layers (1..L_T) it is mapped to. The embedding output, layer 0, is never mapped.
+A mapping takes the numbers of layers of student and teacher, L_S and L_T, and returns for each student layer 1..L_S the
+teacher layers (1..L_T) that it is mapped to. The embedding output, layer 0, is never mapped.
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ def uniform_last(student: int, teacher: int) -> Mapping:
     return [tuple(sorted({*low, *high})) for low, high in pairs]
 
 
-STRATEGIES: dict[str, Callable[[int, int], Mapping]] = {
-    strategy.__name__: strategy for strategy in (last_1, last, uniform, uniform_last)
+MAPPINGS: dict[str, Callable[[int, int], Mapping]] = {
+    mapping.__name__: mapping for mapping in (last_1, last, uniform, uniform_last)
 }
 
 
-def layer_mapping(strategy: str, student: int, teacher: int) -> Mapping:
-    """The mapping of a strategy by name.
+def map_layers(mapping: Callable[[int, int], Mapping], student: int, teacher: int) -> Mapping:
+    """Returns the teacher layers of each student layer.
+
+    Args:
+        mapping: one of `MAPPINGS`.
+        student, teacher: their numbers of layers.
 
     Raises:
-        ConfigError: an unknown name, or a student deeper than its teacher.
+        ConfigError: the student is deeper than its teacher.
     """
-    if strategy not in STRATEGIES:
-        raise ConfigError(f"objective.mapping={strategy}: must be one of {', '.join(STRATEGIES)}")
     if student > teacher:
         raise ConfigError(
             f"architecture.num_hidden_layers={student}: must be at most {teacher}, the layers of the teacher to map to"
         )
-    return STRATEGIES[strategy](student, teacher)
+    return mapping(student, teacher)

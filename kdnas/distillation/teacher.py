@@ -1,13 +1,11 @@
-"""The teacher's outputs, behind one interface."""
+"""The teacher, and its features for a batch, behind one interface."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Protocol
 
@@ -17,36 +15,12 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.base.files import fingerprint
 from kdnas.base.shared import shared
+from kdnas.models.features import Feature, Features, Kind
+from kdnas.models.forward import outputs
 from kdnas.models.heads import Head
-from kdnas.models.packing import Layout, Outputs, outputs
 
 KEPT = torch.bfloat16
-"""The dtype of cached hidden states: what a forward pass in bf16 gives, at half the size of fp32."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """The teacher outputs that objectives need.
-
-    Attributes:
-        states: the layers (from 1) whose hidden states are needed for all real tokens.
-        first: the layers whose hidden states are needed for the rows' first tokens alone.
-        logits: whether the logits are needed.
-    """
-
-    states: frozenset[int] = frozenset()
-    first: frozenset[int] = frozenset()
-    logits: bool = False
-
-    def __or__(self, other: Needs) -> Needs:
-        return Needs(self.states | other.states, self.first | other.first, self.logits or other.logits)
-
-    def __bool__(self) -> bool:
-        return bool(self.states or self.first or self.logits)
-
-    @staticmethod
-    def all(needs: Iterator[Needs]) -> Needs:
-        return reduce(or_, needs, Needs())
+"""The dtype of cached features but logits: what a forward pass in bf16 gives, at half the size of fp32."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +91,20 @@ class TeacherOutputs(ABC):
         """
 
     @abstractmethod
-    def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> TeacherOutputs:
+    def open(
+        self, teacher: Teacher, corpus: Corpus | None, features: Collection[Feature], device: torch.device
+    ) -> TeacherOutputs:
         """Prepares the outputs; returns the object to call from now on: this one, or another form if it does not fit.
 
         Args:
             corpus: the rows that outputs are needed for; None where masks change them in every epoch.
-            needs: all outputs that will be needed.
+            features: all features that will be needed.
             device: the device of the batches.
         """
 
     @abstractmethod
-    def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
-        """Returns the needed outputs for a batch on the device."""
+    def __call__(self, batch: BatchEncoding, features: Collection[Feature]) -> Features:
+        """Returns the given features of a batch on the device."""
 
 
 class OnlineTeacher(TeacherOutputs):
@@ -141,23 +117,24 @@ class OnlineTeacher(TeacherOutputs):
     def check(self, masked: bool) -> None:
         """Accepts any rows."""
 
-    def open(self, teacher: Teacher, corpus: Corpus | None, needs: Needs, device: torch.device) -> OnlineTeacher:
+    def open(
+        self, teacher: Teacher, corpus: Corpus | None, features: Collection[Feature], device: torch.device
+    ) -> OnlineTeacher:
         self.teacher = teacher
         self.model = teacher.load().to(device)  # type: ignore[arg-type]
         return self
 
     @torch.no_grad()
-    def __call__(self, batch: BatchEncoding, needs: Needs) -> Outputs:
+    def __call__(self, batch: BatchEncoding, features: Collection[Feature]) -> Features:
         with self.teacher.context():
-            given = outputs(self.model, batch, needs.states | needs.first)
-        states = {layer: self._narrow(states) for layer, states in given.states.items()}
-        first = {layer: states[layer].index_select(0, Layout.of(batch).first) for layer in needs.first}
-        return Outputs({layer: states[layer] for layer in needs.states}, self._ordered(given.logits), first)
+            values = outputs(self.model, batch, features)
+        return {feature: self._adapted(feature, value) for feature, value in values.items()}
 
-    def _ordered(self, logits: Tensor | None) -> Tensor | None:
-        """Returns the logits in the order of the data's classes."""
-        return logits if logits is None or self.teacher.order is None else logits[:, list(self.teacher.order)]
+    def _adapted(self, feature: Feature, values: Tensor) -> Tensor:
+        """Puts logits into the order of the data's classes; casts other values to the cache's dtype in bf16.
 
-    def _narrow(self, states: Tensor) -> Tensor:
-        """Casts states to the cache's dtype if the forward pass has no more precision: students read less memory."""
-        return states.to(KEPT) if self.teacher.precision == "bf16-mixed" else states
+        The cast loses nothing that the forward pass has, and students read less memory.
+        """
+        if feature.kind is Kind.LOGITS:
+            return values if self.teacher.order is None else values[:, list(self.teacher.order)]
+        return values.to(KEPT) if self.teacher.precision == "bf16-mixed" else values

@@ -109,7 +109,7 @@ class Classifier(Head):
     num_labels: int
 
     def __post_init__(self) -> None:
-        require_whole("task.num_labels", self.num_labels, 1)
+        require_whole("num_labels", self.num_labels, 1)
 
     def describe(self, config: PreTrainedConfig, names: Sequence[str] | None = None) -> None:
         name_classes(config, self.num_labels, names)

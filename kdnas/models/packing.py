@@ -1,22 +1,20 @@
-"""Packed batches: models run on the concatenated real tokens of a batch, without padding, if their family can."""
+"""Packed batches: attention on the concatenated real tokens of a batch, without padding."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface, BatchEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, BatchEncoding, PreTrainedConfig
 
-from kdnas.models.families import first_position
+from kdnas.models.features import Kind
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PACKED = "kdnas_packed"
@@ -61,97 +59,30 @@ class Layout:
             batch["layout"] = cls(runs, row * width + begin[row] + positions, first, positions)
         return batch["layout"]
 
+    def masked(self, batch: BatchEncoding) -> Tensor:
+        """Returns the indices of the tokens to predict among the packed ones, (masked tokens,)."""
+        return (batch["labels"] != -100).flatten()[self.real].nonzero().squeeze(1)
+
 
 @dataclass(frozen=True)
-class Outputs:
-    """The outputs of a model, teacher or student, for a batch.
+class Attention:
+    """The packed attention of one forward pass.
 
     Attributes:
-        states: the hidden states of the real tokens, by layer (1 is the first above the embeddings), (tokens, width).
-        logits: the logits of a classifier, (rows, classes), or of a language model, (masked tokens, vocabulary).
-        first: the hidden states of the rows' first tokens, by layer, (rows, width), where only these are cached.
+        runs: see `Layout`.
+        inputs: for each layer so far, its queries, keys and values, (1, heads, tokens, head size).
     """
 
-    states: Mapping[int, Tensor] = field(default_factory=dict)
-    logits: Tensor | None = None
-    first: Mapping[int, Tensor] = field(default_factory=dict)
+    runs: Sequence[tuple[int, int]]
+    inputs: list[dict[Kind, Tensor]]
+
+    def input(self, kind: Kind, layer: int) -> Tensor:
+        """Returns a layer's queries, keys or values, heads side by side, (tokens, heads * head size)."""
+        return self.inputs[layer - 1][kind][0].transpose(0, 1).flatten(1)
 
 
-def outputs(
-    model: PreTrainedModel,
-    batch: BatchEncoding,
-    layers: Collection[int] = (),
-    compiled: Callable[..., Any] | None = None,
-) -> Outputs:
-    """Runs a model on a batch.
-
-    Args:
-        model: an encoder, a sequence classifier or a masked language model.
-        layers: the layers whose hidden states are wanted.
-        compiled: the model's encoder, compiled with dynamic shapes.
-    """
-    return _run(model, batch, layers, _packs(model), compiled)
-
-
-def masked_tokens(batch: BatchEncoding) -> Tensor | None:
-    """Returns the mask of the tokens to predict, (rows, length); None if the text is not masked."""
-    labels = batch.get("labels")
-    return labels != -100 if labels is not None and labels.dim() == 2 else None
-
-
-def _run(
-    model: PreTrainedModel,
-    batch: BatchEncoding,
-    layers: Collection[int],
-    pack: bool,
-    compiled: Callable[..., Any] | None = None,
-) -> Outputs:
-    layout, masked = Layout.of(batch), masked_tokens(batch)
-    headless = model.base_model is model
-    encoder = model.base_model if compiled is None else compiled
-    if pack:
-        inputs = {name: batch[name].flatten()[layout.real][None] for name in MODEL_INPUTS if name in batch}
-        inputs["position_ids"] = (layout.positions + first_position(model))[None]
-        del inputs["attention_mask"]
-        with _packed(model.config, layout.runs):
-            given = encoder(**inputs, output_hidden_states=bool(layers))
-    else:
-        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-        whole = headless or masked is not None
-        given = (encoder if whole else model)(**inputs, output_hidden_states=bool(layers))
-    places = None if pack else layout.real
-    states = {layer: _real(given.hidden_states[layer], places) for layer in sorted(layers)}
-    if headless:
-        return Outputs(states)
-    if masked is not None:  # the head on masked tokens alone: on all, it would dominate a small student's cost
-        wanted = masked.flatten()[layout.real].nonzero().squeeze(1)
-        return Outputs(states, _head(model, _real(given.last_hidden_state, places).index_select(0, wanted)))
-    if pack:
-        return Outputs(states, _head(model, given.last_hidden_state[0].index_select(0, layout.first)[:, None]))
-    return Outputs(states, given.logits)
-
-
-def _real(states: Tensor, places: Tensor | None) -> Tensor:
-    """Returns the hidden states of the real tokens, (tokens, width)."""
-    return states[0] if places is None else states.flatten(0, 1).index_select(0, places)
-
-
-def _head(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Applies a model's pooler and head to encoder states, (tokens, width) or (rows, 1, width)."""
-    pooler = getattr(model.base_model, "pooler", None)
-    if pooler is not None:
-        states = pooler(states)
-    for name, part in model.named_children():
-        if name != model.base_model_prefix:
-            states = part(states)
-    return states
-
-
-# -- attention
-
-
-_runs: ContextVar[Sequence[tuple[int, int]]] = ContextVar("runs")
-"""The runs of the current batch. Not an argument, which would recompile a compiled model for each value."""
+_current: ContextVar[Attention] = ContextVar("attention")
+"""Of the current forward pass. Not an argument, which would recompile a compiled model for each value."""
 
 
 @torch.compiler.disable
@@ -163,14 +94,21 @@ def packed_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention within each of the packed rows: from (1, heads, tokens, width) to (1, tokens, heads, width).
 
     Rows of equal length are adjacent in a batch, so there are few runs, and none needs a mask.
+
+    Raises:
+        NotImplementedError: tokens attend to a window of the row.
     """
+    if sliding_window is not None:
+        raise NotImplementedError("packed attention is over whole rows")
+    _current.get().inputs.append({Kind.QUERY: query, Kind.KEY: key, Kind.VALUE: value})
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    runs = _runs.get()
+    runs = _current.get().runs
     plain = query.device.type == "cpu" and query.requires_grad
     sizes = [rows * length for rows, length in runs]
     parts = []
@@ -178,10 +116,10 @@ def packed_attention(
         q, k, v = (t.unflatten(1, (rows, length)).transpose(0, 1) for t in run)  # (rows, heads, length, width)
         if plain and length <= SHORT:
             weights = functional.softmax((q * scale) @ k.transpose(-1, -2), dim=-1, dtype=torch.float32)
-            given = functional.dropout(weights, dropout).to(v.dtype) @ v
+            attended = functional.dropout(weights, dropout).to(v.dtype) @ v
         else:
-            given = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
-        parts.append(given.transpose(1, 2).flatten(0, 1))
+            attended = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
+        parts.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)[None], None
 
 
@@ -189,51 +127,13 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 @contextmanager
-def _packed(config: PreTrainedConfig, runs: Sequence[tuple[int, int]]) -> Iterator[None]:
+def packed(config: PreTrainedConfig, layout: Layout) -> Iterator[Attention]:
     """Switches a model to packed attention within the block; afterwards its config can be exported and measured."""
-    usual, before = config._attn_implementation, _runs.set(runs)
+    attention = Attention(layout.runs, [])
+    usual, before = config._attn_implementation, _current.set(attention)
     config._attn_implementation = PACKED
     try:
-        yield
+        yield attention
     finally:
         config._attn_implementation = usual
-        _runs.reset(before)
-
-
-# -- which models support packed rows
-
-
-_known: dict[type[PreTrainedModel], bool] = {}
-_asking = Lock()
-
-
-def _packs(model: PreTrainedModel) -> bool:
-    """Returns whether packed and padded rows give equal outputs, tested once for each class on a tiny model."""
-    kind = type(model)
-    with _asking:  # students may run in threads
-        if kind not in _known:
-            try:
-                _known[kind] = _agrees(kind, copy.deepcopy(model.config))
-            except Exception:  # a family without support can raise anything
-                _known[kind] = False
-        return _known[kind]
-
-
-@torch.no_grad()
-def _agrees(kind: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
-    config.update({"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8})
-    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), torch.device("cpu"):
-        torch.default_generator.manual_seed(0)  # the CPU's generator alone
-        tiny = kind(config).eval()
-        for parameter in tiny.parameters():
-            parameter.normal_()
-        mask = (torch.arange(4) < torch.tensor([[2], [4], [4]])).long()
-        tokens = torch.randint(config.vocab_size, mask.shape)
-        tokens[tokens == config.pad_token_id] += 1
-        batch = BatchEncoding({"input_ids": tokens, "attention_mask": mask})
-        packed, padded = (_all(_run(tiny, batch, {1, 2}, pack)) for pack in (True, False))
-    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(packed, padded, strict=True))
-
-
-def _all(said: Outputs) -> list[Tensor]:
-    return [*said.states.values(), *([] if said.logits is None else [said.logits])]
+        _current.reset(before)

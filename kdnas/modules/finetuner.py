@@ -11,8 +11,9 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.losses import hard_labels
+from kdnas.models.features import LOGITS
+from kdnas.models.forward import outputs
 from kdnas.models.heads import Classifier
-from kdnas.models.packing import outputs
 from kdnas.modules.base import ExportingModule
 from kdnas.tasks.metrics import task_metrics
 from kdnas.training.split_metrics import SplitMetrics
@@ -83,8 +84,7 @@ class FineTuner(ExportingModule):
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         rows = torch.full((), len(batch["labels"]), device=self.device)
-        logits = outputs(self.model, batch).logits
-        assert logits is not None
+        logits = outputs(self.model, batch, {LOGITS})[LOGITS]
         loss = balanced(hard_labels(logits, batch["labels"]), rows)
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
@@ -93,8 +93,7 @@ class FineTuner(ExportingModule):
         self.metrics.reset()
 
     def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
-        logits = outputs(self.model, batch).logits
-        assert logits is not None
+        logits = outputs(self.model, batch, {LOGITS})[LOGITS]
         self.metrics.update(dataloader_idx, logits, batch["labels"])
 
     def on_validation_epoch_end(self) -> None:

@@ -1,0 +1,141 @@
+"""Objectives: the head of the student model, and the stages of its training, each a weighted sum of loss terms."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from kdnas.base.errors import ConfigError, is_number, require, require_switch, require_whole
+from kdnas.distillation.terms import LossTerm
+from kdnas.models.features import Feature
+from kdnas.models.heads import Head
+from kdnas.tasks.metrics import task_metrics
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a training. Its loss is the weighted sum of its terms.
+
+    Args:
+        terms: the loss terms by name, as a config makes them.
+        weights: the weights by the names of the terms; 1 for those without.
+        epochs: the number of epochs; 0 leaves the stage out, None takes all epochs of the Trainer.
+        learning_rate: the peak learning rate; None for the module's.
+        gradual: whether to begin with the head alone and unfreeze top-down; in the last epoch everything is trained.
+        monitor: the held-out metric that decides which weights the next stage begins with: `loss`, or a metric
+            (larger is better); None for the deciding one.
+        name: the name that users see.
+        settings: the names of further values of the stage's config, which its terms refer to.
+    """
+
+    terms: Mapping[str, LossTerm]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    epochs: int | None = None
+    learning_rate: float | None = None
+    gradual: bool = False
+    monitor: str | None = "loss"
+    name: str = ""
+    settings: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        require(bool(self.terms), "terms", dict(self.terms), "at least one, by name")
+        for name, weight in self.weights.items():
+            known = ", ".join(self.terms)
+            require(name in self.terms, f"weights.{name}", weight, f"the weight of one of {known}")
+            require(is_number(weight), f"weights.{name}", weight, "a number")
+        if self.epochs is not None:
+            require_whole("epochs", self.epochs, 0)
+        rate = self.learning_rate
+        require(rate is None or (is_number(rate) and rate > 0), "learning_rate", rate, "above 0")
+        require_switch("gradual", self.gradual)
+
+    def build(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> dict[str, LossTerm]:
+        """Returns the terms of a student, by name, for its config and the teacher's."""
+        terms = copy.deepcopy(dict(self.terms))
+        for term in terms.values():
+            term.build(student, teacher)
+        return terms
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a student is distilled by.
+
+    Args:
+        head: the kind of student model.
+        stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.
+        metrics: torchmetrics objects by name, computed on the predictions for labelled rows; the deciding one first.
+        settings: the keys of further values of the config, which terms refer to.
+    """
+
+    head: Head
+    stages: Sequence[Stage]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    settings: frozenset[str] = frozenset()
+
+    def teacher_features(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> frozenset[Feature]:
+        """Returns the features of the teacher that the stages of a student take."""
+        with torch.device("meta"):
+            built = [stage.build(student, teacher) for stage in self.stages]
+        return frozenset().union(*(term.teacher for terms in built for term in terms.values()))
+
+    @property
+    def epochs(self) -> int | None:
+        """The number of epochs of all stages; None where the Trainer decides."""
+        epochs = [stage.epochs for stage in self.stages if stage.epochs is not None]
+        return sum(epochs) if epochs else None
+
+    def stage_at(self, epoch: int) -> tuple[int, int]:
+        """Returns the index of an epoch's stage, and the number of epochs of that stage before it.
+
+        Epochs past the end belong to the last stage.
+        """
+        begin = 0
+        for index, stage in enumerate(self.stages):
+            if stage.epochs is None or epoch < begin + stage.epochs or index == len(self.stages) - 1:
+                return index, epoch - begin
+            begin += stage.epochs
+        raise AssertionError("an objective has stages")
+
+
+def make_stage(**values: Any) -> Stage:
+    """Makes a stage from its config: the arguments of `Stage`, and settings that its terms refer to."""
+    own = {name: value for name, value in values.items() if name in {argument.name for argument in fields(Stage)}}
+    return Stage(**own, settings=frozenset(values) - frozenset(own))
+
+
+def make_objective(
+    head: Head, metrics: Mapping[str, Any] | None = None, metric: str | None = None, **parts: Any
+) -> Objective:
+    """Makes an objective from its config (`conf/objective`).
+
+    Args:
+        head: the kind of student model.
+        metrics: the task's metrics, torchmetrics objects by name; None without labels.
+        metric: the name of the deciding metric; None for the first.
+        parts: the stages by name, in order, and settings that their terms refer to.
+
+    Raises:
+        ConfigError: a value is out of range, or stages do not go together.
+    """
+    ordered = task_metrics(metrics, metric, head.num_labels) if metrics is not None else {}
+    deciding = next(iter(ordered), "loss")
+    stages = {
+        name: replace(part, name=name, monitor=part.monitor or deciding)
+        for name, part in parts.items()
+        if isinstance(part, Stage)
+    }
+    trained = [stage for stage in stages.values() if stage.epochs != 0]
+    for stage in trained:
+        if stage.epochs is None and len(trained) > 1:
+            raise ConfigError.of(f"{stage.name}.epochs", "=null: must be a whole number beside other stages")
+    if not trained:
+        raise ConfigError(f"objective: {', '.join(f'{name}.epochs=0' for name in stages)}: one must be above 0")
+    settings = {name for name in parts if name not in stages}
+    settings.update(f"{name}.{setting}" for name, stage in stages.items() for setting in stage.settings)
+    return Objective(head, trained, ordered, frozenset(settings))

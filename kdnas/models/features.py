@@ -1,0 +1,74 @@
+"""What a model can be asked for: each feature is one value, which models, the teacher cache and loss terms share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+
+class Kind(StrEnum):
+    """The kinds of features; queries, keys and values are what a layer's attention takes, all heads side by side."""
+
+    HIDDEN_STATE = "hidden_state"
+    QUERY = "query"
+    KEY = "key"
+    VALUE = "value"
+    LOGITS = "logits"
+
+
+class Per(StrEnum):
+    """What a feature has one vector for; padding is never included."""
+
+    TOKEN = "token"
+    FIRST_TOKEN = "first_token"
+    MASKED_TOKEN = "masked_token"
+    ROW = "row"
+
+
+@dataclass(frozen=True, order=True)
+class Feature:
+    """A tensor that a model computes for a batch, (items, width).
+
+    Args:
+        kind: what is computed.
+        layer: the layer, from 1; 0 for the embedding output (a hidden state), and for logits.
+        per: the items.
+    """
+
+    kind: Kind
+    layer: int = 0
+    per: Per = Per.TOKEN
+
+    @property
+    def name(self) -> str:
+        """A name that is unique among features, as `hidden_state-04-token`."""
+        return f"{self.kind}-{self.layer:02d}-{self.per}"
+
+    def width(self, config: PreTrainedConfig) -> int:
+        """Returns the number of values for each item, for a model with the given config."""
+        if self.kind is Kind.HIDDEN_STATE:
+            return config.hidden_size
+        if self.kind is Kind.LOGITS:
+            return int(config.vocab_size if self.per is Per.MASKED_TOKEN else config.num_labels or 0)
+        heads: int = config.num_attention_heads
+        head_size: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        grouped = None if self.kind is Kind.QUERY else getattr(config, "num_key_value_heads", None)
+        return (grouped or heads) * head_size
+
+
+Features: TypeAlias = Mapping[Feature, Tensor]
+"""The features of a batch."""
+LOGITS = Feature(Kind.LOGITS, per=Per.ROW)
+"""The logits of a classifier, (rows, classes)."""
+MASKED_LOGITS = Feature(Kind.LOGITS, per=Per.MASKED_TOKEN)
+"""The logits of a masked language model for the tokens to predict, (masked tokens, vocabulary)."""
+
+
+def hidden_state(layer: int, per: Per = Per.TOKEN) -> Feature:
+    """Returns the feature of a layer's hidden states."""
+    return Feature(Kind.HIDDEN_STATE, layer, per)

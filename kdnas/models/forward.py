@@ -1,0 +1,196 @@
+"""The forward pass: a model runs on a batch's real tokens, without padding, if its family can; and gives features."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from inspect import signature
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, BatchEncoding, PreTrainedConfig, PreTrainedModel
+
+from kdnas.base.errors import ConfigError
+from kdnas.models.families import first_position
+from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
+from kdnas.models.packing import MODEL_INPUTS, Attention, Layout, packed
+
+Encoder = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is run.
+
+    Args:
+        packed: on packed rows; else on padded ones.
+        head_apart: its head on the states that it is needed for alone; else on all of them, by the model itself.
+    """
+
+    packed: bool
+    head_apart: bool
+
+
+WAYS = (Way(True, True), Way(False, True), Way(False, False))
+"""The ways to run a model, the fastest first. The last is transformers' own."""
+
+
+def outputs(
+    model: PreTrainedModel, batch: BatchEncoding, features: Collection[Feature], compiled: Encoder | None = None
+) -> dict[Feature, Tensor]:
+    """Runs a model on a batch.
+
+    Args:
+        model: an encoder, a sequence classifier or a masked language model.
+        features: what to return, as (items, width) each.
+        compiled: the model's encoder, compiled with dynamic shapes.
+
+    Raises:
+        ConfigError: the model has no logits, or is of a family that gives no queries, keys and values.
+    """
+    return _run(model, batch, features, _way(model), compiled)
+
+
+def has_head(model: PreTrainedModel) -> bool:
+    """Returns whether a model has a head."""
+    return model.base_model is not model
+
+
+def _run(
+    model: PreTrainedModel,
+    batch: BatchEncoding,
+    features: Collection[Feature],
+    way: Way,
+    compiled: Encoder | None = None,
+) -> dict[Feature, Tensor]:
+    kinds = {feature.kind for feature in features}
+    if Kind.LOGITS in kinds and not has_head(model):
+        raise ConfigError(f"objective: needs logits; a {type(model).__name__} has none")
+    if kinds & {Kind.QUERY, Kind.KEY, Kind.VALUE} and not way.packed:
+        family = model.config.model_type
+        raise ConfigError(f"objective: needs queries, keys or values; a {family} model gives none (it is not packed)")
+    encoder = model.base_model if compiled is None else compiled
+    layout, hidden = Layout.of(batch), Kind.HIDDEN_STATE in kinds
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    if way.packed:
+        del inputs["attention_mask"]
+        inputs = {name: values.flatten()[layout.real][None] for name, values in inputs.items()}
+        inputs["position_ids"] = (layout.positions + first_position(model))[None]
+        with packed(model.config, layout) as attention:
+            done = _Pass(model, batch, layout, encoder(**inputs, output_hidden_states=hidden), attention)
+    else:
+        whole = LOGITS in features or (MASKED_LOGITS in features and not way.head_apart)
+        done = _Pass(model, batch, layout, (model if whole else encoder)(**inputs, output_hidden_states=hidden))
+    return {feature: done.value(feature) for feature in sorted(features)}
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A forward pass that is over.
+
+    Args:
+        result: the output of the encoder, or of the whole model with its `logits`.
+        attention: the attention of packed rows; None for padded ones.
+    """
+
+    model: PreTrainedModel
+    batch: BatchEncoding
+    layout: Layout
+    result: Any
+    attention: Attention | None = None
+
+    def value(self, feature: Feature) -> Tensor:
+        """Returns a feature, (items, width)."""
+        if feature.kind is Kind.LOGITS:
+            return self.masked_logits if feature == MASKED_LOGITS else self.logits
+        if feature.kind is Kind.HIDDEN_STATE:
+            states = self.real(self.result.hidden_states[feature.layer])
+        else:
+            assert self.attention is not None
+            states = self.attention.input(feature.kind, feature.layer)
+        return states.index_select(0, self.layout.first) if feature.per is Per.FIRST_TOKEN else states
+
+    def real(self, states: Tensor) -> Tensor:
+        """Returns the values of the real tokens, (tokens, width)."""
+        return states[0] if self.attention else states.flatten(0, 1).index_select(0, self.layout.real)
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits of a classifier, (rows, classes)."""
+        if "logits" in self.result:
+            return self.result.logits
+        return _head(self.model, self.real(self.result.last_hidden_state).index_select(0, self.layout.first)[:, None])
+
+    @property
+    def masked_logits(self) -> Tensor:
+        """The logits of the masked tokens, (masked tokens, vocabulary)."""
+        masked = self.layout.masked(self.batch)
+        if "logits" in self.result:
+            return self.real(self.result.logits).index_select(0, masked)
+        # The head on masked tokens alone: on all of them, it would dominate a small student's cost.
+        return _head(self.model, self.real(self.result.last_hidden_state).index_select(0, masked))
+
+
+def _head(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Applies a model's pooler and head to encoder states, (tokens, width) or (rows, 1, width)."""
+    pooler = getattr(model.base_model, "pooler", None)
+    if pooler is not None:
+        states = pooler(states)
+    for name, part in model.named_children():
+        if name != model.base_model_prefix:
+            states = part(states)
+    return states
+
+
+# -- which ways give what transformers gives
+
+
+_known: dict[type[PreTrainedModel], Way] = {}
+_testing = Lock()
+
+
+def _way(model: PreTrainedModel) -> Way:
+    """Returns the fastest way that gives what transformers gives, tested once for each class on a tiny model."""
+    kind = type(model)
+    with _testing:  # students may run in threads
+        if kind not in _known:
+            _known[kind] = next(way for way in WAYS if way == WAYS[-1] or _agrees(kind, model.config, way))
+        return _known[kind]
+
+
+@torch.no_grad()
+def _agrees(kind: type[PreTrainedModel], config: PreTrainedConfig, way: Way) -> bool:
+    try:
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), torch.device("cpu"):
+            torch.default_generator.manual_seed(0)  # the CPU's generator alone
+            tiny, batch, features = _trial(kind, copy.deepcopy(config))
+            one, other = (_run(tiny, batch, features, each) for each in (way, WAYS[-1]))
+    except Exception:  # a family without support can raise anything
+        return False
+    return all(torch.allclose(one[feature], other[feature], rtol=1e-3, atol=1e-4) for feature in features)
+
+
+def _trial(
+    kind: type[PreTrainedModel], config: PreTrainedConfig
+) -> tuple[PreTrainedModel, BatchEncoding, set[Feature]]:
+    """Returns a tiny model of a class, a batch with all of its inputs, and the features to compare."""
+    config.update({"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8})
+    tiny = kind(config).eval()
+    for parameter in tiny.parameters():
+        parameter.normal_()
+    mask = (torch.arange(4) < torch.tensor([[2], [4], [4]])).long()
+    tokens = torch.randint(config.vocab_size, mask.shape)
+    tokens[tokens == config.pad_token_id] += 1
+    batch = BatchEncoding({"input_ids": tokens, "attention_mask": mask})
+    if "token_type_ids" in signature(tiny.forward).parameters:
+        batch["token_type_ids"] = torch.randint(max(1, getattr(config, "type_vocab_size", 0)), mask.shape)
+    features = {hidden_state(layer) for layer in range(3)}
+    if kind is MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None):
+        batch["labels"] = torch.where(torch.arange(4) == torch.tensor([[1], [0], [3]]), tokens, -100)
+        features.add(MASKED_LOGITS)
+    elif has_head(tiny):
+        features.add(LOGITS)
+    return tiny, batch, features

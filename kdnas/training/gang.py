@@ -1,0 +1,115 @@
+"""Students that train on the same batches: side by side in threads on a CPU, else one after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from transformers import BatchEncoding
+
+from kdnas.models.families import architecture_of
+from kdnas.models.features import Features
+from kdnas.models.packing import Layout
+from kdnas.training.gradients import at_once, is_out_of_memory
+from kdnas.training.student import Student
+from kdnas.training.student_threads import SideBySide, draws, places
+from kdnas.training.trainer import balanced
+
+log = logging.getLogger(__name__)
+
+
+class Gang:
+    """The students of one training, k >= 1. Each is trained as it would be alone.
+
+    Args:
+        students: all of them.
+        measured: makes a context manager that measures a named part of a step.
+    """
+
+    def __init__(self, students: Sequence[Student], measured: Callable[[str], AbstractContextManager[None]]) -> None:
+        self.students, self.measured = students, measured
+        self.threads: SideBySide | None = None
+
+    def share_cores(self, device: torch.device, context: Callable[[], AbstractContextManager[None]]) -> None:
+        """Uses threads from now on if they change results by rounding alone: on a CPU, without random numbers.
+
+        Args:
+            context: makes the context of each thread's work, such as autocast.
+        """
+        self.threads, several = None, min(len(self.students), places())
+        changes = any(draws(student.model) or student.compiled is not None for student in self.students)
+        if several > 1 and device.type == "cpu" and not torch.distributed.is_initialized() and not changes:
+            self.threads = SideBySide(several, context)
+
+    @property
+    def remaining(self) -> list[Student]:
+        """The students that are still trained, the largest first: threads then end at about the same time."""
+        return sorted(
+            (student for student in self.students if not student.lost),
+            key=lambda student: architecture_of(student.model.config).size,
+            reverse=True,
+        )
+
+    def losses(self, batch: BatchEncoding, teacher: Features, scale: float = 1.0) -> Tensor:
+        """Returns the losses of the remaining students for a batch, (students,).
+
+        With several students, their backward passes are run too, which frees the activations of each.
+
+        Args:
+            scale: what the gradients of several students are multiplied by.
+        """
+        students = self.remaining
+        losses: list[Tensor | None] = [None] * len(students)
+        if self.threads:
+            Layout.of(batch)  # computed once, before the threads need it
+            with self.measured("side by side"):
+                losses = self.threads.map(lambda student: self._beside(student, batch, teacher, scale), students)
+        return torch.stack(
+            [
+                self._alone(student, batch, teacher, scale) if loss is None else loss
+                for student, loss in zip(students, losses, strict=True)
+            ]
+        )
+
+    def watch(self, batch: BatchEncoding, teacher: Features, split: int) -> None:
+        """Updates the held-out losses and metrics of the remaining students."""
+        if self.threads:
+            Layout.of(batch)
+            self.threads.map(lambda student: student.watch(batch, teacher, split), self.remaining)
+            return
+        for student in self.remaining:
+            student.watch(batch, teacher, split)
+
+    def _loss(self, student: Student, batch: BatchEncoding, teacher: Features, scale: float) -> Tensor:
+        means, _ = student(batch, teacher)
+        losses = {name: balanced(mean.value, mean.count) for name, mean in means.items()}
+        student.losses = {name: loss.detach() for name, loss in losses.items()}
+        loss = student.weighted(losses)
+        if len(self.students) == 1:
+            return loss
+        with nullcontext() if self.threads else self.measured("backward"):
+            return at_once(loss, list(student.parameters()), scale)
+
+    def _beside(self, student: Student, batch: BatchEncoding, teacher: Features, scale: float) -> Tensor | None:
+        """Computes a student's loss in a thread beside others; returns None if it runs out of memory."""
+        try:
+            return self._loss(student, batch, teacher, scale)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _alone(self, student: Student, batch: BatchEncoding, teacher: Features, scale: float) -> Tensor:
+        """Computes a student's loss alone. A student of several that runs out of memory is lost; the others go on."""
+        try:
+            return self._loss(student, batch, teacher, scale)
+        except (RuntimeError, MemoryError) as error:
+            others = [other for other in self.students if other is not student and not other.lost]
+            if not is_out_of_memory(error) or not others or torch.distributed.is_initialized():
+                raise
+        student.lose()  # outside of the handler, whose traceback keeps the memory in use
+        log.warning("%s: does not fit into memory beside the others of its gang", architecture_of(student.model.config))
+        return torch.zeros((), device=batch["attention_mask"].device)

@@ -1,0 +1,98 @@
+"""A loss term of one's own, added to an objective on the command line, and the config's stages and weights."""
+
+from math import nan
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from objectives import CONF, objective
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer
+
+from kdnas.app import run as runner
+from kdnas.base.errors import ConfigError
+from kdnas.datamodules import SyntheticNLI
+from kdnas.distillation.terms import LossTerm, Mean
+from kdnas.models.features import Feature, Kind
+
+
+class QueryCosine(LossTerm):
+    """1 - cos(Q_S W, Q_T) of the last layers' queries, the mean over tokens."""
+
+    def build(self, student, teacher):
+        self.own, self.target = (Feature(Kind.QUERY, config.num_hidden_layers) for config in (student, teacher))
+        self.student, self.teacher = frozenset({self.own}), frozenset({self.target})
+        self.projection = torch.nn.Linear(self.own.width(student), self.target.width(teacher), bias=False)
+
+    def forward(self, student, teacher, batch):
+        cosine = functional.cosine_similarity(self.projection(student[self.own]), teacher[self.target].float(), dim=-1)
+        return Mean(1 - cosine.mean(), batch["attention_mask"].sum())
+
+
+STAGE = "objective.hidden_states"
+WORDS = [f"+{STAGE}.terms.queries._target_=test_seams_terms.QueryCosine", f"+{STAGE}.weights.queries=0.25"]
+
+
+def train(folder, teacher, *words):
+    settings = ["data=demo", "data.rows=24", "data.held_out=10", "data.proxy=1", "data.batch_size=4"]
+    settings += ["module.dropout=0", "trainer.log_every_n_steps=1"]
+    settings += ["trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.precision=32-true", "~latency"]
+    settings += ["architecture.num_hidden_layers=2", "architecture.hidden_size=8", "architecture.num_attention_heads=2"]
+    settings += [f"teacher.path={teacher}", f"paths.runs={folder}", f"paths.output={folder}", *words]
+    with initialize_config_dir(str(CONF), version_base=None):
+        return runner.run(compose("train", settings))
+
+
+def queries(model, batch):
+    """The last layer's queries of the real tokens, caught at its linear layer in transformers' own pass."""
+    caught = []
+    hook = model.encoder.layer[-1].attention.self.query.register_forward_hook(lambda *given: caught.append(given[-1]))
+    with torch.no_grad():
+        states = model(**batch, output_hidden_states=True).hidden_states
+    hook.remove()
+    real = batch["attention_mask"].bool()
+    return caught[0][real], [layer[real] for layer in states]
+
+
+@pytest.mark.parametrize("outputs", ["online", "disk"])
+def test_a_term_of_ones_own_is_trained_kept_and_logged(teacher, tmp_path, outputs):
+    result = train(tmp_path, teacher, *WORDS, f"outputs={outputs}", "objective.mapping=last_1")
+    assert result["loss"] == pytest.approx(result["loss_hidden_states"] + 0.25 * result["loss_queries"])
+    state = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
+    terms = {name.removeprefix("students.0.objectives.0."): value for name, value in state.items()}
+    models = [AutoModel.from_pretrained(path).eval() for path in (tmp_path / "model", teacher)]
+    data = SyntheticNLI(tokenizer=AutoTokenizer.from_pretrained(teacher), rows=24, held_out=10, batch_size=10, seed=0)
+    data.setup()
+    (batch,) = data.val_dataloader()
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    (own, states), (target, targets) = (queries(model, batch) for model in models)
+    cosine = functional.cosine_similarity(own @ terms["queries.projection.weight"].T, target, dim=-1)
+    expected = {"loss_queries": 1 - cosine.mean().item()}
+    error = states[-1] @ terms["hidden_states.projections.0.weight"].T - targets[-1]
+    expected["loss_hidden_states"] = error.square().mean().item()
+    assert result == pytest.approx(expected | {"loss": result["loss"]}, rel=2e-2 if outputs == "disk" else 1e-4)
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert {"train/loss_queries", "val/loss_queries", "val/loss_hidden_states"} <= set(header.split(","))
+    features = {path.name for path in Path(tmp_path).glob("outputs/*/[!.]*")}
+    assert features == (set() if outputs == "online" else {"hidden_state-04-token", "query-04-token"})
+
+
+def test_a_weight_of_no_term_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"^objective.hidden_states.weights.others=1: must be the weight of one of hidden_states$"
+    ):
+        objective("hidden_states", hidden_states={"weights": {"others": 1}})
+
+
+@pytest.mark.parametrize("weight", [nan, "much", None, True])
+def test_a_weight_that_is_no_number_is_refused(weight):
+    with pytest.raises(ConfigError, match=r"^objective.hidden_states.weights.hidden_states=.*: must be a number$"):
+        objective("hidden_states", hidden_states={"weights": {"hidden_states": weight}})
+
+
+def test_the_error_of_a_term_names_the_setting_that_it_refers_to():
+    with pytest.raises(ConfigError, match=r"^objective.mapping=every: must be one of last_1, last, uniform, "):
+        objective("hidden_states", mapping="every")
+    with pytest.raises(ConfigError, match=r"^objective.representation.loss=l1: must be one of kl, mse$"):
+        objective("masked_lm", representation={"loss": "l1"})
