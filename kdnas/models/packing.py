@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, BatchEncoding, PreTrainedConfig, PreTrainedModel
 
-from kdnas.models.families import first_position
+from kdnas.models.families import family_of, first_position
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PACKED = "kdnas_packed"
@@ -138,13 +138,7 @@ def _real(states: Tensor, places: Tensor | None) -> Tensor:
 
 def _head(model: PreTrainedModel, states: Tensor) -> Tensor:
     """Applies a model's pooler and head to encoder states, (tokens, width) or (rows, 1, width)."""
-    pooler = getattr(model.base_model, "pooler", None)
-    if pooler is not None:
-        states = pooler(states)
-    for name, part in model.named_children():
-        if name != model.base_model_prefix:
-            states = part(states)
-    return states
+    return family_of(model.config).apply_head(model, states)
 
 
 # -- attention

@@ -24,12 +24,12 @@ from kdnas.distillation.recipes import Recipe, Stage
 from kdnas.distillation.teacher import Corpus, Needs, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
 from kdnas.models.families import architecture_of
+from kdnas.models.heads import unfreezing_groups
 from kdnas.models.initialisation import RandomWeights, StudentSource
 from kdnas.models.loading import load_tokenizer
 from kdnas.models.packing import Layout, Outputs, outputs
 from kdnas.models.resizing import student_config, take_padding
 from kdnas.models.trial import check_architecture
-from kdnas.models.unfreezing import unfreezing_groups
 from kdnas.modules.base import ExportingModule
 from kdnas.training.gradients import at_once, is_out_of_memory
 from kdnas.training.split_metrics import SplitMetrics

@@ -4,6 +4,7 @@ from transformers import PreTrainedConfig
 
 from kdnas.models.families.base import Family, register
 
+
 @register("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 @register("data2vec-text", "roberta-prelayernorm", "ibert", "markuplm")
 class Roberta(Family):
