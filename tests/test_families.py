@@ -51,7 +51,7 @@ SUPPORTED = {
 }
 """The families of docs/models.md, each with what its usual checkpoints set."""
 LIKE_OTHERS = {"big_bird", "camembert", "data2vec-text", "ernie", "eurobert", "megatron-bert", "nomic_bert", "rembert"}
-LIKE_OTHERS |= {"roberta-prelayernorm", "xlm-roberta-xl"}
+LIKE_OTHERS |= {"convbert", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
 NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in LIKE_OTHERS)) for name in SUPPORTED]
 UNLIMITED = ("deberta-v2", "eurobert", "nomic_bert")
 """Families with positions relative to each other."""
@@ -178,10 +178,10 @@ def test_a_decoder_by_setting_is_refused():
 def test_a_family_that_is_unlike_bert_and_in_no_table_is_refused(monkeypatch):
     monkeypatch.delitem(FAMILIES, "roberta")
     with pytest.raises(ConfigError, match="it does not take as many positions as a BERT"):
-        check_config(config_of("roberta", vocab_size=71), "teacher.path", "x")
+        check_config(config_of("roberta", initializer_range=0.011), "teacher.path", "x")
     monkeypatch.delitem(FAMILIES, "nomic_bert")
     with pytest.raises(ConfigError, match="its layers and embeddings are not where a BERT's are"):
-        check_config(config_of("nomic_bert", vocab_size=71), "teacher.path", "x")
+        check_config(config_of("nomic_bert", initializer_range=0.011), "teacher.path", "x")
 
 
 def test_five_values_that_a_family_does_not_take_together_are_refused():
