@@ -16,9 +16,10 @@ from kdnas.models.checkpoints import load_classifier
 from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.exports import export
 from kdnas.models.families import architecture_of, family_of
+from kdnas.models.families.base import FAMILIES
 from kdnas.models.features import LOGITS, hidden_state
 from kdnas.models.forward import outputs
-from kdnas.models.heads import Classifier, Encoder, MaskedLM
+from kdnas.models.heads import Classifier, Encoder, MaskedLM, unfreezing_groups
 from kdnas.models.initialisation import PretrainedWeights
 from kdnas.models.loading import check_config, load_config, load_encoder
 from kdnas.models.resizing import student_config
@@ -51,8 +52,8 @@ SUPPORTED = {
 }
 """The families of docs/models.md, each with what its usual checkpoints set."""
 LIKE_OTHERS = {"big_bird", "camembert", "data2vec-text", "ernie", "eurobert", "megatron-bert", "nomic_bert", "rembert"}
-LIKE_OTHERS |= {"roberta-prelayernorm", "xlm-roberta-xl"}
-FAMILIES = [pytest.param(name, marks=[pytest.mark.long] * (name in LIKE_OTHERS)) for name in SUPPORTED]
+LIKE_OTHERS |= {"convbert", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
+NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in LIKE_OTHERS)) for name in SUPPORTED]
 UNLIMITED = ("deberta-v2", "eurobert", "nomic_bert")
 """Families with positions relative to each other."""
 
@@ -72,7 +73,7 @@ def batch_of(*lengths):
     return PadCollator(1)([{"input_ids": torch.randint(4, 70, (length,))} for length in lengths])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NAMES)
 def test_a_family_goes_all_the_way(family, tmp_path):
     teacher = check_config(config_of(family, **SUPPORTED[family]), "teacher.path", family)
     config = student_config(teacher, STUDENT)
@@ -117,6 +118,25 @@ def test_the_longest_input_is_what_a_model_takes(family):
         take(longest + 1)
 
 
+@pytest.mark.parametrize("family", ["albert", "bert", "distilbert", "electra", "roberta"])
+@torch.no_grad()
+def test_a_head_is_applied_to_states_as_transformers_does(family):
+    config, batch = student_config(config_of(family), STUDENT), batch_of(9, 5)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    for head in (MaskedLM(), Classifier(3)):
+        model = head.new(config, seed=0).eval()
+        states, logits = model.base_model(**inputs).last_hidden_state, model(**inputs).logits
+        found = family_of(config).apply_head(model, states[0] if logits.dim() == 3 else states[:, :1])
+        torch.testing.assert_close(found, logits[0] if logits.dim() == 3 else logits)
+
+
+def test_the_groups_to_unfreeze_end_with_the_embeddings_and_their_projection():
+    model = Classifier(3).new(student_config(config_of("electra", embedding_size=12), STUDENT), seed=0)
+    *_, last = unfreezing_groups(model)
+    lowest = [*model.electra.embeddings.parameters(), *model.electra.embeddings_project.parameters()]
+    assert [id(weight) for weight in last] == [id(weight) for weight in lowest]
+
+
 REFUSED = {
     "esm": "has no hidden_act",
     "funnel": "has no intermediate_size",
@@ -154,6 +174,15 @@ def test_flops_are_the_same_in_inference_mode():
 def test_a_decoder_by_setting_is_refused():
     with pytest.raises(ConfigError, match="tokens do not attend to later ones"):
         check_config(config_of("bert", is_decoder=True), "teacher.path", "x")
+
+
+def test_a_family_that_is_unlike_bert_and_in_no_table_is_refused(monkeypatch):
+    monkeypatch.delitem(FAMILIES, "roberta")
+    with pytest.raises(ConfigError, match="it does not take as many positions as a BERT"):
+        check_config(config_of("roberta", initializer_range=0.011), "teacher.path", "x")
+    monkeypatch.delitem(FAMILIES, "nomic_bert")
+    with pytest.raises(ConfigError, match="its layers and embeddings are not where a BERT's are"):
+        check_config(config_of("nomic_bert", initializer_range=0.011), "teacher.path", "x")
 
 
 def test_five_values_that_a_family_does_not_take_together_are_refused():

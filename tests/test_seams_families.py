@@ -20,6 +20,7 @@ from kdnas.app import run as runner
 from kdnas.datamodules import grammar
 from kdnas.models.checkpoints import load_classifier
 from kdnas.models.families import Family, family_of, register
+from kdnas.models.features import hidden_state
 from kdnas.models.forward import outputs
 from kdnas.models.initialisation import StudentSource
 from kdnas.models.loading import load_encoder
@@ -103,7 +104,7 @@ def test_a_family_from_the_outside_goes_from_config_to_export_and_back(text_data
     assert values.items() <= written.items() and "hidden_size" not in written
     batch = tokenizer(["all big dogs are running", "no cats"], padding=True, return_tensors="pt")
     model = load_encoder(str(folder))
-    found = outputs(model, batch, {1}).states[1]
+    found = outputs(model, batch, {hidden_state(1)})[hidden_state(1)]
     expected = ToyModel.from_pretrained(folder).eval()(**batch).last_hidden_state[batch["attention_mask"].bool()]
     torch.testing.assert_close(found, expected)
     assert load_classifier(str(folder), num_labels=3)[0].bert.embeddings.word_embeddings.weight.shape[1] == 8

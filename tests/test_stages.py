@@ -22,11 +22,10 @@ from kdnas.datamodules import grammar
 from kdnas.models.architecture import Architecture
 from kdnas.models.exports import export
 from kdnas.models.features import LOGITS
-from kdnas.models.heads import Classifier, Encoder, MaskedLM
+from kdnas.models.heads import Classifier, Encoder, MaskedLM, unfreezing_groups
 from kdnas.models.initialisation import PretrainedWeights
 from kdnas.models.loading import load_config
 from kdnas.models.resizing import student_config
-from kdnas.models.unfreezing import unfreezing_groups
 from kdnas.modules import StudentDistiller
 from kdnas.training.best_weights import BestWeights
 

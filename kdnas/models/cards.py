@@ -50,13 +50,13 @@ vectors = (states * real).sum(1) / real.sum(1)
 """
 
 
-def card(model: PreTrainedModel, title: str, about: Mapping[str, str], figures: Mapping[str, float]) -> str:
+def card(model: PreTrainedModel, title: str, about: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     """Returns the model card of an exported model, in Markdown with the hub's metadata.
 
     Args:
         title: the name of the model's folder.
         about: how the model was made, by heading; a value is text, or a model's folder or hub id.
-        figures: its held-out metrics.
+        metrics: the model's held-out metrics.
     """
     kind = type(model).__name__
     auto, use = next((uses for end, uses in USES.items() if kind.endswith(end)), ("AutoModel", "feature-extraction"))
@@ -72,7 +72,7 @@ def card(model: PreTrainedModel, title: str, about: Mapping[str, str], figures: 
     )
     rows = {name: Path(value).name if Path(value).exists() else value for name, value in about.items()}
     rows |= {"architecture": str(architecture_of(model.config)), "parameters": f"{model.num_parameters() / 1e6:.1f}M"}
-    rows |= {"held out": ", ".join(f"{name} {value:.4f}" for name, value in figures.items())} if figures else {}
+    rows |= {"held out": ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())} if metrics else {}
     text = CARD.format(
         data=data.to_yaml(),
         title=title,

@@ -37,31 +37,31 @@ def plain_name(name: str) -> str:
     return "".join(filter(str.isalnum, name.casefold()))
 
 
-def order_of(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, ...] | None:
-    """Returns, for each name in `ours`, its index in `theirs`; None if the names are not the same."""
+def order_of(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:
+    """Returns, for each name in `wanted`, its index in `names`; None if they are not the same names."""
     for form in (str, str.casefold, plain_name):
-        places = {form(name): place for place, name in enumerate(theirs)}
-        if len(places) == len(theirs) and sorted(places) == sorted(map(form, ours)):
-            return tuple(places[form(name)] for name in ours)
+        indices = {form(name): i for i, name in enumerate(names)}
+        if len(indices) == len(names) and sorted(indices) == sorted(map(form, wanted)):
+            return tuple(indices[form(name)] for name in wanted)
     return None
 
 
-def teacher_order(path: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> tuple[int, ...] | None:
+def teacher_order(path: str, teacher: Sequence[str] | None, data: Sequence[str] | None) -> tuple[int, ...] | None:
     """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal.
 
     Args:
         path: the teacher's path, for messages.
-        theirs, ours: the names of the teacher's classes and of the data's; None where they have none.
+        teacher, data: the names of the teacher's classes and of the data's; None where the classes have no names.
 
     Raises:
         ConfigError: both have names, and these are not the same.
     """
-    if theirs is None or ours is None:
+    if teacher is None or data is None:
         return None
-    order = order_of(theirs, ours)
+    order = order_of(teacher, data)
     if order is None:
         raise ConfigError(
-            f"teacher.path={path}: its classes are {', '.join(theirs)}; must be the data's, {', '.join(ours)} "
+            f"teacher.path={path}: its classes are {', '.join(teacher)}; must be the data's, {', '.join(data)} "
             "(id2label in its config.json names them; task.labels names classes that are numbers in the data)"
         )
-    return None if order == tuple(range(len(ours))) else order
+    return None if order == tuple(range(len(data))) else order

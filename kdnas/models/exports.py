@@ -34,12 +34,12 @@ def check_export(folder: Path, several: bool = False) -> None:
     Raises:
         ConfigError: the folder is a file, or holds anything else.
     """
-    there = list(folder.iterdir()) if folder.is_dir() else []
-    gang = bool(there) and all(path.is_dir() and path.name.isdecimal() for path in there)
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    numbered = bool(paths) and all(path.is_dir() and path.name.isdecimal() for path in paths)
     reason = "is a file" if folder.exists() and not folder.is_dir() else ""
-    if gang:
-        reason = next(filter(None, (_foreign(path, KEPT if several else ()) for path in there)), "")
-    elif there:
+    if numbered:
+        reason = next(filter(None, (_foreign(path, KEPT if several else ()) for path in paths)), "")
+    elif paths:
         reason = "holds the export of one student" if several else _foreign(folder, KEPT)
     if reason:
         raise ConfigError(f"paths.export={folder}: {reason}; must be empty, not there, or an export as kdnas left it")
@@ -71,12 +71,12 @@ def export(
     tokenizer: Tokenizer,
     folder: Path,
     about: Mapping[str, str] | None = None,
-    figures: Mapping[str, float] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Path:
     """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model card; atomically.
 
     Args:
-        about, figures: how the model was made and its held-out metrics, for the model card (`kdnas.models.cards`).
+        about, metrics: how the model was made and its held-out metrics, for the model card (`kdnas.models.cards`).
     """
     check_export(folder)
     folder = folder.resolve()  # the target, if it is a link
@@ -87,7 +87,7 @@ def export(
         with writing(fresh, size=sum(weight.nbytes for weight in model.state_dict().values())):
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
-        (fresh / README).write_text(card(model, folder.name, about or {}, figures or {}), encoding="utf-8")
+        (fresh / README).write_text(card(model, folder.name, about or {}, metrics or {}), encoding="utf-8")
         _mark(fresh)
         _share(fresh)
         if folder.exists():

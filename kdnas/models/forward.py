@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.base.errors import ConfigError
-from kdnas.models.families import first_position
+from kdnas.models.families import family_of
 from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
 from kdnas.models.packing import MODEL_INPUTS, Attention, Layout, packed
 
@@ -78,7 +78,7 @@ def _run(
     if way.packed:
         del inputs["attention_mask"]
         inputs = {name: values.flatten()[layout.real][None] for name, values in inputs.items()}
-        inputs["position_ids"] = (layout.positions + first_position(model))[None]
+        inputs["position_ids"] = (layout.positions + family_of(model.config).first_position(model.config))[None]
         with packed(model.config, layout) as attention:
             done = _Pass(model, batch, layout, encoder(**inputs, output_hidden_states=hidden), attention)
     else:
@@ -122,7 +122,8 @@ class _Pass:
         """The logits of a classifier, (rows, classes)."""
         if "logits" in self.result:
             return self.result.logits
-        return _head(self.model, self.real(self.result.last_hidden_state).index_select(0, self.layout.first)[:, None])
+        first = self.real(self.result.last_hidden_state).index_select(0, self.layout.first)
+        return family_of(self.model.config).apply_head(self.model, first[:, None])
 
     @property
     def masked_logits(self) -> Tensor:
@@ -131,18 +132,8 @@ class _Pass:
         if "logits" in self.result:
             return self.real(self.result.logits).index_select(0, masked)
         # The head on masked tokens alone: on all of them, it would dominate a small student's cost.
-        return _head(self.model, self.real(self.result.last_hidden_state).index_select(0, masked))
-
-
-def _head(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Applies a model's pooler and head to encoder states, (tokens, width) or (rows, 1, width)."""
-    pooler = getattr(model.base_model, "pooler", None)
-    if pooler is not None:
-        states = pooler(states)
-    for name, part in model.named_children():
-        if name != model.base_model_prefix:
-            states = part(states)
-    return states
+        states = self.real(self.result.last_hidden_state).index_select(0, masked)
+        return family_of(self.model.config).apply_head(self.model, states)
 
 
 # -- which ways give what transformers gives

@@ -1,4 +1,4 @@
-"""The kinds of student model: an encoder, a masked language model, a classifier."""
+"""The kinds of student model: an encoder, a masked language model, a classifier; and how a head's model unfreezes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoModelForMaskedLM,
@@ -148,6 +149,17 @@ class Classifier(Head):
 
 
 def check_dropout(share: Any) -> None:
-    """Refuses a dropout probability that is none."""
+    """Refuses a value that is no probability."""
     fits = share is None or (is_number(share) and 0 <= share < 1)
     require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
+
+
+def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:
+    """Returns a model's parameters top-down: the head, each layer from the last to the first, the embeddings.
+
+    Layers that share their weights (ALBERT's) are one group.
+    """
+    blocks = family_of(model.config).blocks(model)
+    below = [[parameter for part in block for parameter in part.parameters()] for block in blocks]
+    taken = {id(parameter) for group in below for parameter in group}
+    return [[parameter for parameter in model.parameters() if id(parameter) not in taken], *below]

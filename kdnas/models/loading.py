@@ -7,9 +7,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.base.errors import ConfigError, require, require_whole, shown
 from kdnas.base.files import reading
+from kdnas.models.architecture import Architecture
 from kdnas.models.building import without_pooler
 from kdnas.models.families import architecture_of, family_of
-from kdnas.models.families.base import VALUES
 from kdnas.models.resizing import check_activation
 from kdnas.models.trial import refusal
 from kdnas.models.weights import DATA, check_encoder, from_folder
@@ -44,7 +44,7 @@ def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedCon
         ConfigError: what is wrong with the config, or what its family cannot do.
     """
     family_of(config)
-    missing = [name for name in VALUES if not hasattr(config, name)]
+    missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
     if missing:
         raise ConfigError(
             f"{key}={path}: a {config.model_type} model has no {', '.join(missing)}; use a BERT-like encoder"

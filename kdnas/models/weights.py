@@ -42,10 +42,10 @@ def fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
         named = weights
     else:
         named = {f"{encoder}{name}": value for name, value in weights.items()}
-    own = model.state_dict()
-    fitting = {name: value for name, value in named.items() if name in own and own[name].shape == value.shape}
+    current = model.state_dict()
+    fitting = {name: value for name, value in named.items() if name in current and current[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
-    return sorted((own.keys() | named.keys()) - fitting.keys())
+    return sorted((current.keys() | named.keys()) - fitting.keys())
 
 
 def check_encoder(model: PreTrainedModel, wrong: Iterable[str], source: str) -> None:

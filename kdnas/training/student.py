@@ -15,8 +15,8 @@ from kdnas.distillation.objective import Objective
 from kdnas.distillation.terms import LossTerm, Mean
 from kdnas.models.features import LOGITS, Feature, Features
 from kdnas.models.forward import outputs
+from kdnas.models.heads import unfreezing_groups
 from kdnas.models.initialisation import StudentSource
-from kdnas.models.unfreezing import unfreezing_groups
 from kdnas.training.split_metrics import SplitMetrics
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdnas.models.families.base import Family, register
@@ -15,3 +15,11 @@ class Albert(Family):
     def blocks(self, model: PreTrainedModel) -> list[list[nn.Module]]:
         encoder: Any = model.base_model
         return [[encoder.encoder], [encoder.embeddings]]
+
+    def apply_head(self, model: PreTrainedModel, states: Tensor) -> Tensor:
+        encoder: Any = model.base_model
+        if encoder.pooler is None:  # a masked language model
+            return super().apply_head(model, states)
+        part = model.get_submodule
+        pooled = encoder.pooler_activation(encoder.pooler(states[:, 0]))
+        return part("classifier")(part("dropout")(pooled))

@@ -13,8 +13,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kdnas.base.errors import is_number
 from kdnas.models.architecture import Architecture
 
-VALUES = tuple(Architecture.__dataclass_fields__)
-"""Hugging Face's names of an architecture's five values."""
 WORDS = 64
 """The vocabulary size of a tiny model, if it has room for the special tokens."""
 SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
@@ -41,7 +39,7 @@ class Family:
     # -- configs
 
     def architecture(self, config: PreTrainedConfig) -> Architecture:
-        return Architecture.of({name: getattr(config, name) for name in VALUES})
+        return Architecture.of({name: getattr(config, name) for name in Architecture.__dataclass_fields__})
 
     def resize(self, config: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
         """Returns a config of the same vocabulary and positions with another architecture.
@@ -147,8 +145,3 @@ def family_of(config: PreTrainedConfig) -> Family:
 def architecture_of(config: PreTrainedConfig) -> Architecture:
     """Returns the architecture of a model's config."""
     return family_of(config).architecture(config)
-
-
-def first_position(model: PreTrainedModel) -> int:
-    """Returns the index of a row's first token in a model's table of positions."""
-    return family_of(model.config).first_position(model.config)
