@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 from kdnas.app.dispatch import Dispatcher
 from kdnas.app.jobs import reporting
 from kdnas.app.launchers import DiedError
-from kdnas.app.launchers.returns import failed, from_json, to_json, told
+from kdnas.app.launchers.returns import failed, from_json, portable, to_json
 from kdnas.base.disk import DiskError, disk_error, writing
 from kdnas.base.errors import ConfigError
 from kdnas.base.files import reading
@@ -110,7 +110,7 @@ def test_errors_of_known_kinds_reach_the_search_as_such():
         (ConfigError("a=1: must be 2"), ConfigError),
         (DiedError("killed"), DiedError),
     ):
-        back = from_json(json.loads(json.dumps(to_json(told(failed(error))))))
+        back = from_json(json.loads(json.dumps(to_json(portable(failed(error))))))
         assert back.status == JobStatus.FAILED
         assert type(back._return_value) is kind and str(back._return_value) == str(error)
     assert from_json(to_json(JobReturn(status=JobStatus.COMPLETED))).status == JobStatus.COMPLETED

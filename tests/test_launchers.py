@@ -15,7 +15,7 @@ from kdnas.app.jobs import goes_on
 from kdnas.app.launchers import LocalLauncher, PoolLauncher, SlurmLauncher, queue
 from kdnas.app.launchers.gpus import take_gpu
 from kdnas.app.launchers.queue import Register, Submitted, job_of, same
-from kdnas.app.launchers.returns import told
+from kdnas.app.launchers.returns import portable
 from kdnas.app.search_folder import set_aside
 from kdnas.base.errors import ConfigError
 from kdnas.base.locks import take
@@ -101,11 +101,12 @@ def test_what_comes_back_of_a_job_can_be_read_by_anybody():
         pass
 
     assert (
-        str(told(JobReturn(status=JobStatus.FAILED, _return_value=Unreadable("no")))._return_value) == "Unreadable: no"
+        str(portable(JobReturn(status=JobStatus.FAILED, _return_value=Unreadable("no")))._return_value)
+        == "Unreadable: no"
     )
-    refused = told(JobReturn(status=JobStatus.FAILED, _return_value=ConfigError("a=1: must be 2")))
+    refused = portable(JobReturn(status=JobStatus.FAILED, _return_value=ConfigError("a=1: must be 2")))
     assert type(refused._return_value) is ConfigError
-    assert told(JobReturn(status=JobStatus.COMPLETED, _return_value={"loss": 1}))._return_value is None
+    assert portable(JobReturn(status=JobStatus.COMPLETED, _return_value={"loss": 1}))._return_value is None
 
 
 def test_a_job_of_an_earlier_run_is_known_again_by_its_search_and_name():
@@ -159,10 +160,10 @@ def test_a_submission_is_tried_again(monkeypatch):
 
     monkeypatch.setattr(queue, "PAUSES", (0, 0))
     busy = Busy()
-    assert busy._insist({"mini/0000": []}, None) == {"mini/0000": "job"}
+    assert busy._submit_again({"mini/0000": []}, None) == {"mini/0000": "job"}
     busy.tries = -5
     with pytest.raises(RuntimeError, match="Socket timed out"):
-        busy._insist({"mini/0000": []}, None)
+        busy._submit_again({"mini/0000": []}, None)
 
 
 @pytest.mark.parametrize(

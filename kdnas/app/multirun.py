@@ -53,8 +53,8 @@ class Gathering(Launcher):
         for number, (words, job) in enumerate(zip(job_overrides, returned, strict=True), initial_job_idx):
             if job.status == JobStatus.FAILED:
                 own = " ".join(word for word in words if word not in common)
-                said = " ".join(reason(job).removeprefix("ConfigError: ").split())
-                self.failed.append(f"job {number}{f' ({own})' if own else ''}: {said}")
+                message = " ".join(reason(job).removeprefix("ConfigError: ").split())
+                self.failed.append(f"job {number}{f' ({own})' if own else ''}: {message}")
         return [job for job in returned if job.status != JobStatus.FAILED]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from omegaconf import DictConfig, OmegaConf
 
-from kdnas.app.kinds import staged
 from kdnas.app.resuming import LastCheckpoint
 from kdnas.base.config import instantiate, plain
 from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole
@@ -79,6 +79,7 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
     """Refuses what can be refused without loading the teacher, which may still have to be trained.
 
     Args:
+        cfg: the config, with the settings of the job (see `kdnas.app.kinds.staged`).
         job: what the training is for; None for the job in the config.
         study: the study that the job's trials are reported to; None if it has no trials.
 
@@ -86,7 +87,7 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
         ConfigError: the first setting that is out of range or does not go with the others.
     """
     job = job or Job.of(cfg)
-    cfg = staged(cfg, job)
+    cfg = copy.deepcopy(cfg)
     check_settings(cfg)
     instantiate(cfg.get("outputs"))
     costs, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
@@ -98,11 +99,11 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
     check_arguments(cfg.trainer, epochs, cfg.profile)
     own = user_callbacks(cfg)
     check_callbacks(own, ["train/loss", *(f"val/{name}" for name in metrics)] if distils else [], epochs, students)
-    check_half(cfg.trainer.precision, students)
+    check_fp16(cfg.trainer.precision, students)
     if cfg.trainer.precision == "auto":
         cfg.trainer.precision = study.precision if study else earlier_precision(Path(cfg.paths.output)) or "auto"
     latency = LatencyBenchmark(costs) if costs else None
-    callbacks = [*usual_callbacks(cfg, job, own), *([latency] if latency else [])]
+    callbacks = [*run_callbacks(cfg, job, own), *([latency] if latency else [])]
     if cfg.paths.export is not None:
         check_export(Path(cfg.paths.export), several=students > 1)
         callbacks.append(ExportModels(cfg.paths.export, all_or_none=not job.trials))
@@ -113,7 +114,7 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
     logger = instantiate(cfg.get("logger")) or False
     trainer = make_trainer(cfg.trainer, callbacks=[*callbacks, *own], logger=logger, **settings)
     check_devices(trainer, cfg.trainer.devices, searching=bool(job.trials))
-    check_half(trainer.precision, students)  # on a CPU Lightning replaces it
+    check_fp16(trainer.precision, students)  # on a CPU Lightning replaces it
     if cfg.trainer.precision == "auto":
         cfg.trainer.precision = trainer.precision
     with mounted("data"):
@@ -139,7 +140,7 @@ def check_settings(cfg: DictConfig) -> None:
     require_switch("module.compile", module.get("compile", False))
 
 
-def check_half(precision: object, students: int) -> None:
+def check_fp16(precision: object, students: int) -> None:
     """Refuses fp16 for a gang."""
     if str(precision) in ("16", "16-mixed") and students > 1:
         raise ConfigError(
@@ -148,7 +149,7 @@ def check_half(precision: object, students: int) -> None:
         )
 
 
-def usual_callbacks(cfg: DictConfig, job: Job, own: Sequence[L.Callback]) -> list[L.Callback]:
+def run_callbacks(cfg: DictConfig, job: Job, own: Sequence[L.Callback]) -> list[L.Callback]:
     """Returns the callbacks of every training; without a progress display if the user has another or none."""
     other = cfg.trainer.get("enable_progress_bar") is False or any(isinstance(one, ProgressBar) for one in own)
     callbacks: list[L.Callback] = [] if other else [Progress(job.title or cfg.title)]

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from kdnas.app.build import build, connect
 from kdnas.app.judgement import judge
+from kdnas.app.kinds import staged
 from kdnas.app.preflight import Plan, preflight
 from kdnas.app.teacher import ensure_teacher
 from kdnas.app.training import complete
@@ -31,9 +32,9 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
     Raises:
         ConfigError: candidates or finalists cannot be trained with these settings.
     """
-    candidate = preflight(cfg, Job("mini", trials=tuple(range(cfg.search.gang))))
+    jobs = Job("mini", trials=tuple(range(cfg.search.gang))), Job("full", trials=(0,))
+    candidate, _ = (preflight(staged(cfg, job), job) for job in jobs)
     check_reward(candidate)
-    preflight(cfg, Job("full", trials=(0,)))
     ensure_teacher(cfg, complete)
     space = instantiate(cfg.space)
     for activation in space.dimensions["hidden_act"]:

@@ -58,10 +58,11 @@ def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, sear
         if missing := [name for name, kind in RESUMED.items() if not isinstance(saved.get(name), kind)]:
             raise ValueError(f"it has no {', '.join(missing)}")
         module.on_load_checkpoint(saved)
-    theirs = {name: value.shape for name, value in saved["state_dict"].items()}
-    ours = {name: value.shape for name, value in module.state_dict().items()}
-    if theirs != ours:
-        odd = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
+    saved_shapes = {name: value.shape for name, value in saved["state_dict"].items()}
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    if saved_shapes != shapes:
+        names = sorted(saved_shapes.keys() | shapes.keys())
+        odd = next(name for name in names if saved_shapes.get(name) != shapes.get(name))
         raise ConfigError(f"paths.output={path.parent}: holds a run with other settings (they differ in {odd})")
     data.first_epoch = saved["epoch"] + 1
     log.info("going on from %s", path)

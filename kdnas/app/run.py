@@ -16,7 +16,7 @@ import transformers
 from omegaconf import DictConfig
 
 from kdnas.app.jobs import reporting
-from kdnas.app.kinds import work_of
+from kdnas.app.kinds import staged, work_of
 from kdnas.base.screen import activity, aside
 from kdnas.search.job import Job
 
@@ -28,7 +28,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         ConfigError: bad input, before anything is trained.
     """
     job = Job.of(cfg)
-    work = work_of(cfg, job)
+    work, cfg = work_of(cfg, job), staged(cfg, job)
     quieten()
     keep_lasting()
     try:

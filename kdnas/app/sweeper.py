@@ -151,8 +151,8 @@ class KDNASSweeper(Sweeper):
         for config in configs:
             if config.trainer.precision == "auto":
                 config.trainer.precision = precision
-        places = [stamp(sources(config)) for config in configs]
-        finalists_rows = rows if places[0] == places[1] else places[1]  # the prepare job has not read others
+        stamps = [stamp(sources(config)) for config in configs]
+        finalists_rows = rows if stamps[0] == stamps[1] else stamps[1]  # the prepare job has not read others
         settings = identity(configs[0], rows, COMPARED)
         if mini.settings is None:
             mini.settings = settings

@@ -11,6 +11,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, open_dict
 
+from kdnas.app.kinds import staged
 from kdnas.app.preflight import Plan, preflight
 from kdnas.base.config import override, plain
 from kdnas.base.errors import ConfigError
@@ -18,6 +19,7 @@ from kdnas.base.identity import OtherSettingsError
 from kdnas.base.locks import alone
 from kdnas.base.run_folder import earlier_results
 from kdnas.modules.base import DivergedError
+from kdnas.search.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,8 @@ def ensure_teacher(cfg: DictConfig, complete: Callable[[Plan], Any]) -> None:
     if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # the user's own
         return
     with alone(folder.with_suffix(".lock"), f"the teacher {folder}"):
-        plan = preflight(teachers_config(cfg, folder, training))
+        own = teachers_config(cfg, folder, training)
+        plan = preflight(staged(own, Job.of(own)))
         try:
             if earlier_results(training, plan.cfg) is None or not folder.is_dir():
                 log.info("the teacher %s: training it, unless it is finished", folder)

@@ -63,8 +63,8 @@ def refuse_unused(cfg: DictConfig, words: Sequence[str], searching: bool = False
     """
     replaced = changed_keys(cfg, cfg.job.kind)
     for word, key in typed(words):
-        for why in reasons(cfg, key, searching):
-            raise ConfigError(f"{word}: {why}")
+        for reason in reasons(cfg, key, searching):
+            raise ConfigError(f"{word}: {reason}")
         only_searched = key.partition(".")[0] in SEARCHING and not key.startswith(("search.dir", "search.stages"))
         if not searching and (only_searched or key in replaced):  # a search and its distillations share command lines
             log.warning("%s: is for search.py; this run does without", word)

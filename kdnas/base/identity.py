@@ -84,36 +84,36 @@ def sources(config: DictConfig) -> dict[str, Any]:
     return {name: plain(OmegaConf.select(config, name)) for name in NAMES}
 
 
-def require_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], holds: str, instead: str) -> None:
+def require_same(wanted: Mapping[str, Any], existing: Mapping[str, Any], holds: str, instead: str) -> None:
     """Refuses to go on with results that were made with other settings.
 
     Args:
-        ours: the identity of what is to go on.
-        theirs: the identity of what is there.
+        wanted: the identity of what is to go on.
+        existing: the identity of what is there.
         holds: what is there, for the message: "runs/a holds a run".
         instead: what a user can do, for the message.
 
     Raises:
         OtherSettingsError: the identities differ; the message names the first key.
     """
-    if key := first_difference(theirs, ours):
-        here, there = shown(ours.get(key)), shown(theirs.get(key))
+    if key := first_difference(existing, wanted):
+        here, there = shown(wanted.get(key)), shown(existing.get(key))
         difference = f"with {key}={there}, not {here}"
         raise OtherSettingsError(f"{key}={here}: {holds} with {there}{instead}", difference)
 
 
-def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+def first_difference(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """Returns the first key in which two identities differ; None if they are equal.
 
     Rows are compared only if both identities have their digest; the stamp of the data's files never is.
     """
     keys = (
-        (theirs.keys() | ours.keys())
+        (existing.keys() | wanted.keys())
         - EXCEPT
         - {SOURCES}
-        - ({ROWS} if None in (theirs.get(ROWS), ours.get(ROWS)) else set())
+        - ({ROWS} if None in (existing.get(ROWS), wanted.get(ROWS)) else set())
     )
-    unequal = (key for key in keys if theirs.get(key) != ours.get(key))
+    unequal = (key for key in keys if existing.get(key) != wanted.get(key))
     return min(unequal, key=lambda key: (key.count("."), key), default=None)  # `seed` before keys that refer to it
 
 
@@ -129,8 +129,8 @@ def weights(model: str) -> str | None:
     digest = fingerprint(folder)
     with suppress(OSError, ValueError, AttributeError):  # a Lightning checkpoint holds its config itself
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        told = {key: value for key, value in values.items() if key[0] != "_" and key != "transformers_version"}
-        both = f"{digest} {json.dumps(told, sort_keys=True)}"
+        kept = {key: value for key, value in values.items() if key[0] != "_" and key != "transformers_version"}
+        both = f"{digest} {json.dumps(kept, sort_keys=True)}"
         return hashlib.sha256(both.encode()).hexdigest()[:16] if digest else None
     return digest
 
@@ -140,13 +140,13 @@ def stamp(sources: Mapping[str, Any]) -> str:
 
     It is cheap. Where two stamps differ, the rows may still be the same.
     """
-    said = json.dumps(sources, sort_keys=True)
+    described = json.dumps(sources, sort_keys=True)
     places = _texts([sources.get(name) for name in PLACES])
     for folder in sorted({Path(text) for text in places if text and Path(text).exists()}):
         for path in [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file()):
             status = path.stat()
-            said += f" {path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}"
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+            described += f" {path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}"
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -52,12 +52,12 @@ def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -
     noted, results = folder / SETTINGS, folder / RESULTS
     if not noted.is_file() or not (results.is_file() or (folder / "last.ckpt").is_file()):
         return None
-    theirs, ours = _read(noted), identity(config, rows)
-    if not isinstance(theirs, dict):
+    existing, wanted = _read(noted), identity(config, rows)
+    if not isinstance(existing, dict):
         raise _damaged(noted)
     instead = "; must be the same to go on there, or paths.output another folder"
-    require_same(ours, theirs, f"{folder} holds a run", instead)
-    if not results.is_file() or (rows is None and theirs.get(SOURCES) != ours[SOURCES]):
+    require_same(wanted, existing, f"{folder} holds a run", instead)
+    if not results.is_file() or (rows is None and existing.get(SOURCES) != wanted[SOURCES]):
         return None
     return read_results(results)
 

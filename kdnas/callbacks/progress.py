@@ -108,12 +108,12 @@ def of(trainer: L.Trainer) -> str:
 
 def figures(results: Sequence[Mapping[str, float]]) -> str:
     """Formats held-out metrics; for several students, the lowest and the highest value of each."""
-    told = []
+    parts = []
     for name in results[0] if results else ():
         values = [one[name] for one in results]
         low, high = f"{min(values):.4g}", f"{max(values):.4g}"
-        told.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
-    return ", ".join(told)
+        parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
+    return ", ".join(parts)
 
 
 def share(trainer: L.Trainer, batches: int) -> float:

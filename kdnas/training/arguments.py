@@ -104,7 +104,7 @@ def user_callbacks(cfg: DictConfig) -> list[Callback]:
     """
     made = []
     for name, wanted in (cfg.get("callbacks") or {}).items():
-        one = instantiate(wanted)
+        one = instantiate(wanted) if OmegaConf.is_config(wanted) else wanted
         require(isinstance(one, Callback), f"callbacks.{name}", plain(wanted), "a Lightning callback, by its _target_")
         made.append(one)
     wanted = cfg.trainer.get("callbacks")

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
 from kdnas.app.launchers.gpus import gpus, take_gpu
-from kdnas.app.launchers.returns import died, failed, told
+from kdnas.app.launchers.returns import died, failed, portable
 from kdnas.base.errors import require_whole
 from kdnas.base.signals import ASKING, shielding
 
@@ -113,7 +113,7 @@ class Worker:
         take_gpu(self.slots, self.gpus)
         try:
             self.mark(number).touch()
-            return number, told(execute_job(number, overrides, context, config, task, state))
+            return number, portable(execute_job(number, overrides, context, config, task, state))
         except SystemExit as error:  # it would end the search
             return number, died(f"its process was asked to end ({type(error).__name__})")
         except Exception as error:  # outside of the task function: Hydra could not write its files

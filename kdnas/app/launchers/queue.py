@@ -25,7 +25,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from omegaconf import OmegaConf
 
 from kdnas.app.launchers.gpus import gpus, take_gpu
-from kdnas.app.launchers.returns import died, failed, from_json, to_json, told
+from kdnas.app.launchers.returns import died, failed, from_json, portable, to_json
 from kdnas.base.disk import disk_error
 from kdnas.base.errors import require_whole
 from kdnas.base.files import whole
@@ -76,7 +76,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         # exception raised while it logs, as by the second signal, would be lost.
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
         try:
-            returned = told(super().__call__(*arguments, **named))
+            returned = portable(super().__call__(*arguments, **named))
         except Exception as error:  # outside of the task function: Hydra could not write its files
             returned = failed(error)
         with whole(JobEnvironment().paths.folder / OUTCOME) as path:
@@ -95,7 +95,7 @@ class SubmititLauncher(BaseSubmititLauncher):
         for name, job in running.items():
             log.info("job %s (%s) is still there from an earlier run of this search: waiting for it", job.id, name)
         try:
-            ended = self._see_through(jobs, running, register)
+            ended = self._finish(jobs, running, register)
         except KeyboardInterrupt as error:
             register.add(self._started)
             if left := self.leave({job.id for job in {**running, **self._started}.values()}, error):
@@ -103,7 +103,7 @@ class SubmititLauncher(BaseSubmititLauncher):
             raise
         return [ended[name] for name in jobs]
 
-    def _see_through(
+    def _finish(
         self, jobs: Mapping[str, list[str]], running: dict[str, Submitted], register: Register
     ) -> dict[str, JobReturn]:
         """Starts the jobs that are not running yet, and waits until all have ended."""
@@ -113,7 +113,7 @@ class SubmititLauncher(BaseSubmititLauncher):
             room = len(waiting) if self.AT_ONCE is None else max(0, self.AT_ONCE - len(running))
             if room and waiting:
                 folder = register.path.with_name(uuid.uuid4().hex[:8])
-                started = self._insist({name: waiting[name] for name in list(waiting)[:room]}, folder)
+                started = self._submit_again({name: waiting[name] for name in list(waiting)[:room]}, folder)
                 register.add(started)
                 running |= started
             time.sleep(self.LOOK_EVERY)
@@ -122,7 +122,7 @@ class SubmititLauncher(BaseSubmititLauncher):
                 ended[name] = self._returned(running.pop(name))
         return ended
 
-    def _insist(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Submitted]:
+    def _submit_again(self, jobs: dict[str, list[str]], folder: Path) -> dict[str, Submitted]:
         """Submits jobs, again after a failure. A job that was submitted despite an error finds its trials finished."""
         for pause in PAUSES:
             try:
@@ -283,7 +283,7 @@ class SlurmLauncher(SubmititLauncher):
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def alive(self, ids: set[str]) -> set[str]:
         command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
@@ -292,14 +292,16 @@ class SlurmLauncher(SubmititLauncher):
             return ids
         jobs = {job: (state, why) for job, state, why in (line.split("|", 2) for line in listed.splitlines())}
         for state, why in (jobs[job] for job in sorted(ids & jobs.keys())):
-            if state == "PENDING" and why not in self._said:
-                self._said.add(why)
+            if state == "PENDING" and why not in self._logged:
+                self._logged.add(why)
                 log.info("SLURM lets jobs wait: %s", why)
         return ids & jobs.keys()
 
     def fate(self, job: str) -> str:
-        told = ask(["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}"])
-        state = f" ({told.split()[-1].replace('|', ', exit code ')})" if told and told.split() else ""
+        listed = ask(
+            ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}"]
+        )
+        state = f" ({listed.split()[-1].replace('|', ', exit code ')})" if listed and listed.split() else ""
         return f"SLURM job {job} ended without a result{state}"
 
 
@@ -308,7 +310,7 @@ def ask(command: list[str]) -> str | None:
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        log.debug("%s: %s", command[0], said.strip())
+        message = getattr(error, "stderr", None) or str(error)
+        log.debug("%s: %s", command[0], message.strip())
         return None
     return listed.stdout

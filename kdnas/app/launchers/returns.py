@@ -30,7 +30,7 @@ def died(cause: str) -> JobReturn:
     return JobReturn(status=JobStatus.FAILED, _return_value=DiedError(cause))
 
 
-def told(returned: JobReturn) -> JobReturn:
+def portable(returned: JobReturn) -> JobReturn:
     """Reduces a job's return to what any process can unpickle, without its config and unknown exceptions."""
     if returned.status != JobStatus.FAILED:
         return JobReturn(status=returned.status)
@@ -46,7 +46,7 @@ def failed(error: Exception) -> JobReturn:
 
 
 def to_json(returned: JobReturn) -> Any:
-    """Converts what `told` returned to JSON values."""
+    """Converts what `portable` returned to JSON values."""
     error = returned._return_value
     return None if error is None else {"kind": type(error).__name__, "text": str(error)}
 
