@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.base.config import instantiate, plain
-from kdnas.base.errors import ConfigError, require, require_switch, require_whole, shown
+from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole, shown
 from kdnas.base.files import check_folder
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
@@ -60,7 +60,8 @@ def check(cfg: DictConfig) -> None:
         if latency is None:
             raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
         cost = Cost(1, 1, dict.fromkeys(latency.accelerators, Latency(1.0, 0.0)))
-        reward(dict.fromkeys(figures, 0.5), cost, cost)  # raises if it needs a metric or device that is not measured
+        with mounted("reward"):  # raises if it needs a metric or device that is not measured
+            reward(dict.fromkeys(figures, 0.5), cost, cost)
     data = instantiate(cfg.data, tokenizer=None)
     for values in cfg.architectures or ():
         architecture(values)
