@@ -14,7 +14,7 @@ from kdnas.app.preflight import Plan, preflight
 from kdnas.app.teacher import ensure_teacher
 from kdnas.app.training import complete
 from kdnas.base.config import instantiate
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.run_folder import write_prepared
 from kdnas.base.screen import activity
 from kdnas.costs.cost import Cost, Latency
@@ -59,4 +59,5 @@ def check_reward(plan: Plan) -> None:
     if plan.costs is None:
         raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
     cost = Cost(1, 1, dict.fromkeys(map(str, plan.costs.targets), Latency(1.0, 0.0)))
-    instantiate(plan.cfg.reward)(dict.fromkeys(plan.metrics, 0.5), cost, cost)
+    with mounted("reward"):
+        instantiate(plan.cfg.reward)(dict.fromkeys(plan.metrics, 0.5), cost, cost)
