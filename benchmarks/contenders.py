@@ -352,9 +352,9 @@ def overrides(
 
 
 def distilled(student: Any) -> Trained:
-    """One of kdnas's students with its projections."""
-    term = student.terms["hidden_states"]
-    projections = dict(zip(term.pairs, term.projections, strict=True))
+    """One of kdnas's students with its projections, if its objective has any."""
+    term = student.terms.get("hidden_states")
+    projections = dict(zip(term.pairs, term.projections, strict=True)) if term else {}
     return Trained(student.model, lambda i, j, states: projections[i, j](states))
 
 

@@ -1,4 +1,4 @@
-"""Measures how throughput scales with gangs, workers, the cache, the rows' length, the students' size and batches.
+"""Measures how throughput scales: with gangs, workers, the cache, rows, students, batches, and with packed rows.
 
     python -m benchmarks.scaling --data <folder or hub id> --tokenizer <folder or hub id> --out scaling.json
 
@@ -24,9 +24,19 @@ from tabulate import tabulate
 
 from benchmarks.contenders import PRECISIONS, Clock, Course, kdnas
 from benchmarks.race import SHAPED, machine, parser_of, shaped_teacher
+from kdnas.models import forward
 from kdnas.models.architecture import Architecture
 
 BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": [], "workers": 1}
+BASE |= {"packed": True}
+MASKED_LM = {
+    "outputs": "online",
+    "student": [6, 12, 384, 1536, "gelu"],
+    "more": ["objective=masked_lm", "objective.representation.epochs=0", "objective.tokens.epochs=null"]
+    + ["data=wikipedia", "data/masking=bert", "data.name=mnli", "data.columns=[premise,hypothesis]"]
+    + ["data.sentences=false", "data.validation=validation_matched"],
+}
+"""Masked language modelling of MNLI's pairs, by a student of MiniLM's shape."""
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "gangs-online": {str(k): {"outputs": "online", "students": k} for k in (1, 2, 4, 8)},
     "gangs": {str(k): {"students": k} for k in (1, 2, 4, 8)},
@@ -40,6 +50,7 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
         str(sizes): {"student": sizes}
         for sizes in ([4, 12, 288, 768, "gelu"], [3, 3, 192, 384, "relu"], [6, 12, 384, 1536, "gelu"])
     },
+    "masked-lm": {"padded": MASKED_LM | {"packed": False}, "packed": MASKED_LM},
     "compiled": {"no": {}, "yes": {"more": ["module.compile=true"]}},
 }
 """The questions: for each, settings by their names in the table. The first setting is the one to compare with.
@@ -54,6 +65,8 @@ def run_one(args: argparse.Namespace) -> dict[str, float]:
     """Returns the real tokens per second of all students, and the peak of the memory in bytes."""
     chosen = BASE | json.loads(args.one)
     steps = chosen.get("steps", args.steps)
+    if not chosen["packed"]:
+        forward.WAYS = forward.WAYS[1:]
     course = Course(args.teacher, args.data, steps, args.epochs, 32, torch.device(args.accelerator), args.work)
     clock = Clock(course.device)
     student = Architecture(*chosen["student"])
