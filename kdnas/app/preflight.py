@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.base.config import instantiate, plain
-from kdnas.base.errors import ConfigError, require, require_switch, require_whole, shown
+from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole, shown
 from kdnas.base.files import check_folder
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
@@ -55,7 +55,7 @@ def check(cfg: DictConfig) -> None:
     require_switch("module.compile", module.get("compile", False))
     instantiate(cfg.get("outputs"))
     latency, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
-    figures = ["loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names]
+    figures = ["loss", *SplitMetrics(recipe.task, cfg.module.get("also")).names]
     if cfg.stage == "prepare":
         if latency is None:
             raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
@@ -68,7 +68,8 @@ def check(cfg: DictConfig) -> None:
         distils = cfg.architectures is not None
         logged = ["train/loss", *(f"val/{name}" for name in figures)] if distils else []
         trainer = check_trainer(cfg, recipe.epochs if distils else None, logged)
-        data.divide(trainer.global_rank, trainer.world_size)
+        with mounted("data"):
+            data.divide(trainer.global_rank, trainer.world_size)
     if cfg.paths.export is not None:
         check_export(Path(cfg.paths.export), several=len(cfg.architectures or ()) > 1)
 

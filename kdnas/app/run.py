@@ -26,13 +26,13 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdnas.app.again import measure_again
+from kdnas.app.baselines import Baselines, baselines
 from kdnas.app.fitting import bar, check_time, fit
 from kdnas.app.jobs import candidates, open_study
-from kdnas.app.judgement import Judgement, judge
 from kdnas.app.preflight import architecture, check, staged
 from kdnas.app.resuming import LastCheckpoint, resumable
 from kdnas.base.config import instantiate, override, plain
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.identity import sources, stamp
 from kdnas.base.locks import alone
 from kdnas.base.profiler import TimeTable
@@ -210,7 +210,7 @@ def prepare(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     cfg = staged(cfg, "mini")
     cfg.architectures = [space.example.to_dict()]
     module, data, latency = build(cfg)
-    with activity("reading the data"):
+    with activity("reading the data"), mounted("data"):
         data.setup("fit")
     if latency is None or not isinstance(module, StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
@@ -218,9 +218,9 @@ def prepare(cfg: DictConfig) -> tuple[dict[str, float], bool]:
         teacher = latency.cost(module.teacher_config)
     trainer = make_trainer(cfg, logger=False)
     settle(module, data, trainer)
-    judged = judge(module, data, trainer.strategy.root_device)
+    found = baselines(module, data, trainer.strategy.root_device)
     facts: dict[str, Any] = {"precision": trainer.precision, "rows": data.digest, "teacher": teacher.to_dict()}
-    facts |= {"teacher_metrics": judged.teacher, "chance": judged.chance, "held_out_rows": len(data.validation or ())}
+    facts |= {"teacher_metrics": found.teacher, "chance": found.chance, "held_out_rows": len(data.validation or ())}
     write_prepared(Path(cfg.paths.output), facts)
     return {}, True
 
@@ -243,7 +243,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     profiler = TimeTable() if cfg.profile else PassThroughProfiler()
     with profiler.profile("models and data"):
         module, data, latency = build(cfg)
-        with activity("reading the data"):
+        with activity("reading the data"), mounted("data"):
             data.setup("fit")
     if results := finished(cfg, data.digest):
         return results, False
@@ -261,14 +261,16 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     settings |= {"profiler": profiler} if cfg.profile else {}
     settings["reload_dataloaders_every_n_epochs"] = int(data.transfer is not None)
     trainer = make_trainer(cfg, callbacks=callbacks, logger=instantiate(cfg.get("logger")) or False, **settings)
-    data.divide(trainer.global_rank, trainer.world_size)
+    with mounted("data"):
+        data.divide(trainer.global_rank, trainer.world_size)
     first = trainer.is_global_zero
     if not first:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process logs for all of them
     with profiler.profile("keep outputs"):
         settle(module, data, trainer)
         # In a search, the prepare job has evaluated the teacher for all candidates.
-        judged = Judgement() if cfg.search.trials else judge(module, data, trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        compared = Baselines() if cfg.search.trials else baselines(module, data, device)
     last = resumable(output / "last.ckpt", module, data, searching=bool(cfg.search.trials))
     if first and not cfg.search.trials:  # in a search, the study keeps the settings
         note(output, cfg, data.digest)
@@ -286,7 +288,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], bool]:
     if not cfg.search.trials:
         refuse_diverged(module, output)
     if first:
-        judged.warn(module.results)
+        compared.warn(module.results)
         if not failed:
             write_results(output / RESULTS, module.results)
         if export and not failed:

@@ -21,10 +21,9 @@ QUOTE = '"'
 
 
 def check_options(options: Any, key: str) -> dict[str, Any]:
-    """Checks the given options of `pandas.read_csv`, and returns those that are not null."""
-    require(
-        options is None or isinstance(options, Mapping), f"{key}.csv", options, "options of pandas.read_csv by name"
-    )
+    """Checks the given options of `pandas.read_csv`, in the setting `key`, and returns those that are not null."""
+    fits = options is None or isinstance(options, Mapping)
+    require(fits, key, options, "options of pandas.read_csv by name")
     given = {str(name): value for name, value in (options or {}).items() if value is not None}
     if given.get("sep") == r"\t":  # as users type it
         given["sep"] = "\t"
@@ -67,7 +66,7 @@ def header(file: str, options: Mapping[str, Any], key: str) -> list[str]:
     except (TypeError, ValueError) as error:
         if isinstance(error, UnicodeError | pd.errors.ParserError | pd.errors.EmptyDataError):
             raise
-        raise ConfigError(f"{key}.csv: {' '.join(str(error).split())} (options of pandas.read_csv)") from error
+        raise ConfigError.of(key, f": {' '.join(str(error).split())} (options of pandas.read_csv)") from error
 
 
 def as_numbers(rows: Dataset, column: str) -> Dataset:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig
 
 from kdnas.base.errors import ConfigError
-from kdnas.distillation.losses import hard_labels, hidden_state_mse, logit_mse, representation_kl
+from kdnas.distillation.losses import hidden_state_mse, logit_mse, representation_kl
 from kdnas.distillation.mapping import layer_mapping
 from kdnas.distillation.teacher import Needs
 from kdnas.models.packing import Layout, Outputs
+from kdnas.tasks import MaskedTokens as MaskedTokensTask
 
 REPRESENTATION_LOSSES = {"kl": representation_kl, "mse": hidden_state_mse}
 REPRESENTATION_TOKENS = ("first", "all")
@@ -140,13 +142,21 @@ class Logits(Objective):
 
 
 class HardLabels(Objective):
-    """Cross entropy with the labels, or the squared error of a regression: KD-NAS v1, Eq. 3."""
+    """A task's loss with the labels: KD-NAS v1, Eq. 3.
+
+    Args:
+        loss: the task's `loss`.
+    """
 
     needs_labels = True
 
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.loss = loss
+
     def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
         assert student.logits is not None
-        return hard_labels(student.logits, batch["labels"])
+        return self.loss(student.logits, batch["labels"])
 
 
 class MaskedTokens(Objective):
@@ -159,10 +169,7 @@ class MaskedTokens(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: BatchEncoding) -> Tensor:
         assert student.logits is not None
-        tokens = batch["labels"][batch["labels"] != -100]
-        if not len(tokens):  # a short batch may have none
-            return student.logits.sum()
-        return hard_labels(student.logits, tokens)
+        return MaskedTokensTask().loss(student.logits, batch["labels"][batch["labels"] != -100])
 
 
 def check_normalize(name: str) -> None:

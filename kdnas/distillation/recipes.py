@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,8 +27,8 @@ from kdnas.distillation.objectives import (
     check_normalize,
 )
 from kdnas.distillation.teacher import Needs
-from kdnas.models.heads import Classifier, Encoder, Head, MaskedLM
-from kdnas.tasks.metrics import task_metrics
+from kdnas.models.heads import Encoder, Head, MaskedLM
+from kdnas.tasks import Classification, Regression, Task
 
 ObjectiveFactory = Callable[[PreTrainedConfig, PreTrainedConfig], Objective]
 """Makes a student's objective from its config and the teacher's."""
@@ -63,12 +63,17 @@ class Recipe:
     Args:
         head: the kind of student model.
         stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.
-        metrics: torchmetrics objects by name, computed on the predictions for labelled rows; the deciding one first.
+        task: the task whose metrics are computed on held-out rows; None for none.
     """
 
     head: Head
     stages: Sequence[Stage]
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    task: Task | None = None
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The task's metrics, by name."""
+        return self.task.metrics if self.task else {}
 
     def needs(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> Needs:
         """Returns the teacher outputs that the stages of a student need."""
@@ -120,17 +125,20 @@ def xtremedistil(
             the public code of XtremeDistil does.
         metric: the name of the metric that decides which weights of the last stage are the best; None for the first.
     """
-    head = Classifier(num_labels)
-    metrics = task_metrics(metrics, metric, num_labels)
+    task: Task
+    if num_labels == 1:  # until conf/objective names the task
+        task = Regression(metrics=metrics, metric=metric)
+    else:
+        task = Classification(num_labels, metrics=metrics, metric=metric)
     chosen, settings = representation_of(representation)
     return Recipe(
-        head,
+        task.head,
         stages(
             representation=(chosen, settings, "loss"),
             logits=(lambda student, teacher: Logits(), logits, "loss"),
-            labels=(lambda student, teacher: HardLabels(), labels, next(iter(metrics))),
+            labels=(lambda student, teacher: HardLabels(task.loss), labels, next(iter(task.metrics))),
         ),
-        metrics,
+        task,
     )
 
 

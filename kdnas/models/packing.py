@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface, BatchEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AttentionInterface,
+    BatchEncoding,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from kdnas.models.families import first_position
 
@@ -93,10 +99,10 @@ def outputs(
     return _run(model, batch, layers, _packs(model), compiled)
 
 
-def masked_tokens(batch: BatchEncoding) -> Tensor | None:
-    """Returns the mask of the tokens to predict, (rows, length); None if the text is not masked."""
-    labels = batch.get("labels")
-    return labels != -100 if labels is not None and labels.dim() == 2 else None
+def masked_tokens(model: PreTrainedModel, batch: BatchEncoding) -> Tensor | None:
+    """Returns the mask of the tokens that a masked language model predicts, (rows, length); None for other models."""
+    predicts = type(model) is MODEL_FOR_MASKED_LM_MAPPING.get(type(model.config), None)
+    return batch["labels"] != -100 if predicts and "labels" in batch else None
 
 
 def _run(
@@ -106,7 +112,7 @@ def _run(
     pack: bool,
     compiled: Callable[..., Any] | None = None,
 ) -> Outputs:
-    layout, masked = Layout.of(batch), masked_tokens(batch)
+    layout, masked = Layout.of(batch), masked_tokens(model, batch)
     headless = model.base_model is model
     encoder = model.base_model if compiled is None else compiled
     if pack:

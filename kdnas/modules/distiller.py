@@ -71,7 +71,7 @@ class Student(nn.Module):
         self.compiled: Callable[..., Any] | None = None
         # Two sums, since a MeanMetric drops NaN values, or else its weights.
         self.held_out_loss, self.held_out_count = SumMetric("disable"), SumMetric("disable")
-        self.metrics = SplitMetrics(recipe.metrics, also)
+        self.metrics = SplitMetrics(recipe.task, also)
 
     def compile_encoder(self) -> None:
         """Compiles the encoder with dynamic shapes, at its first use."""
