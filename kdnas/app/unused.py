@@ -61,7 +61,7 @@ def reasons(cfg: DictConfig, key: str) -> Iterator[str]:
     part, name = key.partition(".")[0], key.partition(".")[2]
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
         yield "is for +experiment=finetune; a distillation starts from module.initial"
-    if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task."):
+    if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task"):
         yield (
             "not a setting of the chosen configs; data=glue reads a task's rows, objective=xtremedistil learns its "
             "labels"

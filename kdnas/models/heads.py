@@ -25,7 +25,6 @@ from kdnas.models.families import make, new_encoder
 from kdnas.models.loading import check_dropout, dropouts, load_config, load_encoder
 from kdnas.models.weights import WEIGHTS, check_finite
 
-
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 """Hugging Face's names of what the outputs of a classifier are for."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor
 
-from kdnas.base.errors import ConfigError, require, require_whole
+from kdnas.base.errors import ConfigError, reason, require, require_whole
 from kdnas.models.heads import Head
 from kdnas.tasks.labels import Labels
 from kdnas.tasks.metrics import deciding_first
@@ -115,16 +115,12 @@ class LabelledTask(Task):
         return None
 
     def _check_metric(self, key: str, metric: Any) -> None:
-        unfit = self.unfit_metrics and any(
-            base.__module__.startswith(self.unfit_metrics) for base in type(metric).__mro__
-        )
+        origins = [base.__module__ for base in type(metric).__mro__]
+        unfit = bool(self.unfit_metrics) and any(origin.startswith(self.unfit_metrics) for origin in origins)
+        allowed = f"a metric for {type(self).__name__}, none of {self.unfit_metrics}"
+        require(not unfit, f"metrics.{key}", type(metric).__name__, allowed)
         try:
-            require(not unfit, f"metrics.{key}", type(metric).__name__, f"none of {self.unfit_metrics}")
             metric.clone().update(*self.example())
-        except ConfigError:
-            raise
         except Exception as error:  # torchmetrics can raise anything
-            reason = str(error).splitlines()[0]
-            raise ConfigError.of(
-                f"metrics.{key}", f": does not go with num_labels={self.num_labels} ({reason})"
-            ) from error
+            message = f": does not go with num_labels={self.num_labels} ({reason(error)})"
+            raise ConfigError.of(f"metrics.{key}", message) from error
