@@ -139,7 +139,7 @@ TABLE = [
     (
         "train",
         "data=glue",
-        "data.name: refers to a value that no chosen group sets (Interpolation key 'task.name' not found)",
+        "data.task: refers to a value that no chosen group sets (Interpolation key 'task' not found)",
     ),
     ("search", "controller=feedback,random", "controller=feedback,random: search.py takes one value a key"),
     ("train", "checkpoint={teacher}", "checkpoint={teacher}: is for +experiment=finetune; a distillation starts from"),

@@ -18,6 +18,7 @@ from torchmetrics import MeanSquaredError
 from transformers import DataCollatorWithPadding
 
 from kdnas.base.config import instantiate
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules.synthetic import untrained
 from kdnas.models.checkpoints import load_classifier
 from kdnas.models.packing import Outputs
@@ -68,6 +69,11 @@ class Answers(torch.nn.Module):
 @pytest.fixture
 def answers(monkeypatch):
     monkeypatch.setattr("kdnas.modules.finetuner.outputs", Answers.say)
+
+
+def test_a_fine_tuner_needs_a_task():
+    with pytest.raises(ConfigError, match="^task=null: must be a task, as task=rte"):
+        FineTuner(lambda num_labels: None, None)
 
 
 def test_dropout_is_on_while_a_folder_is_trained(teacher):

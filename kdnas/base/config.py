@@ -6,6 +6,7 @@ Hydra imports this at every start (through its sweeper plugin), so that `${label
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -35,7 +36,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         missing = ConfigError.of(f"{_name(config)}.{key}", ": required value is missing")
         raise _written(config, missing)  # Hydra would pass "???"
     try:
-        return hydra.utils.instantiate(config, _convert_="object", **arguments)
+        return hydra.utils.instantiate(_own(config), _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # an interpolation that cannot be resolved
         raise mistake(error, _name(config)) from error
     except InstantiationException as error:
@@ -56,6 +57,12 @@ def _name(config: Any) -> str:
     """Returns the key of a part of a config, or its `_target_` where it has no key."""
     key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
     return str(key or config.get("_target_"))
+
+
+def _own(config: Any) -> Any:
+    """Returns a part of a copy of the whole config: Hydra resolves references in place, wherever they lead."""
+    key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
+    return OmegaConf.select(copy.deepcopy(config._get_root()), key) if key else config
 
 
 def _written(config: Any, error: ConfigError) -> ConfigError:

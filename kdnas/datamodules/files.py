@@ -38,12 +38,12 @@ def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
     fits = isinstance(files, Mapping) and bool(files)
     require(fits, key, files, "files by split, as {train: a.csv, validation: b.csv}")
     found: dict[str, list[str]] = {}
-    for split, given in files.items():
-        names = [given] if isinstance(given, str) else given
+    for split, value in files.items():
+        names = [value] if isinstance(value, str) else value
         fits = isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
-        require(fits, f"{key}.{split}", given, "a file, a pattern, or a list of these")
+        require(fits, f"{key}.{split}", value, "a file, a pattern, or a list of these")
         found[str(split)] = [file for name in names for file in _matching(folder / name, f"{key}.{split}")]
-        require(len({reader_of(file) for file in found[str(split)]}) == 1, f"{key}.{split}", given, "files of one kind")
+        require(len({reader_of(file) for file in found[str(split)]}) == 1, f"{key}.{split}", value, "files of one kind")
     return found
 
 

@@ -42,7 +42,7 @@ class Flat(TorchDataset[dict[str, Tensor]]):
                 self.lengths = torch.from_numpy(np.diff(np.array(values.offsets)).astype(np.int64))
         self.labels: Tensor | None = None
         if "labels" in table.column_names:
-            labels = np.array(list(table["labels"].to_numpy()))  # (rows,), or (rows, labels) where a row has several
+            labels = np.array(list(table["labels"].to_numpy()))  # (rows,) or (rows, labels a row)
             self.labels = torch.tensor(labels, dtype=torch.float if labels.dtype.kind == "f" else torch.long)
         self.row, self.token = row, token
         self.starts = self.lengths.cumsum(0) - self.lengths

@@ -187,10 +187,10 @@ def possible(has: frozenset[str], lacks: frozenset[str] | None, rules: list[Mean
 
 def relation(premise: Sentence, hypothesis: Sentence) -> int:
     """Returns the label of a pair."""
-    given, claim = premise.meaning, hypothesis.meaning
-    if not consistent(given, claim.denied()):
+    one, other = premise.meaning, hypothesis.meaning
+    if not consistent(one, other.denied()):
         return ENTAILMENT
-    return NEUTRAL if consistent(given, claim) else CONTRADICTION
+    return NEUTRAL if consistent(one, other) else CONTRADICTION
 
 
 def sentence(rng: Random) -> Sentence:

@@ -82,10 +82,8 @@ class TextDataModule(EncodedDataModule):
         sentences: bool = False,
     ) -> tuple[Dataset, Dataset]:
         require_switch(f"{source.prefix}sentences", sentences)
-        one = len(columns) == 1
-        require(
-            one or not sentences, f"{source.prefix}sentences", sentences, f"false with two columns, {list(columns)}"
-        )
+        fits = len(columns) == 1 or not sentences
+        require(fits, f"{source.prefix}sentences", sentences, f"false with two columns, {list(columns)}")
         train = self.read(TRAINING, source, split, columns)
         held_out = self.read(HELD_OUT, source, validation, columns) if validation else None
         for examples in (train, held_out):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, require
 from kdnas.models.packing import outputs
 from kdnas.modules.base import ExportingModule
 from kdnas.tasks import LabelledTask
@@ -41,6 +41,7 @@ class FineTuner(ExportingModule):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
+        require(isinstance(task, LabelledTask), "task", task, "a task, as task=rte")
         self.task, self.head = task, task.head
         self.model: PreTrainedModel
         self.model, self.tokenizer = source(num_labels=task.num_labels)

@@ -177,10 +177,10 @@ def without_fractions(rows: Dataset, column: str) -> Dataset:
     if "float" not in content(rows, column):
         return rows
     labels = column_values(rows, column).to_numpy()
-    given = ~np.isnan(labels)
-    if not ((abs(labels[given]) < 2**53).all() and (labels[given] % 1 == 0).all()):
+    present = ~np.isnan(labels)
+    if not ((abs(labels[present]) < 2**53).all() and (labels[present] % 1 == 0).all()):
         return rows
-    rows = rows if given.all() else rows.select(np.flatnonzero(given))
+    rows = rows if present.all() else rows.select(np.flatnonzero(present))
     return rows.cast_column(column, Value("int64"))
 
 
