@@ -139,7 +139,7 @@ TABLE = [
     (
         "train",
         "data=glue",
-        "data.name: refers to a value that no chosen group sets (Interpolation key 'task.name' not found)",
+        "data.task: refers to a value that no chosen group sets (Interpolation key 'task' not found)",
     ),
     ("search", "controller=feedback,random", "controller=feedback,random: search.py takes one value a key"),
     ("train", "checkpoint={teacher}", "checkpoint={teacher}: is for +experiment=finetune; a distillation starts from"),
@@ -242,7 +242,7 @@ TABLE = [
         "data.path={data}/good task.num_labels=2",
         "column label holds int64, as 2; must be whole numbers from",
     ),
-    ("finetune", "data.path={data}/good task.num_labels=x", "num_labels=x: must be a whole number from 1"),
+    ("finetune", "data.path={data}/good task.num_labels=x", "task.num_labels=x: must be a whole number from 2"),
     ("finetune", "data.path={data}/good data.extra=[3]", "data.extra.0: 3: must have columns and path"),
     ("finetune", "data.path={data}/text", "column label holds the classes yes; must be 3 of them"),
     ("finetune", "data.path={data}/seven", "column label holds int64, as 7; must be whole numbers from 0 to 2"),
@@ -252,15 +252,15 @@ TABLE = [
     (
         "finetune",
         "data.path={data}/good task=stsb task.num_labels=3",
-        "task.num_labels=3: must be 1; task.metrics.pearson",
+        "task.num_labels=3: must be 1; a regression predicts one",
     ),
     (
         "finetune",
         "data.path={data}/good task.num_labels=1",
-        "task.num_labels=1: must be from 2; the task's metrics are",
+        "task.num_labels=1: must be a whole number from 2",
     ),
-    ("finetune", "data.path={data}/good task.num_labels=0", "task.num_labels=0: must be a whole number from 1"),
-    ("finetune", "data.path={data}/good task.num_labels=three", "task.num_labels=three: must be a whole number from 1"),
+    ("finetune", "data.path={data}/good task.num_labels=0", "task.num_labels=0: must be a whole number from 2"),
+    ("finetune", "data.path={data}/good task.num_labels=three", "task.num_labels=three: must be a whole number from 2"),
     (
         "finetune",
         "data.path={data}/good task.num_labels=2",
@@ -298,7 +298,11 @@ TABLE = [
         "column premise holds lists or the like; must be string",
     ),
     ("text", "data.path={data}/one data.columns=[premise]", "leaves one row; must be two to hold one out"),
-    ("text", "data.path={data}/good data.columns=[premise,hypothesis]", "data.sentences=true: only of one column"),
+    (
+        "text",
+        "data.path={data}/good data.columns=[premise,hypothesis]",
+        "data.sentences=true: must be false with two columns",
+    ),
 ]
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from labelled import labelled
 from transformers import AutoTokenizer
 
 from kdnas.base.errors import ConfigError
-from kdnas.datamodules import GlueDataModule, SyntheticNLI, TextDataModule
+from kdnas.datamodules import SyntheticNLI, TextDataModule
 from kdnas.datamodules.bucketing import BucketSampler
 from kdnas.datamodules.text import is_sentence, pieces
 
@@ -183,10 +184,12 @@ def test_the_proxy_is_a_fraction_of_the_training_rows_alone(text_dataset, tokeni
     assert (len(data.train), len(data.validation)) == (count, 20)
 
 
-@pytest.mark.parametrize("kind", [TextDataModule, GlueDataModule])
+@pytest.mark.parametrize("kind", [TextDataModule, labelled])
 @pytest.mark.parametrize("limit", [{"proxy": 0.5}, {"rows": 30}], ids=str)
 def test_a_part_of_the_rows_is_a_random_part(text_dataset, tokenizer, kind, limit):
     known = [(row["premise"], row["hypothesis"]) for row in rows_of(text_dataset)]
+    if kind is labelled:
+        limit = limit | {"num_labels": 3}
     part = pairs(module(text_dataset, COLUMNS, tokenizer, kind, validation="validation", **limit).train, tokenizer)
     places = {known.index(pair) for pair in part}
     assert len(places) == 30 and 5 < sum(place < 30 for place in places) < 25
@@ -218,7 +221,7 @@ def test_rows_are_cut_to_the_length(text_dataset, tokenizer):
 
 
 def test_labels_stay_with_their_rows(text_dataset, tokenizer):
-    data = module(text_dataset, COLUMNS, tokenizer, GlueDataModule)
+    data = module(text_dataset, COLUMNS, tokenizer, labelled, num_labels=3)
     expected = {(row["premise"], row["hypothesis"]): row["label"] for row in rows_of(text_dataset)}
     assert dict(zip(pairs(data.train, tokenizer), data.train["labels"], strict=True)) == expected
     batch = next(iter(data.train_dataloader()))
@@ -228,7 +231,7 @@ def test_labels_stay_with_their_rows(text_dataset, tokenizer):
 def test_rows_without_a_label_are_dropped(tmp_path, tokenizer):
     rows = [{"sentence": "dogs " * (i + 1), "label": i % 3 - 1} for i in range(30)]
     path = write(tmp_path / "d", train=rows, validation=rows[:9])
-    data = module(path, ["sentence"], tokenizer, GlueDataModule)
+    data = module(path, ["sentence"], tokenizer, labelled)
     assert sorted(data.train["labels"]) == [0] * 10 + [1] * 10
     assert sorted(data.validation["labels"]) == [0] * 3 + [1] * 3
 
@@ -237,7 +240,7 @@ def test_rows_without_a_text_are_dropped(tmp_path, tokenizer):
     rows = [{"text": f"all {word} are running", "label": i % 2} for i, word in enumerate(["dogs", "cats", "ducks"])]
     holes = [{"text": None, "label": 0}, {"text": "some dogs are running", "label": None}]
     path = write(tmp_path / "holes", train=[*rows, *holes], validation=rows)
-    data = module(path, ["text"], tokenizer, GlueDataModule, num_labels=2)
+    data = module(path, ["text"], tokenizer, labelled, num_labels=2)
     assert sorted(texts(data.train, tokenizer)) == sorted(row["text"] for row in rows)
     for sentences in (False, True):
         data = module(path, ["text"], tokenizer, TextDataModule, validation="validation", sentences=sentences)
@@ -249,14 +252,14 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, tokenizer, labels, say
     rows = [{"text": f"all dogs are running {i}", "label": label} for i, label in enumerate(labels)]
     path = write(tmp_path / "odd", train=rows, validation=rows)
     with pytest.raises(ConfigError, match=rf"column label holds .*({says}).*whole numbers from 0"):
-        module(path, ["text"], tokenizer, GlueDataModule, num_labels=2)
-    data = module(path, ["text"], tokenizer, GlueDataModule, num_labels=1)
+        module(path, ["text"], tokenizer, labelled, num_labels=2)
+    data = module(path, ["text"], tokenizer, labelled, num_labels=1)
     assert sorted(data.train["labels"]) == labels
 
 
 def test_numbers_below_zero_are_labels_of_a_regression(tmp_path, tokenizer):
     rows = [{"sentence": "dogs", "label": value} for value in (-1.0, -0.5, 2.5)]
-    data = module(write(tmp_path / "d", train=rows, validation=rows), ["sentence"], tokenizer, GlueDataModule)
+    data = module(write(tmp_path / "d", train=rows, validation=rows), ["sentence"], tokenizer, labelled, num_labels=1)
     assert sorted(data.train["labels"]) == [-1.0, -0.5, 2.5]
     assert next(iter(data.val_dataloader()))["labels"].is_floating_point()
 
@@ -268,16 +271,16 @@ def test_further_splits_are_held_out_too(tmp_path, tokenizer):
     files = "".join(f"\n  - split: {split}\n    path: {split}.jsonl" for split in splits)
     (tmp_path / "d/README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:{files}\n---\n")
     settings = {"validation": "matched", "also": {"other": "mismatched"}}
-    data = module(path, ["sentence"], tokenizer, GlueDataModule, **settings)
+    data = module(path, ["sentence"], tokenizer, labelled, **settings)
     first, other = data.val_dataloader()
     expected = [[row["sentence"] for row in part] for part in (rows[:6], rows[6:])]
     for loader, sentences in zip((first, other), expected, strict=True):
         seen = [text for batch in loader for text in tokenizer.batch_decode(batch["input_ids"], True)]
         assert sorted(seen, key=len) == sentences
-    data = module(path, ["sentence"], tokenizer, GlueDataModule, **settings, held_out=4)
+    data = module(path, ["sentence"], tokenizer, labelled, **settings, held_out=4)
     assert (len(data.train), len(data.validation), len(data.further["other"])) == (12, 4, 4)
     with pytest.raises(ConfigError, match=r"no split gone; .*mismatched"):
-        module(path, ["sentence"], tokenizer, GlueDataModule, validation="matched", also={"other": "gone"})
+        module(path, ["sentence"], tokenizer, labelled, validation="matched", also={"other": "gone"})
 
 
 def test_the_splits_of_the_built_in_task_are_disjoint_and_follow_from_the_seed(tokenizer):
@@ -303,9 +306,7 @@ def test_a_real_task_comes_whole(shared_data, tokenizer):
     if not path.is_dir():
         pytest.skip(f"no {path}")
     expected = pd.read_parquet(path / "validation.parquet")
-    data = module(
-        str(path), ["sentence1", "sentence2"], tokenizer, GlueDataModule, rows=50, max_length=32, batch_size=16
-    )
+    data = module(str(path), ["sentence1", "sentence2"], tokenizer, labelled, rows=50, max_length=32, batch_size=16)
     assert len(data.train) == 50
     assert np.bincount(data.validation["labels"]).tolist() == expected["label"].value_counts().sort_index().tolist()
 
@@ -315,27 +316,27 @@ def test_a_real_task_comes_whole(shared_data, tokenizer):
 
 @pytest.mark.parametrize("proxy", [0, 1.5, -0.1])
 def test_a_proxy_that_is_no_fraction_is_refused(text_dataset, tokenizer, proxy):
-    with pytest.raises(ConfigError, match=f"data.proxy={proxy}: .*above 0 .*at most 1"):
+    with pytest.raises(ConfigError, match=f"^proxy={proxy}: .*above 0 .*at most 1"):
         TextDataModule(text_dataset, COLUMNS, tokenizer=tokenizer, proxy=proxy)
 
 
 @pytest.mark.parametrize("name", ["rows", "held_out", "max_length", "batch_size"])
 def test_a_size_below_1_is_refused(text_dataset, tokenizer, name):
-    with pytest.raises(ConfigError, match=f"data.{name}=0: "):
+    with pytest.raises(ConfigError, match=f"^{name}=0: "):
         TextDataModule(text_dataset, COLUMNS, tokenizer=tokenizer, **{name: 0})
 
 
-@pytest.mark.parametrize("kind", [TextDataModule, GlueDataModule])
+@pytest.mark.parametrize("kind", [TextDataModule, labelled])
 def test_data_that_is_not_there_is_refused_with_its_path(tmp_path, tokenizer, kind):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "absent", tmp_path / "empty", "nobody-has-this/data-set"):
-        with pytest.raises(ConfigError, match=f"data.path={path}"):
+        with pytest.raises(ConfigError, match=f"^path={path}"):
             module(str(path), ["text"], tokenizer, kind)
 
 
 def test_files_that_cannot_be_read_are_refused_with_their_path(tmp_path, tokenizer):
     (tmp_path / "train.parquet").write_bytes(b"PAR1 cut short")
-    with pytest.raises(ConfigError, match=f"data.path={tmp_path}"):
+    with pytest.raises(ConfigError, match=f"^path={tmp_path}"):
         module(str(tmp_path), ["text"], tokenizer)
 
 
@@ -344,19 +345,19 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(text_dataset,
     with pytest.raises(ConfigError, match=message.format("text")):
         module(text_dataset, ["text"], tokenizer)
     with pytest.raises(ConfigError, match=message.format("entailment")):
-        module(text_dataset, COLUMNS, tokenizer, GlueDataModule, label="entailment")
+        module(text_dataset, COLUMNS, tokenizer, labelled, label="entailment")
 
 
 @pytest.mark.parametrize("setting", ["split", "validation"])
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(text_dataset, tokenizer, setting):
-    for kind in (TextDataModule, GlueDataModule):
+    for kind in (TextDataModule, labelled):
         with pytest.raises(ConfigError, match=r"split dev; .*train, validation"):
             module(text_dataset, COLUMNS, tokenizer, kind, **{setting: "dev"})
 
 
 def test_a_wrong_extra_source_is_refused_with_its_path(text_dataset, tmp_path, tokenizer):
     extra = [{"path": str(tmp_path / "gone"), "columns": ["text"]}]
-    with pytest.raises(ConfigError, match=f"data.extra.0.path={tmp_path / 'gone'}"):
+    with pytest.raises(ConfigError, match=f"^extra.0.path={tmp_path / 'gone'}"):
         module(text_dataset, COLUMNS, tokenizer, extra=extra)
 
 
@@ -366,25 +367,25 @@ def test_a_split_without_any_label_is_refused(tmp_path, tokenizer, split):
     rows = [{"sentence": "dogs are running", "label": i % 2} for i in range(4)]
     hidden = [row | {"label": -1} for row in rows]
     path = write(tmp_path / "d", **({"train": rows, "validation": rows} | {split: hidden}))
-    with pytest.raises(ConfigError, match=f"data.path={path}"):
-        module(path, ["sentence"], tokenizer, GlueDataModule)
+    with pytest.raises(ConfigError, match=f"^path={path}"):
+        module(path, ["sentence"], tokenizer, labelled)
 
 
 def test_texts_without_any_sentence_are_refused(tmp_path, tokenizer):
     path = write(tmp_path / "d", train=[{"text": "only headings"}] * 4)
-    with pytest.raises(ConfigError, match=f"data.path={path}"):
+    with pytest.raises(ConfigError, match=f"^path={path}"):
         module(path, ["text"], tokenizer, sentences=True)
 
 
 def test_sentences_of_two_columns_are_refused(tmp_path, tokenizer):
     rows = [{"premise": "All dogs are running. No cats are sleeping.", "hypothesis": "dogs"}] * 20
-    with pytest.raises(ConfigError, match=r"data\.\w+"):
+    with pytest.raises(ConfigError, match="^sentences=true: must be false"):
         module(write(tmp_path / "d", train=rows), COLUMNS, tokenizer, sentences=True)
 
 
 def test_a_single_row_cannot_be_trained_on_and_held_out(tmp_path, tokenizer):
     path = write(tmp_path / "d", train=[{"text": "all dogs are running"}])
-    with pytest.raises(ConfigError, match=f"data.path={path}"):
+    with pytest.raises(ConfigError, match=f"^path={path}"):
         module(path, ["text"], tokenizer)
 
 

@@ -399,5 +399,5 @@ def test_more_devices_than_tasks_of_slurm_are_refused(sources, first_task, tmp_p
 def test_fewer_held_out_rows_than_devices_are_refused(teacher):
     data = SyntheticNLI(tokenizer=AutoTokenizer.from_pretrained(teacher), rows=20, held_out=2)
     data.setup()
-    with pytest.raises(ConfigError, match="^data.held_out=2: must be at least 3, the devices that share them$"):
+    with pytest.raises(ConfigError, match="^held_out=2: must be at least 3, the devices that share them$"):
         data.divide(0, 3)

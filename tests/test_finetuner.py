@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from labelled import classification, regression
 from omegaconf import OmegaConf
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -17,6 +18,7 @@ from torchmetrics import MeanSquaredError
 from transformers import DataCollatorWithPadding
 
 from kdnas.base.config import instantiate
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules.synthetic import untrained
 from kdnas.models.checkpoints import load_classifier
 from kdnas.models.features import LOGITS
@@ -55,9 +57,9 @@ def trainer(**settings):
 class Answers(torch.nn.Module):
     """Stands for a model whose logits are known."""
 
-    def __init__(self, num_labels):
+    def __init__(self):
         super().__init__()
-        self.config = SimpleNamespace(num_labels=num_labels)
+        self.config = SimpleNamespace()
 
     @staticmethod
     def say(model, batch, features):
@@ -69,8 +71,13 @@ def answers(monkeypatch):
     monkeypatch.setattr("kdnas.modules.finetuner.outputs", Answers.say)
 
 
+def test_a_fine_tuner_needs_a_task():
+    with pytest.raises(ConfigError, match="^task=null: must be a task, as task=rte"):
+        FineTuner(lambda num_labels: None, None)
+
+
 def test_dropout_is_on_while_a_folder_is_trained(teacher):
-    module = FineTuner(partial(load_classifier, teacher), 1, {"error": MeanSquaredError()})
+    module = FineTuner(partial(load_classifier, teacher), regression())
     assert all(part.training for part in module.modules())
 
 
@@ -96,7 +103,7 @@ def test_the_metrics_of_every_task(path):
     batches = [
         {"logits": torch.tensor(logits[i : i + batch]), "labels": torch.tensor(labels[i : i + batch])} for i in cuts
     ]
-    module = FineTuner(lambda num_labels: (Answers(num_labels), None), task.num_labels, instantiate(task.metrics))
+    module = FineTuner(lambda num_labels: (Answers(), None), instantiate(task))
     run = trainer()
     for _ in range(2):  # and nothing of one validation is left in the next
         run.validate(module, DataLoader(batches, batch_size=None), verbose=False)
@@ -135,7 +142,7 @@ def test_every_metric_has_a_value_where_nothing_is_told_apart(path, case):
         {"logits": torch.tensor(logits[i : i + 2]).float(), "labels": torch.tensor(labels[i : i + 2])}
         for i in range(0, 5, 2)
     ]
-    module = FineTuner(lambda num_labels: (Answers(num_labels), None), task.num_labels, instantiate(task.metrics))
+    module = FineTuner(lambda num_labels: (Answers(), None), instantiate(task))
     trainer().validate(module, DataLoader(batches, batch_size=None), verbose=False)
     for name, metric in expected.items():
         value = np.nan_to_num(metric(labels, predicted)) if np.isfinite(predicted).all() else 0.0
@@ -149,7 +156,7 @@ def test_a_further_split_has_figures_of_its_own_and_decides_nothing():
         return DataLoader(batches, batch_size=None)
 
     task = loaded(next(path for path in TASKS if path.stem == "mnli"))
-    module = FineTuner(lambda num_labels: (Answers(3), None), 3, instantiate(task.metrics), also=task.also)
+    module = FineTuner(lambda num_labels: (Answers(), None), instantiate(task), also=task.also)
     run = trainer()
     matched, mismatched = loader([0, 1, 2, 2], [0, 1, 2, 0]), loader([0, 1, 2, 2, 0], [0, 1, 1, 1, 1])
     for _ in range(2):
@@ -163,12 +170,6 @@ def batches_of(tokenizer, rows, size=8):
     return DataLoader(features, batch_size=size, collate_fn=DataCollatorWithPadding(tokenizer))
 
 
-def accuracy(num_labels=2):
-    return instantiate(
-        {"accuracy": {"_target_": "torchmetrics.classification.MulticlassAccuracy", "num_classes": num_labels}}
-    )
-
-
 def test_it_learns_to_tell_dogs_from_cats():
     small = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     rows = [
@@ -178,7 +179,7 @@ def test_it_learns_to_tell_dogs_from_cats():
         for label, noun in enumerate(("dogs", "cats"))
     ]
     torch.manual_seed(0)
-    module = FineTuner(partial(untrained, **small), 2, accuracy(), learning_rate=1e-2)
+    module = FineTuner(partial(untrained, **small), classification(), learning_rate=1e-2)
     train, held_out = (batches_of(module.tokenizer, part) for part in (rows[16:], rows[:16]))
     run = trainer(max_epochs=6, gradient_clip_val=1.0)
     run.fit(module, train, held_out)
@@ -187,8 +188,8 @@ def test_it_learns_to_tell_dogs_from_cats():
 
 def test_a_regressor_is_trained_on_the_mean_squared_error(teacher):
     torch.manual_seed(0)
-    mse = {"error": instantiate({"_target_": "torchmetrics.MeanSquaredError"})}
-    module = FineTuner(partial(load_classifier, teacher), 1, mse, learning_rate=0.0)
+    task = regression(metrics={"error": MeanSquaredError()})
+    module = FineTuner(partial(load_classifier, teacher), task, learning_rate=0.0)
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
@@ -208,7 +209,7 @@ def test_a_regressor_is_trained_on_the_mean_squared_error(teacher):
 
 def test_a_classifier_is_trained_on_the_cross_entropy(teacher):
     torch.manual_seed(0)
-    module = FineTuner(partial(load_classifier, teacher), 3, accuracy(3), learning_rate=0.0)
+    module = FineTuner(partial(load_classifier, teacher), classification(3), learning_rate=0.0)
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,23 +10,25 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from hydra import compose, initialize_config_dir
+from labelled import classification, labelled, regression
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torchmetrics import MeanSquaredError
-from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
+from torchmetrics.classification import BinaryF1Score
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
-from kdnas.app import judgement
+from kdnas.app import baselines
 from kdnas.app.build import build, connect
 from kdnas.app.preflight import preflight
 from kdnas.app.run import run
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
-from kdnas.datamodules import GlueDataModule, grammar
+from kdnas.datamodules import grammar
 from kdnas.models.architecture import Architecture
 from kdnas.models.checkpoints import unpack
 from kdnas.models.classes import name_classes, names_of, teacher_order
 from kdnas.models.features import LOGITS
-from kdnas.tasks.metrics import Matthews, Pearson, accuracy, f1, task_metrics
+from kdnas.tasks import classification as classification_module
+from kdnas.tasks.metrics import Matthews, Pearson, accuracy, f1
 from kdnas.training.split_metrics import SplitMetrics
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -53,7 +54,7 @@ def write(folder, labels=None, **splits):
 
 
 def module(path, tokenizer, **settings):
-    data = GlueDataModule(path, ["text"], tokenizer=tokenizer, **settings)
+    data = labelled(path, ["text"], tokenizer=tokenizer, **settings)
     data.setup("fit")
     return data
 
@@ -86,7 +87,6 @@ def ids(rows):
         ([-1, 1, -1], {"num_labels": 2}, [0, 1, 0], ("-1", "1")),
         ([-1, 1, 0, 2], {"num_labels": 3}, [1, 0, 2], None),
         ([0, 2, 0], {"num_labels": 3}, [0, 2, 0], None),
-        (["pos", "neg"], {}, [1, 0], ("neg", "pos")),
     ],
     ids=str,
 )
@@ -260,7 +260,7 @@ def test_a_teacher_in_another_order_teaches_in_the_datas(taught, tmp_path, caplo
         for order in ((0, 1, 2), (2, 0, 1)):
             words = [f"teacher.path={taught(order)}", f"outputs={outputs}", *STAGES]
             module, data = opened(config(tmp_path, *words))
-            judged = judgement.judge(module, data, torch.device("cpu"))
+            judged = baselines.baselines(module, data, torch.device("cpu"))
             asked = [module.teacher(batch, {LOGITS})[LOGITS] for _, batch in data.held_out_batches()]
             given[outputs, order] = torch.cat(asked)
             assert judged.teacher["accuracy"] > 0.7
@@ -302,14 +302,14 @@ def test_a_teacher_with_other_names_or_without_any_in_another_order_is_refused(t
     with pytest.raises(ConfigError, match="its classes are ham, spam, eggs; must be the data's, entailment, neutral"):
         run(config(tmp_path, f"teacher.path={taught(names=('ham', 'spam', 'eggs'))}", *STAGES))
     # nine rows are few to be sure of an order by
-    monkeypatch.setattr(judgement, "EVIDENT", 1)
+    monkeypatch.setattr(classification_module, "EVIDENT", 1)
     wanted = r'id2label {"0": "contradiction", "1": "entailment", "2": "neutral"} in its config.json$'
     with pytest.raises(ConfigError, match=wanted):
         run(config(tmp_path, f"teacher.path={taught((2, 0, 1), names=None)}", *STAGES))
     assert not (tmp_path / "run/last.ckpt").exists() and not (tmp_path / "run/settings.json").exists()
 
 
-def sayings(logits, labels, order=None, names=None, metrics=None, also=()):
+def sayings(logits, labels, order=None, names=None, task=None, also=()):
     """A distillation whose teacher says what is given, and its held-out data: labels of one split or several."""
     logits, labels = ([part] if torch.is_tensor(part) else part for part in (logits, labels))
     count = logits[0].shape[1]
@@ -321,8 +321,7 @@ def sayings(logits, labels, order=None, names=None, metrics=None, also=()):
     ]
 
     class Distiller:
-        held_out = (SplitMetrics(metrics or {"accuracy": MulticlassAccuracy(count, average="micro")}, also),)
-        head = SimpleNamespace(num_labels=count)
+        held_out = (SplitMetrics(task or classification(count), also),)
         teacher_path, class_order = "t", order
         teacher_config = BertConfig(num_labels=count)
 
@@ -335,10 +334,8 @@ def sayings(logits, labels, order=None, names=None, metrics=None, also=()):
             return self
 
     held_out = [(split, Batch(batch)) for split, batch in batches]
-    sets = [{"labels": part} for part in labels]
     data = SimpleNamespace(
-        validation=sets[0],
-        further=dict(enumerate(sets[1:])),
+        held_out_labels=labels,
         class_names=names,
         held_out_batches=lambda: iter(held_out),
     )
@@ -349,8 +346,8 @@ def sayings(logits, labels, order=None, names=None, metrics=None, also=()):
 def judged(monkeypatch):
     def judge(*args, **settings):
         kind, data = sayings(*args, **settings)
-        monkeypatch.setattr(judgement, "StudentDistiller", kind)
-        return judgement.judge(kind(), data, torch.device("cpu"))
+        monkeypatch.setattr(baselines, "StudentDistiller", kind)
+        return baselines.baselines(kind(), data, torch.device("cpu"))
 
     return judge
 
@@ -368,14 +365,14 @@ def test_chance_is_the_best_constant_answer(judged):
     # F1 of the second class is best where it is always said, the correlation nowhere: scikit-learn's values
     labels = [0, 1, 1, 0, 0, 0, 1]
     metrics = {"f1": BinaryF1Score(), "matthews": Matthews()}
-    found = judged(votes(labels, 2), torch.tensor(labels), metrics=metrics, names=("no", "yes"))
+    found = judged(votes(labels, 2), torch.tensor(labels), task=classification(2, metrics=metrics), names=("no", "yes"))
     assert found.chance == pytest.approx({"f1": f1_score(labels, [1] * 7), "matthews": 0.0}) and "yes" in found.constant
     assert list(found.chance) == list(found.teacher) == ["f1", "matthews"]
 
 
 def test_a_constant_number_correlates_with_nothing(judged):
     labels = torch.tensor([0.5, 1.5, 4.0, 2.5])
-    found = judged(labels[:, None] / 2, labels, metrics={"pearson": Pearson()})
+    found = judged(labels[:, None] / 2, labels, task=regression())
     assert found.chance == {"pearson": 0.0} and found.teacher["pearson"] == pytest.approx(1.0)
 
 
@@ -412,12 +409,12 @@ def test_a_weak_teacher_is_not_said_to_be_in_another_order(judged):
 
 
 def test_a_model_that_learned_nothing_is_told(caplog):
-    found = judgement.Judgement({"accuracy": 0.5}, "always predicting neg")
+    found = baselines.Baselines({"accuracy": 0.5}, "always predicting neg")
     found.warn([{"loss": 1.0, "accuracy": 0.51}])
     assert not caplog.records
     found.warn([{"accuracy": 0.5}])
     assert "held-out accuracy 0.5000 is no better than always predicting neg (accuracy 0.5000)" in caplog.text
-    judgement.Judgement().warn([{"loss": 1.0}])
+    baselines.Baselines().warn([{"loss": 1.0}])
 
 
 def test_the_prepare_job_leaves_them(taught, tmp_path):
@@ -454,10 +451,10 @@ def test_metrics_follow_the_number_of_classes(caplog):
 
 
 def test_a_metric_of_which_less_is_better_decides_nothing():
-    metrics = {"pearson": Pearson(), "mse": MeanSquaredError()}
-    assert list(task_metrics(metrics, "pearson", 1)) == ["pearson", "mse"]
-    with pytest.raises(ConfigError, match="^task.metric=mse: must be a metric of which more is better"):
-        task_metrics(metrics, "mse", 1)
+    metrics = {"mse": MeanSquaredError(), "pearson": Pearson()}
+    assert list(regression(metrics=metrics, metric="pearson").metrics) == ["pearson", "mse"]
+    with pytest.raises(ConfigError, match="^metric=mse: must be a metric of which more is better"):
+        regression(metrics=metrics, metric="mse")
 
 
 @pytest.mark.parametrize("task", ["mrpc", "qqp", "cola", "stsb", "mnli", "sst2"])
@@ -468,11 +465,9 @@ def test_one_metric_decides(task):
         other = compose("search", ["+experiment=mnli", f"task={task}", "task.metric=accuracy"])
         tasks = compose("glue").tasks
     recipe = instantiate(cfg.objective)
-    assert next(iter(SplitMetrics(recipe.metrics).names)) == recipe.stages[-1].monitor == tasks[task]
+    assert next(iter(SplitMetrics(recipe.task).names)) == recipe.stages[-1].monitor == tasks[task]
     assert cfg.reward.quality.name == tasks[task]
-    tuner = {"_target_": "kdnas.tasks.metrics.task_metrics", "metrics": cfg.task.metrics}
-    ordered = instantiate({**tuner, "deciding": cfg.task.metric, "num_labels": cfg.task.num_labels})
-    assert next(iter(ordered)) == tasks[task]
+    assert next(iter(instantiate(cfg.task).metrics)) == tasks[task]
     if task in ("mrpc", "qqp"):
         recipe = instantiate(other.objective)
         assert list(recipe.metrics) == ["accuracy", "f1"] and recipe.stages[-1].monitor == "accuracy"
@@ -480,19 +475,20 @@ def test_one_metric_decides(task):
 
 
 def test_metrics_that_do_not_go_with_the_task_are_refused():
-    for metrics, deciding, count, says in (
-        ({"accuracy": accuracy(2)}, "f1", 2, "task.metric=f1: must be one of accuracy"),
-        ({"pearson": Pearson()}, None, 3, "task.num_labels=3: must be 1; task.metrics.pearson is of numbers"),
-        ({"mine": MulticlassAccuracy(3)}, None, 5, "task.metrics.mine: does not go with task.num_labels=5"),
+    for make, says in (
+        (lambda: classification(2, metric="f1"), "^metric=f1: must be one of accuracy"),
         (
-            {"mine": MulticlassAccuracy(3)},
-            None,
-            1,
-            "task.num_labels=1: must be from 2; task.metrics.mine is of",
+            lambda: classification(3, metrics={"p": Pearson()}),
+            "^metrics.p=Pearson: must be a metric for Classification",
         ),
-        ({}, None, 2, "task.metrics={}: must be at least one"),
+        (lambda: classification(5, metrics={"mine": accuracy(3)}), "^metrics.mine: does not go with num_labels=5"),
+        (
+            lambda: regression(metrics={"mine": accuracy(3)}),
+            "^metrics.mine=MulticlassAccuracy: must be a metric for",
+        ),
+        (lambda: classification(2, metrics={}), "^metrics={}: must be at least one"),
+        (lambda: regression(num_labels=3), "^num_labels=3: must be 1; a regression predicts one number"),
+        (lambda: accuracy(1), "^num_labels=1: must be a whole number from 2"),
     ):
-        with pytest.raises(ConfigError, match=re.escape(says)):
-            task_metrics(metrics, deciding, count)
-    with pytest.raises(ConfigError, match="task.num_labels=1: must be from 2; the task's metrics are of classes"):
-        accuracy(1)
+        with pytest.raises(ConfigError, match=says):
+            make()

@@ -1,16 +1,18 @@
 """Masked text: how much is hidden and how, what never is, and what the masks depend on."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from labelled import labelled
 from scipy.stats import binom
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kdnas.base.errors import ConfigError
-from kdnas.datamodules import GlueDataModule, Masking, TextDataModule, grammar
+from kdnas.datamodules import Masking, TextDataModule, grammar
 from kdnas.datamodules.flat import PadCollator
 from kdnas.datamodules.masking import MaskingCollator
 
@@ -216,7 +218,7 @@ def test_the_global_generator_plays_no_part(teacher):
 
 
 def test_labels_of_a_task_give_way(text_dataset, teacher):
-    data = module(text_dataset, AutoTokenizer.from_pretrained(teacher), GlueDataModule)
+    data = module(text_dataset, AutoTokenizer.from_pretrained(teacher), partial(labelled, num_labels=3))
     batch = next(iter(data.train_dataloader()))
     assert batch["labels"].shape == batch["input_ids"].shape
 
@@ -237,7 +239,7 @@ def test_text_is_left_as_it_is_unless_asked(text_dataset, teacher):
 
 @pytest.mark.parametrize("probability", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_probability_that_leaves_nothing_to_learn_is_refused(probability):
-    with pytest.raises(ConfigError, match=f"^data.masking.probability={probability}: must be above 0 and below 1$"):
+    with pytest.raises(ConfigError, match=f"^probability={probability}: must be above 0 and below 1$"):
         Masking(probability)
 
 
@@ -249,7 +251,7 @@ def plain_tokenizer(**special):
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused(text_dataset):
-    with pytest.raises(ConfigError, match="^data.masking: .*no mask token; must be null$"):
+    with pytest.raises(ConfigError, match="^masking: .*no mask token; must be null$"):
         TextDataModule(text_dataset, COLUMNS, tokenizer=plain_tokenizer(), max_length=64, masking=Masking())
 
 
@@ -257,5 +259,5 @@ def test_a_tokenizer_that_knows_no_words_is_refused_whole_words(text_dataset):
     tokenizer = plain_tokenizer(mask_token="[MASK]")
     settings = {"tokenizer": tokenizer, "max_length": 64}
     TextDataModule(text_dataset, COLUMNS, masking=Masking(), **settings)
-    with pytest.raises(ConfigError, match=r"^data.masking.whole_word=true: .*does not tell words apart$"):
+    with pytest.raises(ConfigError, match=r"^masking.whole_word=true: .*does not tell words apart$"):
         TextDataModule(text_dataset, COLUMNS, masking=Masking(whole_word=True), **settings)

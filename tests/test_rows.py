@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
+from labelled import labelled
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from kdnas.base.errors import ConfigError
-from kdnas.datamodules import GlueDataModule, SyntheticNLI, TextDataModule
+from kdnas.datamodules import SyntheticNLI, TextDataModule
 from kdnas.datamodules.cutting import MOST, shortened
 
 LIKE_MISSING = ["NA", "N/A", "null", "None", "nan", "NULL", "n/a", "NaN", "<NA>"]
@@ -25,7 +26,7 @@ def made(tokenizer, caplog):
     """Makes a data module and reads it; gives it with what was said of each set of rows, and the warnings."""
     caplog.set_level(logging.INFO, "kdnas")
 
-    def make(path=None, columns=("text",), kind=GlueDataModule, **settings):
+    def make(path=None, columns=("text",), kind=labelled, **settings):
         caplog.clear()
         data = kind(path and str(path), list(columns), tokenizer=tokenizer, **settings)
         data.setup("fit")
@@ -128,7 +129,7 @@ def test_rows_of_further_sources_are_counted_too(tmp_path, made):
 
 def test_the_built_in_task_is_counted(tokenizer, caplog):
     caplog.set_level(logging.INFO, "kdnas")
-    data = SyntheticNLI(rows=90, held_out=30, tokenizer=tokenizer, num_labels=3)
+    data = SyntheticNLI(rows=90, held_out=30, tokenizer=tokenizer)
     data.setup()
     assert f"training: 90 rows read (made for training), {90 - len(data.train)} left out" in caplog.messages[0]
     assert "held-out: 30 rows read (made for scoring), 0 left out; 30 used" in caplog.messages[1]
@@ -153,7 +154,7 @@ def test_a_split_of_one_class_is_refused(tmp_path, made, split):
     splits = {"train_jsonl": rows(6), "validation_jsonl": rows(6)} | {f"{split}_jsonl": rows(6, lambda i: 1)}
     path = folder(tmp_path / "d", **splits)
     named = {"train": "training", "validation": "held-out"}[split]
-    with pytest.raises(ConfigError, match=f"^data.path={path}: all 6 {named} rows are of class 1; must be of two or"):
+    with pytest.raises(ConfigError, match=f"^path={path}: all 6 {named} rows are of class 1; must be of two or"):
         made(path, num_labels=2)
 
 
@@ -172,7 +173,7 @@ def test_a_class_that_is_not_there_is_said(tmp_path, made):
     assert [line for line in warned if "training: no row is of class 2" in line]
 
 
-@pytest.mark.parametrize("kind", [TextDataModule, GlueDataModule])
+@pytest.mark.parametrize("kind", [TextDataModule, labelled])
 def test_scoring_on_what_is_trained_on_is_said(tmp_path, made, kind):
     path = folder(tmp_path / "d", train_jsonl=rows(20), validation_jsonl=rows(28)[20:])
     for settings in ({"proxy": 0.5}, {}):
@@ -182,9 +183,9 @@ def test_scoring_on_what_is_trained_on_is_said(tmp_path, made, kind):
 
 
 @pytest.mark.parametrize("settings", [{}, {"validation": "validation", "held_out": 10}], ids=["5 %", "held_out"])
-@pytest.mark.parametrize("kind", [TextDataModule, GlueDataModule])
+@pytest.mark.parametrize("kind", [TextDataModule, labelled])
 def test_held_out_rows_are_the_same_whatever_the_seed(tmp_path, made, tokenizer, kind, settings):
-    if kind is GlueDataModule:
+    if kind is labelled:
         settings = settings | {"held_out": 10}
     path = folder(tmp_path / "d", train_jsonl=rows(40), validation_jsonl=rows(40))
     drawn = [made(path, kind=kind, rows=20, seed=seed, **settings)[0] for seed in (1, 2)]
@@ -266,16 +267,16 @@ def test_how_a_csv_is_written_can_be_said(tmp_path, made, tokenizer):
     for wrong, says in (
         ({}, r"(UTF-8.*data.csv.encoding)"),
         ({"encoding": "latin-1"}, r"no column text; it has .* \(.data.csv.sep=';'. sets the separator"),
-        ({"sepp": ";"}, r"^data.csv: .*sepp.*options of pandas"),
-        ({"quoting": 9}, r"^data.csv: .*quoting"),
+        ({"sepp": ";"}, r"^csv: .*sepp.*options of pandas"),
+        ({"quoting": 9}, r"^csv: .*quoting"),
     ):
         with pytest.raises(ConfigError, match=says):
             made(path, num_labels=2, csv=wrong)
     for wrong in (3, ["sep"]):
-        with pytest.raises(ConfigError, match=r"^data.csv=.*: must be options of pandas.read_csv by name"):
+        with pytest.raises(ConfigError, match=r"^csv=.*: must be options of pandas.read_csv by name"):
             made(path, csv=wrong)
     plain = folder(tmp_path / "plain", train_jsonl=rows(4), validation_jsonl=rows(4))
-    with pytest.raises(ConfigError, match=r"^data.csv.sep: data.path=.* is no CSV; must be null"):
+    with pytest.raises(ConfigError, match=r"^csv.sep: .* is no CSV; must be null"):
         made(plain, csv={"sep": ";", "quoting": None})
 
 
@@ -328,15 +329,15 @@ def test_a_file_is_a_training_split(tmp_path, made, kind):
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ("train.csv", r"^data.files=train.csv: must be files by split, as \{train: a.csv"),
-        ({}, r"^data.files=\{\}: must be files by split"),
-        ({"train": 3}, r"^data.files.train=3: must be a file, a pattern, or a list"),
-        ({"train": "gone.csv"}, r"^data.files.train=.*/gone.csv: must be a file that is there"),
-        ({"train": "notes.docx"}, r"^data.files.train=.*/notes.docx: must be a file that ends in .csv, .tsv, "),
-        ({"train": ["a.csv", "b.jsonl"]}, r"^data.files.train=.*: must be files of one kind"),
-        ({"train": "a.csv"}, r"^data.files=\{train: .*a.csv\}: has no split validation; it has train"),
+        ("train.csv", r"^files=train.csv: must be files by split, as \{train: a.csv"),
+        ({}, r"^files=\{\}: must be files by split"),
+        ({"train": 3}, r"^files.train=3: must be a file, a pattern, or a list"),
+        ({"train": "gone.csv"}, r"^files.train=.*/gone.csv: must be a file that is there"),
+        ({"train": "notes.docx"}, r"^files.train=.*/notes.docx: must be a file that ends in .csv, .tsv, "),
+        ({"train": ["a.csv", "b.jsonl"]}, r"^files.train=.*: must be files of one kind"),
+        ({"train": "a.csv"}, r"^files=\{train: .*a.csv\}: has no split validation; it has train"),
         ({"train": "a.csv", "validation": "b.jsonl"}, r"validation has no column text; it has x"),
-        ({"train": "torn.parquet", "validation": "a.csv"}, r"^data.files.train=.*torn.parquet: no dataset there"),
+        ({"train": "torn.parquet", "validation": "a.csv"}, r"^files.train=.*torn.parquet: no dataset there"),
     ],
 )
 def test_files_that_cannot_be_read_are_refused(tmp_path, made, files, says):
@@ -345,7 +346,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, made, files, says):
         (path / name).write_text("PAR1")
     with pytest.raises(ConfigError, match=says):
         made(path, files=files, num_labels=2)
-    with pytest.raises(ConfigError, match=r"^data.path=null: must be a folder"):
+    with pytest.raises(ConfigError, match=r"^path=null: must be a folder"):
         made(None)
 
 

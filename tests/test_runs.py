@@ -8,6 +8,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
+from labelled import labelled
 from omegaconf import OmegaConf
 from test_distiller import CONF
 
@@ -22,7 +23,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.base.identity import stamp, weights
 from kdnas.base.run_folder import LOCK, at_work
 from kdnas.costs.cost import Cost
-from kdnas.datamodules import GlueDataModule, grammar
+from kdnas.datamodules import grammar
 from kdnas.models.architecture import Architecture
 from kdnas.models.loading import load_tokenizer
 from kdnas.search.journal import open_storage
@@ -94,8 +95,7 @@ def test_labels_are_content(teacher, text_dataset, tmp_path):
         rows[0]["label"] = (rows[0]["label"] + change) % 3
         (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
         tokenizer = load_tokenizer(teacher)
-        settings = {"label": "label", "num_labels": 3, "name": None, "proxy": 0.5}
-        data = GlueDataModule(tokenizer=tokenizer, path=str(folder), columns=["premise", "hypothesis"], **settings)
+        data = labelled(str(folder), ["premise", "hypothesis"], num_labels=3, proxy=0.5, tokenizer=tokenizer)
         data.setup()
         digests.append(data.digest)
     assert digests[0] == digests[1] != digests[2]

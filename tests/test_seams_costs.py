@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from objectives import hidden_states
 from test_distiller import CONF
 from transformers import AutoConfig
 
@@ -14,7 +15,6 @@ from kdnas.callbacks import LatencyBenchmark
 from kdnas.costs import Runtime, disturbance
 from kdnas.costs.devices import DEVICES
 from kdnas.costs.table import read_table
-from kdnas.distillation.recipes import hidden_states
 from kdnas.models.architecture import Architecture
 from kdnas.modules import StudentDistiller
 

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from labelled import labelled
 from transformers import AutoTokenizer
 
 from kdnas.base.errors import ConfigError
-from kdnas.datamodules import GlueDataModule
 
 CLASSES = ["entailment", "neutral", "contradiction"]
 COLUMNS = ["premise", "hypothesis"]
@@ -41,7 +41,7 @@ def task(tmp_path):
 
 
 def module(path, tokenizer, *extra, **settings):
-    data = GlueDataModule(path, COLUMNS, tokenizer=tokenizer, extra=extra, **settings)
+    data = labelled(path, COLUMNS, 3, tokenizer=tokenizer, extra=extra, **settings)
     data.setup("fit")
     return data
 
@@ -128,15 +128,15 @@ def test_wrong_sources_are_refused(tmp_path, task, tokenizer):
     words = write(tmp_path / "words", classes=["yes", "no"], train=[(*pair(1, "cats"), 0)])
     for source, says in (
         ({"path": words, "columns": COLUMNS}, "holds the classes yes, no; must be entailment, neutral, contradiction"),
-        ({"path": words, "columns": ["premise"], "label": None}, r"data.extra.0.columns=\['premise'\]: must be 2"),
+        ({"path": words, "columns": ["premise"], "label": None}, r"^extra.0.columns=\['premise'\]: must be 2"),
         ({"path": words, "columns": ["premise", "claim"]}, "has no column claim"),
-        ({"path": "/no/such", "columns": COLUMNS}, "data.extra.0.path=/no/such: no dataset there that can be read"),
+        ({"path": "/no/such", "columns": COLUMNS}, "^extra.0.path=/no/such: no dataset there that can be read"),
         (
             {"path": words, "columns": COLUMNS, "lable": None},
             "must have columns and path or files, and may have path, name, files, csv, split, label",
         ),
         ({"path": words}, "must have columns and path"),
-        ("words", "data.extra.0: words: must have columns and path"),
+        ("words", "^extra.0: words: must have columns and path"),
     ):
         with pytest.raises(ConfigError, match=says):
             module(task, tokenizer, source)

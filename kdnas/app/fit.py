@@ -8,8 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from kdnas.app.baselines import Baselines, baselines
 from kdnas.app.build import connect
-from kdnas.app.judgement import Judgement, judge
 from kdnas.app.preflight import Plan
 from kdnas.app.resuming import resumable
 from kdnas.base.errors import ConfigError, mounted
@@ -21,7 +21,7 @@ LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on", "Cannot u
 """The beginnings of Lightning's messages about settings that do not fit the batches, the metrics or the logger."""
 
 
-def fit(plan: Plan, module: ExportingModule, data: EncodedDataModule) -> Judgement:
+def fit(plan: Plan, module: ExportingModule, data: EncodedDataModule) -> Baselines:
     """Trains, from `last.ckpt` if the run's folder holds one; returns what the results are to be compared with.
 
     On several devices every process runs this; only the first (global rank 0) writes files.
@@ -38,7 +38,7 @@ def fit(plan: Plan, module: ExportingModule, data: EncodedDataModule) -> Judgeme
     with plan.profiler.profile("keep outputs"):
         connect(module, data, trainer)
         # In a search, the prepare job has evaluated the teacher for all candidates.
-        judged = Judgement() if plan.study else judge(module, data, trainer.strategy.root_device)
+        compared = Baselines() if plan.study else baselines(module, data, trainer.strategy.root_device)
     last = resumable(plan.output / "last.ckpt", module, data, searching=plan.study is not None)
     if plan.first and not plan.study:  # in a search, the study keeps the settings
         note(plan.output, plan.cfg, data.digest)
@@ -50,7 +50,7 @@ def fit(plan: Plan, module: ExportingModule, data: EncodedDataModule) -> Judgeme
             raise ConfigError(f"trainer: {message}") from error
         raise
     check_time(trainer, plan.cfg.trainer.max_time)
-    return judged
+    return compared
 
 
 def check_time(trainer: L.Trainer, limit: str | None) -> None:

@@ -91,7 +91,7 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
     check_settings(cfg)
     instantiate(cfg.get("outputs"))
     costs, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
-    metrics = ("loss", *SplitMetrics(recipe.metrics, cfg.module.get("also")).names)
+    metrics = ("loss", *SplitMetrics(recipe.task, cfg.module.get("also")).names)
     data = instantiate(cfg.data, tokenizer=None)
     distils = cfg.architectures is not None
     students = len(job.trials or [architecture(values) for values in cfg.architectures or ()])

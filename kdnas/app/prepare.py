@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from kdnas.app.baselines import baselines
 from kdnas.app.build import build, connect
-from kdnas.app.judgement import judge
 from kdnas.app.kinds import staged
 from kdnas.app.preflight import Plan, preflight
 from kdnas.app.teacher import ensure_teacher
@@ -47,9 +47,13 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
     with activity("measuring the teacher's latency"):
         teacher = costs.cost(module.teacher_config)
     connect(module, data, trainer)
-    judged = judge(module, data, trainer.strategy.root_device)
+    compared = baselines(module, data, trainer.strategy.root_device)
     facts: dict[str, Any] = {"precision": trainer.precision, "rows": data.digest, "teacher": teacher.to_dict()}
-    facts |= {"teacher_metrics": judged.teacher, "chance": judged.chance, "held_out_rows": len(data.validation or ())}
+    facts |= {
+        "teacher_metrics": compared.teacher,
+        "chance": compared.chance,
+        "held_out_rows": len(data.validation or ()),
+    }
     write_prepared(Path(cfg.paths.output), facts)
     return {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kdnas.app.judgement import Judgement
+from kdnas.app.baselines import Baselines
 from kdnas.app.preflight import Plan
 from kdnas.base.profiler import TimeTable
 from kdnas.base.run_folder import RESULTS, write_results
@@ -17,7 +17,7 @@ from kdnas.training.used_embeddings import restore_tables
 log = logging.getLogger(__name__)
 
 
-def publish(plan: Plan, module: ExportingModule, data: EncodedDataModule, judged: Judgement) -> dict[str, float]:
+def publish(plan: Plan, module: ExportingModule, data: EncodedDataModule, compared: Baselines) -> dict[str, float]:
     """Validates and writes the best weights, which callbacks export and report; returns the first model's metrics.
 
     Raises:
@@ -34,7 +34,7 @@ def publish(plan: Plan, module: ExportingModule, data: EncodedDataModule, judged
     if not plan.study:
         refuse_failed(module, output)
     if plan.first:
-        judged.warn(module.results)
+        compared.warn(module.results)
         if len(module.diverged) < len(module.trainees):
             write_results(output / RESULTS, module.results)
         if keeps:

@@ -49,8 +49,8 @@ def complete(plan: Plan) -> tuple[dict[str, float], bool]:
             module, data = build(plan)
         if results := finished(plan, data.digest):
             return results, False
-        judged = fit(plan, module, data)
-        return publish(plan, module, data, judged), True
+        compared = fit(plan, module, data)
+        return publish(plan, module, data, compared), True
 
 
 def finished(plan: Plan, rows: str | None = None) -> dict[str, float] | None:

@@ -81,7 +81,7 @@ def reasons(cfg: DictConfig, key: str, searching: bool) -> Iterator[str]:
     part, _, name = key.replace("/", ".").partition(".")
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
         yield "is for +experiment=finetune; a distillation starts from student/init=checkpoint student.init.source=..."
-    if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task."):
+    if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task"):
         yield (
             "not a setting of the chosen configs; data=glue reads a task's rows, objective=xtremedistil learns its "
             "labels"

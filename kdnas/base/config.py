@@ -6,6 +6,7 @@ Hydra imports this at every start (through its sweeper plugin), so that `${label
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -23,6 +24,8 @@ NOT_FOUND = "Error locating target"
 """The beginning of Hydra's message about an unknown `_target_`."""
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf|on|off|yes|no)$)[A-Za-z_/][A-Za-z0-9_/.:@+-]*", re.IGNORECASE)
 """A pattern for text that needs no quotes in an override: no number, and no keyword of Hydra's grammar."""
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+"""A pattern for a reference to another key."""
 LONGEST = 100
 """The most bytes of a name; file systems allow 255 for a folder, of which some names are only a part."""
 
@@ -30,9 +33,10 @@ LONGEST = 100
 def instantiate(config: Any, **arguments: Any) -> Any:
     """Calls Hydra's `instantiate` with plain containers, and turns bad input into a `ConfigError` with the full key."""
     for key in sorted(OmegaConf.missing_keys(config)) if OmegaConf.is_config(config) else ():
-        raise ConfigError(f"{_name(config)}.{key}: required value is missing")  # Hydra would pass "???"
+        missing = ConfigError.of(f"{_name(config)}.{key}", ": required value is missing")
+        raise _written(config, missing)  # Hydra would pass "???"
     try:
-        return hydra.utils.instantiate(config, _convert_="object", **arguments)
+        return hydra.utils.instantiate(_own(config), _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # an interpolation that cannot be resolved
         raise mistake(error, _name(config)) from error
     except InstantiationException as error:
@@ -41,8 +45,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
-            completed = cause.within(part[1] if part else _name(config))
-            raise completed.renamed(_origin(config, completed.key or "")) from error
+            raise _written(config, cause.within(part[1] if part else _name(config))) from error
         if str(error).startswith(NOT_FOUND):
             raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a wrong type, or an unknown argument
@@ -56,13 +59,26 @@ def _name(config: Any) -> str:
     return str(key or config.get("_target_"))
 
 
-def _origin(config: Any, key: str) -> str:
-    """Returns the key that sets the value of a key: of `module.seed: ${seed}` it is `seed`."""
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config._get_root(), parent) if OmegaConf.is_config(config) and parent else None
-    value = node._get_node(name) if isinstance(node, DictConfig) else None
-    reference = re.fullmatch(r"\$\{([\w.]+)\}", str(value._value())) if value is not None else None
-    return _origin(config, reference[1]) if reference else key
+def _own(config: Any) -> Any:
+    """Returns a part of a copy of the whole config: Hydra resolves references in place, wherever they lead."""
+    key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
+    return OmegaConf.select(copy.deepcopy(config._get_root()), key) if key else config
+
+
+def _written(config: Any, error: ConfigError) -> ConfigError:
+    """Returns an error with the key where its setting is written: `task.metric` for the `module.task.metric` of
+    `module: {task: ${task}}`.
+    """
+    node: Any = config._get_root() if isinstance(config, DictConfig) else None
+    parts = (error.key or "").split(".")
+    for i, part in enumerate(parts, start=1):
+        if not isinstance(node, DictConfig) or part not in node:
+            return error
+        node = node._get_node(part)
+        if found := REFERENCE.fullmatch(str(node._value())):
+            key = ".".join([found[1], *parts[i:]])
+            return _written(config, ConfigError.of(key, str(error).removeprefix(str(error.key))))
+    return error
 
 
 def plain(config: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,8 @@ PLACES = ("data.path", "data.files", "data.extra")
 """Keys in `NAMES` whose values may be paths."""
 MODELS = ("module.teacher", "module.init.source", "module.source.source")
 """Keys that name a model. A digest of its weights takes their place, if they are on this host."""
+OF_ROWS = re.compile(r".*\.task\.(name|path|subset|columns|validation|also)\b.*")
+"""A pattern for a task's keys that say where rows come from."""
 ROWS, SOURCES = "data (rows)", "data (files)"
 
 
@@ -73,8 +76,9 @@ def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE
                 key: value.replace(name, digest) if isinstance(value, str) else value for key, value in found.items()
             }
             found[f"{key} (weights)"] = digest
+    of_rows = tuple(f"{name}." for name in NAMES)
     found = {
-        key: value for key, value in found.items() if not f"{key}.".startswith(tuple(f"{name}." for name in NAMES))
+        key: value for key, value in found.items() if not f"{key}.".startswith(of_rows) and not OF_ROWS.fullmatch(key)
     }
     return found | {ROWS: rows, SOURCES: stamp(sources(config))}
 

@@ -1,45 +1,44 @@
-"""The base class of the data modules: reads a dataset, tokenizes it once, batches it by length."""
+"""The base class of the data modules: sets of tokenized rows, in batches of like length."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from datasets import Dataset
+from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 from transformers import BatchEncoding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.base.errors import ConfigError, is_number, require, require_whole
-from kdnas.base.screen import activity
+from kdnas.base.errors import is_number, require, require_whole
 from kdnas.datamodules.bucketing import BucketSampler
-from kdnas.datamodules.counting import HELD_OUT, TRAINING, TRANSFER, Account, Part, class_counts, repeated, values
-from kdnas.datamodules.cutting import shortened
+from kdnas.datamodules.examples import Examples
 from kdnas.datamodules.flat import Flat, FlatCorpus, PadCollator
 from kdnas.datamodules.masking import Masking, MaskingCollator
-from kdnas.datamodules.reading import Source, not_utf8
+from kdnas.datamodules.source import Source
+from kdnas.datamodules.summary import HELD_OUT, TRAINING, TRANSFER, Summary, repeated
+from kdnas.datamodules.tokenization import TRUNCATED, RowTokenizer
+from kdnas.tasks.labels import column_values
 
 LEAST_TOKENS = 8
 """The least `max_length`: room for the special tokens and a few others."""
 HELD_OUT_SEED = 0
 """The seed that draws the held-out rows, whatever a run's seed is, so that metrics of several seeds are comparable."""
-CUT = "cut"
-"""The column that says whether a row was truncated."""
 
 
-class EncodedDataModule(L.LightningDataModule):
+class EncodedDataModule(LightningDataModule):
     """Training and held-out rows, tokenized, in length-bucketed batches padded to their own longest row.
 
     Args:
         tokenizer: the teacher's tokenizer; None for a data module that only checks its settings.
-        source: the dataset, as messages name it.
+        source: the dataset.
         proxy: the fraction of the training rows to train on, drawn once from the seed.
         rows: the most training rows, before the proxy is drawn; None for all.
         held_out: the most held-out rows, the same ones whatever the seed; None for all.
@@ -55,7 +54,7 @@ class EncodedDataModule(L.LightningDataModule):
         first_epoch: the epoch that a resumed run goes on with.
         rank, world: the index of this process among the `world` processes that share every batch (see `divide`).
         train, validation: the rows, once `setup` has read them.
-        parts: the sources of each set's rows, and counts of the rows left out, by the set's name.
+        examples: each set's rows by source, and counts of the rows left out, by the set's name.
         further: further held-out splits by name, if `load` has any; `val_dataloader` then gives a list of loaders, of
             which the first decides.
         class_names: the names of the classes in the order of their ids, after `setup`; None if they have no names.
@@ -63,6 +62,8 @@ class EncodedDataModule(L.LightningDataModule):
     Raises:
         ConfigError: a setting out of range, or (in `setup`) data that is missing, empty or without the columns.
     """
+
+    class_names: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class EncodedDataModule(L.LightningDataModule):
         masking: Masking | None = None,
     ) -> None:
         super().__init__()
-        require(is_number(proxy) and 0 < proxy <= 1, "data.proxy", proxy, "above 0 and at most 1")
+        require(is_number(proxy) and 0 < proxy <= 1, "proxy", proxy, "above 0 and at most 1")
         for name, value, least in (
             ("rows", 1 if rows is None else rows, 1),
             ("held_out", 1 if held_out is None else held_out, 1),
@@ -86,16 +87,15 @@ class EncodedDataModule(L.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("batch_tokens", 2 * max_length if batch_tokens is None else batch_tokens, 1),
         ):
-            require_whole(f"data.{name}", value, least)
-        if batch_tokens is not None and batch_tokens < 2 * max_length:
-            raise ConfigError(
-                f"data.batch_tokens={batch_tokens}: must be at least {2 * max_length}, two of the longest rows"
-            )
+            require_whole(name, value, least)
+        enough = batch_tokens is None or batch_tokens >= 2 * max_length
+        require(enough, "batch_tokens", batch_tokens, f"at least {2 * max_length}, two of the longest rows")
         if tokenizer is not None and masking is not None:
             masking.check(copy.deepcopy(tokenizer))
         self.source = source
         self.tokenizer = copy.deepcopy(tokenizer)  # encoding changes its truncation, which would be exported
         self.masking = masking
+        self.encode = RowTokenizer(self.tokenizer, max_length, masking)
         self.proxy, self.rows, self.held_out = proxy, rows, held_out
         self.max_length, self.batch_size, self.seed = max_length, batch_size, seed
         self.batch_tokens = batch_tokens
@@ -103,13 +103,14 @@ class EncodedDataModule(L.LightningDataModule):
         self.rank, self.world = 0, 1
         self.train: Dataset | None = None
         self.transfer: Dataset | None = None
-        self.class_names: tuple[str, ...] | None = None
         self.validation: Dataset | None = None
         self.further: dict[str, Dataset] = {}
-        self.parts: dict[str, list[Part]] = {}
+        self.examples: dict[str, list[Examples]] = {}
         self._read: list[Dataset] = []
         self.collate = PadCollator(tokenizer.pad_token_id if tokenizer is not None else 0, max_length)
         self.corpus: FlatCorpus
+
+    # -- the rows
 
     @abstractmethod
     def load(self) -> tuple[Dataset, Dataset]:
@@ -121,54 +122,56 @@ class EncodedDataModule(L.LightningDataModule):
         try:
             train, self.validation = self.load()
         except UnicodeError as error:
-            raise not_utf8(self.source, error) from error
-        drawn = {TRAINING: self.fraction(train), HELD_OUT: self.validation, **self.further}
+            raise self.source.not_utf8(error) from error
+        sets = {TRAINING: self.fraction(train), HELD_OUT: self.validation, **self.further}
         if self.transfer is not None:
-            drawn[TRANSFER] = self.fraction(self.transfer)
-        accounts = {name: self._account(name, rows) for name, rows in drawn.items()}
-        for account in accounts.values():
-            account.check(self.source)
+            sets[TRANSFER] = self.fraction(self.transfer)
+        summaries = {name: self._summary(name, rows) for name, rows in sets.items()}
+        for summary in summaries.values():
+            summary.check(self.source)
         self._read = [rows for rows in (train, self.transfer, self.validation, *self.further.values()) if rows]
-        drawn = {name: rows.remove_columns(CUT) for name, rows in drawn.items()}
-        self.train, self.validation, self.transfer = (drawn.get(name) for name in (TRAINING, HELD_OUT, TRANSFER))
-        self.further = {name: drawn[name] for name in self.further}
+        sets = {name: rows.remove_columns(TRUNCATED) for name, rows in sets.items()}
+        self.train, self.validation, self.transfer = (sets.get(name) for name in (TRAINING, HELD_OUT, TRANSFER))
+        self.further = {name: sets[name] for name in self.further}
         self.corpus = FlatCorpus(self.sets, self.collate)
-        self._say(accounts, drawn)
+        self._log(summaries, sets)
 
-    @property
-    def classes(self) -> int | None:
-        """The number of classes; None if it is not known before the rows are read, 1 for regression."""
-        return None
-
-    def read(self, name: str, source: Source, split: str, texts: Sequence[str], label: str | None = None) -> Part:
+    def read(self, name: str, source: Source, split: str, texts: Sequence[str], label: str | None = None) -> Examples:
         """Reads rows of a split for the set of the given name."""
-        part = source.read(split, texts, label)
-        self.parts.setdefault(name, []).append(part)
-        return part
+        examples = source.read(split, texts, label)
+        self.examples.setdefault(name, []).append(examples)
+        return examples
 
-    def _account(self, name: str, rows: Dataset) -> Account:
-        share = f" (data.proxy={self.proxy})" if self.proxy < 1 and name in (TRAINING, TRANSFER) else ""
-        classed = "labels" in rows.column_names and "int" in rows.features["labels"].dtype and self.classes != 1
-        counts = class_counts(rows, self.classes, self.class_names) if classed else {}
-        cut = int(values(rows, CUT).to_numpy().sum()) if len(rows) else 0
-        return Account(name, self.parts.get(name, []), len(rows), share, cut, self.max_length, counts)
+    def fraction(self, rows: Dataset) -> Dataset:
+        """Returns the first rows, up to the proxy's share; the rows are already shuffled."""
+        return rows.select(range(max(1, round(self.proxy * len(rows)))))
+
+    def class_counts(self, rows: Dataset) -> Mapping[str, int]:
+        """Counts the tokenized rows of each class; empty without classes."""
+        return {}
+
+    def _summary(self, name: str, rows: Dataset) -> Summary:
+        proxy = self.proxy if name in (TRAINING, TRANSFER) else 1.0
+        truncated = int(column_values(rows, TRUNCATED).to_numpy().sum()) if len(rows) else 0
+        examples = self.examples.get(name, [])
+        return Summary(name, examples, len(rows), proxy, truncated, self.max_length, self.class_counts(rows))
 
     @rank_zero_only
-    def _say(self, accounts: Mapping[str, Account], drawn: Mapping[str, Dataset]) -> None:
-        for name, account in accounts.items():
+    def _log(self, summaries: Mapping[str, Summary], sets: Mapping[str, Dataset]) -> None:
+        origins = {name: {part.origin for part in summary.examples} for name, summary in summaries.items()}
+        for name, summary in summaries.items():
             scored = name not in (TRAINING, TRANSFER)
-            again = repeated(self._flat(drawn[name]), self._flat(drawn[TRAINING])) if scored else 0
-            origins = [{part.origin for part in accounts[one].parts} for one in (name, TRAINING)]
-            account.say(again, scored and not origins[0].isdisjoint(origins[1]))
+            known = repeated(self._flat(sets[name]), self._flat(sets[TRAINING])) if scored else 0
+            summary.log(known, scored and not origins[name].isdisjoint(origins[TRAINING]))
 
     @property
     def digest(self) -> str:
         """A digest of all rows that were read, with their labels, including the rows that the proxy leaves out."""
         corpus = self.corpus if self.proxy == 1 else FlatCorpus(self._read, self.collate)
-        said = hashlib.sha256(corpus.digest.encode())
+        digest = hashlib.sha256(corpus.digest.encode())
         for one in corpus.sets:
-            said.update(b"none" if one.labels is None else one.labels.numpy().tobytes())
-        return said.hexdigest()[:16]
+            digest.update(b"none" if one.labels is None else one.labels.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def texts_per_row(self) -> int:
@@ -178,7 +181,18 @@ class EncodedDataModule(L.LightningDataModule):
     @property
     def sets(self) -> list[Dataset]:
         """The sets of rows that are trained on or held out."""
-        return [rows for rows in (self.train, self.transfer, self.validation, *self.further.values()) if rows]
+        return [rows for rows in (self.train, self.transfer, *self._held_out) if rows]
+
+    @property
+    def held_out_labels(self) -> list[Tensor]:
+        """The labels of each held-out split, in the order of its rows; empty if the rows have none."""
+        return [labels for rows in self._held_out if (labels := self._flat(rows).labels) is not None]
+
+    @property
+    def _held_out(self) -> list[Dataset]:
+        return [rows for rows in (self.validation, *self.further.values()) if rows]
+
+    # -- the batches
 
     def divide(self, rank: int, world: int) -> None:
         """Makes the loaders give this process its shard of every batch: the `rank`-th of `world`.
@@ -186,73 +200,15 @@ class EncodedDataModule(L.LightningDataModule):
         Raises:
             ConfigError: a batch or a held-out split has fewer rows than there are devices.
         """
-        if self.batch_size < world:
-            raise ConfigError(
-                f"data.batch_size={self.batch_size}: must be at least {world}, the devices that share each batch"
-            )
-        for rows in (self.validation, *self.further.values()):
-            if rows is not None and len(rows) < world:
-                raise ConfigError(f"data.held_out={len(rows)}: must be at least {world}, the devices that share them")
+        least = f"at least {world}, the devices that share"
+        require(self.batch_size >= world, "batch_size", self.batch_size, f"{least} each batch")
+        for rows in self._held_out:
+            require(len(rows) >= world, "held_out", len(rows), f"{least} them")
         self.rank, self.world = rank, world
-
-    def encode(self, dataset: Dataset, columns: Sequence[str], label: str | None = None) -> Dataset:
-        """Tokenizes one text column, or two as a pair; keeps the label as `labels`."""
-
-        def tokenize(rows: dict[str, list[Any]]) -> BatchEncoding:
-            texts = [list(rows[column]) for column in columns]
-            short = [[shortened(text, self.tokenizer, self.max_length) for text in column] for column in texts]
-            encoded = self.tokenizer(*short, truncation=True, max_length=self.max_length)
-            encoded[CUT] = self._cut(encoded, texts, short)
-            if self.masking is not None:
-                self.masking.annotate(encoded)
-            if label:
-                encoded["labels"] = list(rows[label])
-            work.advance(len(texts[0]))
-            return encoded
-
-        with activity("tokenizing", total=len(dataset)) as work:
-            return dataset.map(
-                tokenize,
-                batched=True,
-                remove_columns=dataset.column_names,
-                new_fingerprint=self._fingerprint(dataset, columns, label),
-            )
-
-    def _cut(self, encoded: BatchEncoding, texts: list[list[str]], short: list[list[str]]) -> list[bool]:
-        """Returns for each row whether it was truncated."""
-        if encoded.encodings is None:  # a slow tokenizer's
-            whole = self.tokenizer(*short, verbose=False)["input_ids"]
-            over = [len(row) > self.max_length for row in whole]
-        else:
-            over = [bool(row.overflowing) for row in encoded.encodings]
-        shorter = [one != other for one, other in zip(zip(*texts, strict=True), zip(*short, strict=True), strict=True)]
-        return [a or b for a, b in zip(over, shorter, strict=True)]
-
-    def _fingerprint(self, dataset: Dataset, columns: Sequence[str], label: str | None) -> str:
-        """Returns the fingerprint by which `datasets` caches tokenized rows; its own would hash all of this object."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        rules = json.loads(backend.to_str()) if backend is not None else {"vocabulary": self.tokenizer.get_vocab()}
-        rules |= {"truncation": None, "padding": None}  # set by the last call
-        settings = [self.tokenizer.truncation_side, list(self.tokenizer.model_input_names), self.max_length]
-        said = [dataset._fingerprint, type(self.tokenizer).__name__, rules, settings, list(columns), label, CUT]
-        # The rules of a slow tokenizer are in its arguments.
-        more = f"{self.masking} {'' if backend is not None else self.tokenizer.init_kwargs}"
-        return hashlib.sha256(f"{json.dumps(said, sort_keys=True)} {more}".encode()).hexdigest()[:16]
-
-    def sample(self, part: Part, rows: int | None, seed: int, key: str) -> None:
-        """Shuffles a part's rows and keeps the first `rows`; `key` is the setting that limits them."""
-        part.rows = part.rows.shuffle(seed=seed)
-        if rows and rows < len(part.rows):
-            part.keep(part.rows.select(range(rows)), f"over {key}={rows}")
-
-    def fraction(self, rows: Dataset) -> Dataset:
-        """Returns the first rows, up to the proxy's share; the rows are already shuffled."""
-        return rows.select(range(max(1, round(self.proxy * len(rows)))))
 
     def held_out_batches(self) -> Iterator[tuple[int, BatchEncoding]]:
         """Yields batches of every held-out row, undivided between devices, each with the index of its split."""
-        for split, rows in enumerate((self.validation, *self.further.values())):
-            assert rows is not None, "setup() comes first"
+        for split, rows in enumerate(self._held_out):
             yield from ((split, batch) for batch in self.corpus.batches_of(self._flat(rows)))
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -263,10 +219,7 @@ class EncodedDataModule(L.LightningDataModule):
         return self._loader([train.unlabelled(), self._flat(self.transfer)], shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        assert self.validation is not None, "setup() comes first"
-        loaders = [
-            self._loader([self._flat(rows)], shuffle=False) for rows in (self.validation, *self.further.values())
-        ]
+        loaders = [self._loader([self._flat(rows)], shuffle=False) for rows in self._held_out]
         return loaders if self.further else loaders[0]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -21,29 +21,28 @@ QUOTE = '"'
 
 
 def check_options(options: Any, key: str) -> dict[str, Any]:
-    """Checks the given options of `pandas.read_csv`, and returns those that are not null."""
-    require(
-        options is None or isinstance(options, Mapping), f"{key}.csv", options, "options of pandas.read_csv by name"
-    )
-    given = {str(name): value for name, value in (options or {}).items() if value is not None}
-    if given.get("sep") == r"\t":  # as users type it
-        given["sep"] = "\t"
-    if "na_values" in given:
-        markers = given["na_values"] if isinstance(given["na_values"], list | tuple) else [given["na_values"]]
-        given["na_values"] = ["", *map(str, markers)]
-    return given
+    """Checks the given options of `pandas.read_csv`, in the setting `key`, and returns those that are not null."""
+    fits = options is None or isinstance(options, Mapping)
+    require(fits, key, options, "options of pandas.read_csv by name")
+    chosen = {str(name): value for name, value in (options or {}).items() if value is not None}
+    if chosen.get("sep") == r"\t":  # as users type it
+        chosen["sep"] = "\t"
+    if "na_values" in chosen:
+        markers = chosen["na_values"] if isinstance(chosen["na_values"], list | tuple) else [chosen["na_values"]]
+        chosen["na_values"] = ["", *map(str, markers)]
+    return chosen
 
 
-def options_of(files: Sequence[str], declared: BuilderConfig | None, given: dict[str, Any]) -> dict[str, Any]:
+def options_of(files: Sequence[str], declared: BuilderConfig | None, chosen: dict[str, Any]) -> dict[str, Any]:
     """Returns the options to read files with: the user's before the dataset card's, these before the usual ones.
 
     Args:
         files: paths or URLs.
         declared: the config in a dataset's card, if there is one.
-        given: the user's options.
+        chosen: the user's options.
     """
     tabs = TABS if files and all(".tsv" in file.lower().rpartition("/")[2] for file in files) else {}
-    return USUAL | tabs | _differing(declared) | given
+    return USUAL | tabs | _differing(declared) | chosen
 
 
 def _differing(config: BuilderConfig | None) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def header(file: str, options: Mapping[str, Any], key: str) -> list[str]:
     except (TypeError, ValueError) as error:
         if isinstance(error, UnicodeError | pd.errors.ParserError | pd.errors.EmptyDataError):
             raise
-        raise ConfigError(f"{key}.csv: {' '.join(str(error).split())} (options of pandas.read_csv)") from error
+        raise ConfigError.of(key, f": {' '.join(str(error).split())} (options of pandas.read_csv)") from error
 
 
 def as_numbers(rows: Dataset, column: str) -> Dataset:

@@ -19,7 +19,7 @@ from kdnas.base.host import QuietHost
 from kdnas.datamodules.bucketing import BucketSampler
 
 COLUMNS = ("input_ids", "token_type_ids", "words")
-"""The columns that have a number for each token."""
+"""The columns with a number for each token."""
 ALIGNED = 8
 """Batches are padded to a multiple of this length, which is faster on accelerators."""
 
@@ -40,10 +40,10 @@ class Flat(TorchDataset[dict[str, Tensor]]):
                 values = table[name].combine_chunks()
                 self.columns[name] = torch.from_numpy(np.array(values.flatten(), dtype=np.int32))
                 self.lengths = torch.from_numpy(np.diff(np.array(values.offsets)).astype(np.int64))
-        self.labels = None
+        self.labels: Tensor | None = None
         if "labels" in table.column_names:
-            self.labels = torch.tensor(np.array(table["labels"]))
-            self.labels = self.labels.float() if self.labels.is_floating_point() else self.labels.long()
+            labels = np.array(list(table["labels"].to_numpy()))  # (rows,) or (rows, labels a row)
+            self.labels = torch.tensor(labels, dtype=torch.float if labels.dtype.kind == "f" else torch.long)
         self.row, self.token = row, token
         self.starts = self.lengths.cumsum(0) - self.lengths
 
@@ -123,11 +123,11 @@ class FlatCorpus:
 
     @cached_property
     def digest(self) -> str:
-        said = hashlib.sha256()
+        digest = hashlib.sha256()
         for one in self.sets:
             for values in (one.lengths, *one.columns.values()):
-                said.update(values.numpy().tobytes())
-        return said.hexdigest()
+                digest.update(values.numpy().tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def vocabulary(self) -> Tensor:

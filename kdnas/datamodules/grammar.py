@@ -164,11 +164,11 @@ def consistent(one: Meaning, other: Meaning) -> bool:
     return all(
         possible(has, lacks, [rule for rule in rules if rule.count.number <= number])
         for claim in (one, other)
-        for number, has, lacks in asked_for(claim)
+        for number, has, lacks in required(claim)
     )
 
 
-def asked_for(claim: Meaning) -> Iterator[tuple[int, frozenset[str], frozenset[str] | None]]:
+def required(claim: Meaning) -> Iterator[tuple[int, frozenset[str], frozenset[str] | None]]:
     """Yields the things that must exist: how many, the words that hold of each, and words that must not all hold."""
     yield 1, claim.kind, None
     number, inside, at_least = claim.count
@@ -187,16 +187,16 @@ def possible(has: frozenset[str], lacks: frozenset[str] | None, rules: list[Mean
 
 def relation(premise: Sentence, hypothesis: Sentence) -> int:
     """Returns the label of a pair."""
-    given, claim = premise.meaning, hypothesis.meaning
-    if not consistent(given, claim.denied()):
+    one, other = premise.meaning, hypothesis.meaning
+    if not consistent(one, other.denied()):
         return ENTAILMENT
-    return NEUTRAL if consistent(given, claim) else CONTRADICTION
+    return NEUTRAL if consistent(one, other) else CONTRADICTION
 
 
 def sentence(rng: Random) -> Sentence:
     """Draws a sentence."""
-    said = {name: rng.random() < OPTIONAL.get(name, 1.0) for name in WORDS}
-    return well_formed("", {name: rng.choice(words) if said[name] else "" for name, words in WORDS.items()}, rng)
+    present = {name: rng.random() < OPTIONAL.get(name, 1.0) for name in WORDS}
+    return well_formed("", {name: rng.choice(words) if present[name] else "" for name, words in WORDS.items()}, rng)
 
 
 def variation(original: Sentence, rng: Random) -> Sentence:

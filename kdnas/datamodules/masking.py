@@ -1,4 +1,4 @@
-"""Masked text: which tokens a model has to guess, as a function of the seed, the epoch and the batch."""
+"""Masked text: which tokens a model has to predict, as a function of the seed, the epoch and the batch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Masking:
     tokens (the unknown token too) and padding are never chosen.
 
     Args:
-        probability: of each token, or word, to be chosen.
-        whole_word: choose words, each with all its tokens; 80, 10 and 10 % still count by token, as in BERT. Words are
-            what the tokenizer cuts a text into before it looks for subwords: it has to be a fast one that does so.
+        probability: the probability of each token, or word, to be chosen.
+        whole_word: whether to choose words, each with all its tokens; 80, 10 and 10 % still count by token, as in
+            BERT. Words are what a fast tokenizer splits a text into before it looks for subwords.
 
     Raises:
-        ConfigError: a probability that is none, or (in `check`) a tokenizer that cannot do it.
+        ConfigError: a probability out of range, or (in `check`) an unfit tokenizer.
     """
 
     probability: float = 0.15
@@ -37,17 +37,18 @@ class Masking:
 
     def __post_init__(self) -> None:
         fits = is_number(self.probability) and 0 < self.probability < 1
-        require(fits, "data.masking.probability", self.probability, "above 0 and below 1")
-        require_switch("data.masking.whole_word", self.whole_word)
+        require(fits, "probability", self.probability, "above 0 and below 1")
+        require_switch("whole_word", self.whole_word)
 
     def check(self, tokenizer: Tokenizer) -> None:
+        """Refuses a tokenizer without a mask token and, for whole words, one that does not number words."""
         if tokenizer.mask_token is None:
-            raise ConfigError("data.masking: the teacher's tokenizer has no mask token; must be null")
+            raise ConfigError.of("masking", ": the teacher's tokenizer has no mask token; must be null")
         if self.whole_word and not (tokenizer.is_fast and len({*tokenizer("two words").word_ids()} - {None}) == 2):
-            raise ConfigError("data.masking.whole_word=true: the teacher's tokenizer does not tell words apart")
+            raise ConfigError.of("masking.whole_word", "=true: the teacher's tokenizer does not tell words apart")
 
     def annotate(self, encoded: BatchEncoding) -> None:
-        """Adds what the collator has to know of freshly tokenized rows."""
+        """Adds the columns that the collator needs to tokenized rows: with whole words, each token's word number."""
         if self.whole_word:
             rows = (encoded.word_ids(i) for i in range(len(encoded["input_ids"])))
             encoded[WORDS] = [[-1 if word is None else word for word in row] for row in rows]
@@ -56,11 +57,11 @@ class Masking:
 class MaskingCollator:
     """Makes a batch and masks it: `labels` (rows, length) hold the chosen tokens, and -100 elsewhere.
 
-    Where several devices share a batch, each masks its own rows: other masks than one device would give them all.
+    Where several devices share a batch, each masks its own rows, and not as one device would mask them all.
 
     Args:
-        seed, epoch: decide the masks together with the batch's tokens. `epoch` tells the current one.
-        collate: makes the batch, with the `words` of its tokens where whole ones are masked.
+        seed, epoch: decide the masks together with the batch's tokens; `epoch` returns the current epoch.
+        collate: makes the batch, with the `words` of its tokens if whole words are masked.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class MaskingCollator:
     ) -> None:
         self.seed, self.epoch, self.collate = seed, epoch, collate
         self.masker = DataCollatorForLanguageModeling(tokenizer, mlm_probability=masking.probability)
-        self.masker.whole_word_mask = masking.whole_word  # as an argument it would put an end to 80, 10 and 10 %
+        self.masker.whole_word_mask = masking.whole_word  # as an argument it would turn off 80, 10 and 10 %
         self.special = torch.tensor(tokenizer.all_special_ids)
 
     def __call__(self, rows: Sequence[Any]) -> BatchEncoding:

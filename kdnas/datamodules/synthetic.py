@@ -9,14 +9,17 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules import grammar
-from kdnas.datamodules.counting import HELD_OUT, TRAINING, Part
-from kdnas.datamodules.glue import GlueDataModule
+from kdnas.datamodules.examples import Examples
+from kdnas.datamodules.labelled import LabelledDataModule
+from kdnas.datamodules.summary import HELD_OUT, TRAINING
+from kdnas.tasks import Classification
+from kdnas.tasks.metrics import accuracy
 
 UNLIKE_OTHERS = 1_000_003
 """The seed of the held-out pairs, far from any seed that a user would train with."""
 
 
-class SyntheticNLI(GlueDataModule):
+class SyntheticNLI(LabelledDataModule):
     """NLI pairs from `kdnas.datamodules.grammar`; no held-out pair is among the training pairs.
 
     Args:
@@ -26,21 +29,27 @@ class SyntheticNLI(GlueDataModule):
 
     def __init__(self, rows: int = 12_000, held_out: int = 1_000, **settings: Any) -> None:
         self.pairs, self.held_out_pairs = rows, held_out
-        settings |= {"path": "(built in)", "columns": ["premise", "hypothesis"], "labels": grammar.CLASSES}
-        super().__init__(rows=rows, held_out=held_out, **settings)
+        task = Classification(
+            len(grammar.CLASSES),
+            grammar.CLASSES,
+            metrics={"accuracy": accuracy(len(grammar.CLASSES))},
+            columns=["premise", "hypothesis"],
+            path="(built in)",
+        )
+        super().__init__(task, rows=rows, held_out=held_out, **settings)
 
     def load(self) -> tuple[Dataset, Dataset]:
         held_out = grammar.pairs(self.held_out_pairs, UNLIKE_OTHERS)
         unseen = {(pair["premise"], pair["hypothesis"]) for pair in held_out}
-        made = grammar.pairs(self.pairs, self.seed)
-        others = [pair for pair in made if (pair["premise"], pair["hypothesis"]) not in unseen]
-        parts = {
-            TRAINING: Part(Dataset.from_list(made), "made for training"),
-            HELD_OUT: Part(Dataset.from_list(held_out), "made for scoring"),
+        drawn = grammar.pairs(self.pairs, self.seed)
+        others = [pair for pair in drawn if (pair["premise"], pair["hypothesis"]) not in unseen]
+        sets = {
+            TRAINING: Examples(Dataset.from_list(drawn), "made for training"),
+            HELD_OUT: Examples(Dataset.from_list(held_out), "made for scoring"),
         }
-        parts[TRAINING].keep(Dataset.from_list(others), "held out")
-        self.parts = {name: [part] for name, part in parts.items()}
-        return self.encode_all(parts)
+        sets[TRAINING].keep(Dataset.from_list(others), "held out")
+        self.examples = {name: [examples] for name, examples in sets.items()}
+        return self.encode_all(sets)
 
 
 def untrained(num_labels: int, **architecture: Any) -> tuple[BertForSequenceClassification, Tokenizer]:

@@ -8,11 +8,13 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from kdnas.base.errors import ConfigError, require, require_switch
+from kdnas.base.errors import require, require_switch
 from kdnas.base.screen import activity
 from kdnas.datamodules.base import HELD_OUT_SEED, EncodedDataModule
-from kdnas.datamodules.counting import HELD_OUT, TRAINING, Part, values
-from kdnas.datamodules.reading import Source, check_columns, further_source
+from kdnas.datamodules.examples import Examples
+from kdnas.datamodules.source import Source, check_columns, further_source
+from kdnas.datamodules.summary import HELD_OUT, TRAINING
+from kdnas.tasks.labels import column_values
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SHORTEST = 4
@@ -57,10 +59,10 @@ class TextDataModule(EncodedDataModule):
     ) -> None:
         source = Source(path, name, files, csv)
         super().__init__(source=source, **settings)
-        require(isinstance(extra, list | tuple), "data.extra", extra, "a list of sources")
+        require(isinstance(extra, list | tuple), "extra", extra, "a list of sources")
         more = {"split": split, "validation": validation, "sentences": sentences}
         self.sources: list[tuple[Source, dict[str, Any]]] = [(source, {"columns": check_columns(columns), **more})]
-        self.sources += [further_source(one, tuple(more), f"data.extra.{i}") for i, one in enumerate(extra)]
+        self.sources += [further_source(one, tuple(more), f"extra.{i}") for i, one in enumerate(extra)]
 
     @property
     def texts_per_row(self) -> int:
@@ -79,49 +81,46 @@ class TextDataModule(EncodedDataModule):
         validation: str | None = None,
         sentences: bool = False,
     ) -> tuple[Dataset, Dataset]:
-        require_switch("data.sentences", sentences)
-        if sentences and len(columns) > 1:
-            raise ConfigError(f"data.sentences=true: only of one column; data.columns={list(columns)}")
-        parts = [self.read(TRAINING, source, split, columns)]
-        if validation:
-            parts.append(self.read(HELD_OUT, source, validation, columns))
-        for part in () if sentences else parts:
-            part.keep_texts(columns)
-        train, held_out = parts if validation else (parts[0], self._hold_out(parts[0], source))
-        return self._prepare(train, columns, sentences, self.rows, self.seed, "data.rows"), self._prepare(
-            held_out, columns, sentences, self.held_out, HELD_OUT_SEED, "data.held_out"
-        )
+        require_switch(f"{source.prefix}sentences", sentences)
+        fits = len(columns) == 1 or not sentences
+        require(fits, f"{source.prefix}sentences", sentences, f"false with two columns, {list(columns)}")
+        train = self.read(TRAINING, source, split, columns)
+        held_out = self.read(HELD_OUT, source, validation, columns) if validation else None
+        for examples in (train, held_out):
+            if examples and not sentences:
+                examples.keep_texts(columns)
+        held_out = held_out or self._hold_out(train, source)
+        for examples, limit, seed, key in (
+            (train, self.rows, self.seed, "data.rows"),
+            (held_out, self.held_out, HELD_OUT_SEED, "data.held_out"),
+        ):
+            examples.rows = examples.rows.select_columns(list(columns))
+            examples.sample(limit, seed, key)
+            if sentences:
+                with activity("splitting sentences"):
+                    split_sentences(examples, columns[0])
+                examples.sample(limit, seed, key)
+        return self.encode(train.rows, columns), self.encode(held_out.rows, columns)
 
-    def _hold_out(self, train: Part, source: Source) -> Part:
-        """Moves 5 % of the training rows to a held-out part."""
+    def _hold_out(self, train: Examples, source: Source) -> Examples:
+        """Moves 5 % of the training rows to held-out examples."""
         if len(train.rows) < 2:
-            raise ConfigError(f"{source}: leaves one row; must be two to hold one out ({train})")
+            raise source.error(f"leaves one row; must be two to hold one out ({train})")
         size = max(1, round(0.05 * len(train.rows)))
         parts = train.rows.train_test_split(test_size=size, seed=HELD_OUT_SEED)
         train.keep(parts["train"], "held out")
-        held_out = Part(parts["test"], f"5 % of {train.origin}")
-        self.parts.setdefault(HELD_OUT, []).append(held_out)
+        held_out = Examples(parts["test"], f"5 % of {train.origin}")
+        self.examples.setdefault(HELD_OUT, []).append(held_out)
         return held_out
 
-    def _prepare(
-        self, part: Part, columns: Sequence[str], sentences: bool, limit: int | None, seed: int, key: str
-    ) -> Dataset:
-        part.rows = part.rows.select_columns(list(columns))
-        self.sample(part, limit, seed, key)
-        if sentences:
-            with activity("splitting sentences"):
-                cut_up(part, columns[0])
-            self.sample(part, limit, seed, key)
-        return self.encode(part.rows, columns)
 
+def split_sentences(examples: Examples, column: str) -> None:
+    """Replaces the texts by their sentences."""
 
-def cut_up(part: Part, column: str) -> None:
-    """Replaces a part's texts by their sentences."""
-
-    def cut(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def split(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         found = [piece for text in batch[column] for piece in pieces(text)]
         return {column: found, "whole": [is_sentence(piece) for piece in found]}
 
-    part.become(part.rows.map(cut, batched=True), "pieces")
-    part.keep_where(values(part.rows, "whole").to_numpy(), f"of fewer than {SHORTEST} words")
-    part.rows = part.rows.select_columns([column])
+    examples.replace(examples.rows.map(split, batched=True), "pieces")
+    examples.keep_where(column_values(examples.rows, "whole").to_numpy(), f"of fewer than {SHORTEST} words")
+    examples.rows = examples.rows.select_columns([column])

@@ -67,15 +67,3 @@ def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher: (rows, classes).
     """
     return 0.5 * (student.float() - teacher.float()).square().sum(-1).mean()
-
-
-def hard_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(logits)[label], the mean over rows (KD-NAS v1, Eq. 3); of one column, (value - label)^2.
-
-    Args:
-        logits: (rows, classes).
-        labels: (rows,), class ids or numbers.
-    """
-    if logits.shape[-1] == 1:
-        return functional.mse_loss(logits.float().squeeze(-1), labels.float())
-    return functional.cross_entropy(logits.float(), labels)

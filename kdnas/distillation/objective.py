@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig
 from kdnas.base.errors import ConfigError, is_number, require, require_switch, require_whole
 from kdnas.distillation.terms import LossTerm
 from kdnas.models.features import Feature
-from kdnas.models.heads import Head
-from kdnas.tasks.metrics import task_metrics
+from kdnas.models.heads import Encoder, Head
+from kdnas.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,19 @@ class Objective:
     Args:
         head: the kind of student model.
         stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.
-        metrics: torchmetrics objects by name, computed on the predictions for labelled rows; the deciding one first.
+        task: the task whose metrics are computed on held-out rows; None for none.
         settings: the keys of further values of the config, which terms refer to.
     """
 
     head: Head
     stages: Sequence[Stage]
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    task: Task | None = None
     settings: frozenset[str] = frozenset()
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The task's metrics by name, torchmetrics objects; the deciding one first."""
+        return self.task.metrics if self.task else {}
 
     def teacher_features(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> frozenset[Feature]:
         """Returns the features of the teacher that the stages of a student take."""
@@ -109,22 +114,19 @@ def make_stage(**values: Any) -> Stage:
     return Stage(**own, settings=frozenset(values) - frozenset(own))
 
 
-def make_objective(
-    head: Head, metrics: Mapping[str, Any] | None = None, metric: str | None = None, **parts: Any
-) -> Objective:
+def make_objective(head: Head | None = None, task: Task | None = None, **parts: Any) -> Objective:
     """Makes an objective from its config (`conf/objective`).
 
     Args:
-        head: the kind of student model.
-        metrics: the task's metrics, torchmetrics objects by name; None without labels.
-        metric: the name of the deciding metric; None for the first.
+        head: the kind of student model; None for the task's.
+        task: the task of the labels; None without labels.
         parts: the stages by name, in order, and settings that their terms refer to.
 
     Raises:
         ConfigError: a value is out of range, or stages do not go together.
     """
-    ordered = task_metrics(metrics, metric, head.num_labels) if metrics is not None else {}
-    deciding = next(iter(ordered), "loss")
+    head = head or (task.head if task else Encoder())
+    deciding = next(iter(task.metrics if task else ()), "loss")
     stages = {
         name: replace(part, name=name, monitor=part.monitor or deciding)
         for name, part in parts.items()
@@ -138,4 +140,4 @@ def make_objective(
         raise ConfigError(f"objective: {', '.join(f'{name}.epochs=0' for name in stages)}: one must be above 0")
     settings = {name for name in parts if name not in stages}
     settings.update(f"{name}.{setting}" for name, stage in stages.items() for setting in stage.settings)
-    return Objective(head, trained, ordered, frozenset(settings))
+    return Objective(head, trained, task, frozenset(settings))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig
 
-from kdnas.base.errors import chosen
-from kdnas.distillation.losses import hard_labels, hidden_state_mse, logit_mse, representation_kl
+from kdnas import tasks
+from kdnas.base.errors import chosen, require
+from kdnas.distillation.losses import hidden_state_mse, logit_mse, representation_kl
 from kdnas.distillation.mapping import MAPPINGS, map_layers
 from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Features, Per, hidden_state
+from kdnas.tasks import LabelledTask
 
 REPRESENTATION_LOSSES = {"kl": representation_kl, "mse": hidden_state_mse}
 REPRESENTATION_TOKENS = {"first": Per.FIRST_TOKEN, "all": Per.TOKEN}
@@ -143,21 +145,22 @@ class Logits(LossTerm):
 
 
 class HardLabels(LossTerm):
-    """The loss of the task for the rows' labels: KD-NAS v1, Eq. 3.
+    """The loss of a task for the rows' labels: KD-NAS v1, Eq. 3.
 
     Args:
-        loss: takes logits, (rows, classes), and labels, (rows,), and returns the mean over rows.
+        task: the task of the labels.
     """
 
     student = frozenset({LOGITS})
     needs_labels = True
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor] = hard_labels) -> None:
+    def __init__(self, task: LabelledTask) -> None:
         super().__init__()
-        self.loss = loss
+        require(isinstance(task, LabelledTask), "task", task, "a task, as task=rte")
+        self.task = task
 
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
-        return Mean(self.loss(student[LOGITS], batch["labels"]), rows_of(batch))
+        return Mean(self.task.loss(student[LOGITS], batch["labels"]), rows_of(batch))
 
 
 class MaskedTokens(LossTerm):
@@ -168,9 +171,7 @@ class MaskedTokens(LossTerm):
 
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
         masked = batch["labels"] != -100
-        logits, tokens = student[MASKED_LOGITS], batch["labels"][masked]
-        # A short batch may have no masked tokens.
-        return Mean(hard_labels(logits, tokens) if len(tokens) else logits.sum(), masked.sum())
+        return Mean(tasks.MaskedTokens().loss(student[MASKED_LOGITS], batch["labels"][masked]), masked.sum())
 
 
 def tokens_of(batch: BatchEncoding) -> Tensor:

@@ -144,7 +144,6 @@ def load_classifier(
         require(student is None, "module.source.student", student, f"null: {source} is no checkpoint of several")
         config, tokenizer = load_config(source, "checkpoint"), load_tokenizer(source, "checkpoint")
     config.num_labels = num_labels
-    config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
     if random or weights is not None:
         model = make(AutoModelForSequenceClassification, config)
         wrong = [] if random else fill(model, weights or {})

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ from kdnas.models.classes import name_classes, names_of, teacher_order
 from kdnas.models.families import family_of
 from kdnas.models.loading import load_config, load_encoder
 from kdnas.models.weights import WEIGHTS, check_finite
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+"""Hugging Face's names of what the outputs of a classifier are for."""
 
 
 class Head(ABC):
@@ -101,20 +104,25 @@ class MaskedLM(Encoder):
 
 @dataclass(frozen=True)
 class Classifier(Head):
-    """A sequence classifier (with one label, a regressor); the teacher must be fine-tuned on the same classes.
+    """A model with a linear layer on a pooled row; the teacher must be fine-tuned on the same classes.
+
+    Args:
+        num_labels: the number of its outputs.
+        problem_type: what they are for, as in a model's config.
 
     Raises:
         ConfigError: the teacher has another number of classes, or (in `load`) no trained classifier.
     """
 
     num_labels: int
+    problem_type: ProblemType = "single_label_classification"
 
     def __post_init__(self) -> None:
         require_whole("num_labels", self.num_labels, 1)
 
     def describe(self, config: PreTrainedConfig, names: Sequence[str] | None = None) -> None:
         name_classes(config, self.num_labels, names)
-        config.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
+        config.problem_type = self.problem_type
 
     def names_of_teacher(self, teacher: PreTrainedConfig) -> tuple[str, ...] | None:
         return names_of(teacher)

@@ -1,35 +1,31 @@
-"""Fine-tuning of a distilled encoder on a classification or regression task."""
+"""Fine-tuning of a distilled encoder on a task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
-from kdnas.base.errors import ConfigError
-from kdnas.distillation.losses import hard_labels
+from kdnas.base.errors import ConfigError, require
 from kdnas.models.features import LOGITS
 from kdnas.models.forward import outputs
-from kdnas.models.heads import Classifier
 from kdnas.modules.base import ExportingModule
-from kdnas.tasks.metrics import task_metrics
+from kdnas.tasks import LabelledTask
 from kdnas.training.split_metrics import SplitMetrics
 from kdnas.training.trainer import balanced
 
 
 class FineTuner(ExportingModule):
-    """A sequence classifier (or, with one label, a regressor) trained on hard labels.
+    """A model with the head of a task, trained on the task's labels.
 
     Args:
         source: called with `num_labels`, returns the model and its tokenizer.
-        num_labels: the number of classes; 1 for regression.
-        metrics: torchmetrics objects by name, computed on predicted classes (or values).
+        task: has the head, the loss and the metrics.
         also: the names of further held-out splits, whose loaders follow the first; their metrics decide nothing.
         learning_rate, warmup, betas, weight_decay: as in `ExportingModule`.
-        metric: the name of the metric that decides which epoch is the best; None for the first.
 
     Logs:
         `train/loss`, and `val/<metric>` over all held-out rows; for a further split, `val/<metric>_<split>`.
@@ -38,25 +34,23 @@ class FineTuner(ExportingModule):
     def __init__(
         self,
         source: Any,
-        num_labels: int,
-        metrics: Mapping[str, Any],
+        task: LabelledTask,
         also: Iterable[str] | None = None,
         learning_rate: float = 2e-5,
         warmup: float = 0.06,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
-        metric: str | None = None,
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
-        self.head = Classifier(num_labels)
-        ordered = task_metrics(metrics, metric, num_labels)
+        require(isinstance(task, LabelledTask), "task", task, "a task, as task=rte")
+        self.task, self.head = task, task.head
         self.model: PreTrainedModel
-        self.model, self.tokenizer = source(num_labels=num_labels)
+        self.model, self.tokenizer = source(num_labels=task.num_labels)
         self.start = getattr(source, "keywords", {}).get("source")
         self.model.train()  # `from_pretrained` returns models in evaluation mode, and Lightning keeps it
         self.name_classes(None)
-        self.monitor = next(iter(ordered))
-        self.metrics = SplitMetrics(ordered, also)
+        self.monitor = next(iter(task.metrics))
+        self.metrics = SplitMetrics(task, also)
 
     @property
     def source_config(self) -> PreTrainedConfig:
@@ -82,10 +76,13 @@ class FineTuner(ExportingModule):
     def about(self) -> dict[str, str]:
         return {"fine-tuned from": self.start} if self.start else {}
 
+    def forward(self, batch: BatchEncoding) -> Tensor:
+        """Returns the logits of a batch, (rows, num_labels)."""
+        return outputs(self.model, batch, {LOGITS})[LOGITS]
+
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         rows = torch.full((), len(batch["labels"]), device=self.device)
-        logits = outputs(self.model, batch, {LOGITS})[LOGITS]
-        loss = balanced(hard_labels(logits, batch["labels"]), rows)
+        loss = balanced(self.task.loss(self(batch), batch["labels"]), rows)
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
@@ -93,8 +90,7 @@ class FineTuner(ExportingModule):
         self.metrics.reset()
 
     def validation_step(self, batch: BatchEncoding, _: int, dataloader_idx: int = 0) -> None:
-        logits = outputs(self.model, batch, {LOGITS})[LOGITS]
-        self.metrics.update(dataloader_idx, logits, batch["labels"])
+        self.metrics.update(dataloader_idx, self(batch), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
         self.results = [self.metrics.compute()]

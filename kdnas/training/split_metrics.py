@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection, SumMetric
+
+from kdnas.tasks import Task
 
 
 class SplitMetrics(nn.Module):
     """The same metrics on each held-out split.
 
     Args:
-        metrics: torchmetrics objects by name, for predicted classes (or values) and labels; the deciding one first.
+        task: decodes logits, and has the metrics; None for no metrics.
         also: the names of the splits after the first; their metrics are called `<metric>_<split>`.
     """
 
-    def __init__(self, metrics: Mapping[str, Any], also: Iterable[str] | None = None) -> None:
+    def __init__(self, task: Task | None, also: Iterable[str] | None = None) -> None:
         super().__init__()
-        order = list(metrics)
-        first = MetricCollection(dict(metrics), compute_groups=False)
+        self.task = task
+        order = list(task.metrics) if task else []
+        first = MetricCollection(dict(task.metrics) if task else {}, compute_groups=False)
         self.of_splits = [first.clone(), *(first.clone(postfix=f"_{name}") for name in also or ())]
         self.held = nn.ModuleList(self.of_splits)  # registers them as submodules
         self.broken = SumMetric()
@@ -34,10 +36,10 @@ class SplitMetrics(nn.Module):
             metrics.reset()
 
     def update(self, split: int, logits: Tensor, labels: Tensor) -> None:
-        """Updates the metrics of a split with logits, (rows, classes), or with values of a regression, (rows, 1)."""
-        predicted = logits.float().squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)
+        """Updates the metrics of a split with logits, (rows, num_labels), and labels."""
+        assert self.task is not None
         self.broken.update((~logits.isfinite()).sum())  # argmax hides NaN
-        self.of_splits[split].update(predicted, labels)
+        self.of_splits[split].update(self.task.decode(logits), labels)
 
     @property
     def finite(self) -> bool:

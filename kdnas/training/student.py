@@ -66,7 +66,7 @@ class Student(nn.Module):
         names = {name for terms in self.stages for name in terms}
         self.means = {name: RunningMean() for name in sorted(names)}
         self.held_out_means = nn.ModuleDict(self.means)
-        self.metrics = SplitMetrics(objective.metrics, also)
+        self.metrics = SplitMetrics(objective.task, also)
 
     def compile_encoder(self) -> None:
         """Compiles the encoder with dynamic shapes, at its first use."""

@@ -1,0 +1,76 @@
+"""The labels of a dataset, and how they become the numbers that a loss takes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Value
+
+SHOWN = 8
+"""The most labels that a message lists."""
+
+
+class LabelError(ValueError):
+    """Labels that are not a task's. The message names the column or the rows, and what would be allowed."""
+
+    @classmethod
+    def of(cls, column: str, content: str, allowed: str) -> LabelError:
+        return cls(f"column {column} holds {content}; must be {allowed}")
+
+
+class Labels(ABC):
+    """The encoding of a dataset's labels: the same for all splits.
+
+    Attributes:
+        names: the names of the classes, in the order of their ids; None if there are no classes or no names.
+    """
+
+    names: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def encode(self, rows: Dataset, column: str) -> Dataset:
+        """Returns the rows that have a label, with what the task's loss takes in its place.
+
+        That is a number a row, or a list of numbers of one length.
+        """
+
+    def of_further(self, rows: Dataset, column: str) -> Labels:
+        """Returns the encoding of a further source's labels, as the same classes.
+
+        Raises:
+            LabelError: the source has other labels.
+        """
+        return self
+
+    def counts(self, rows: Dataset, column: str) -> dict[str, int]:
+        """Counts the encoded rows of each class, by its name or else its id; empty without classes."""
+        return {}
+
+
+def column_values(rows: Dataset, column: str) -> pa.ChunkedArray:
+    """Returns a column's values in the order of the rows."""
+    return rows.select_columns([column]).with_format("arrow")[:][column]
+
+
+def cells(rows: Dataset, column: str) -> list[Any]:
+    """Returns the distinct values of a column; of lists, which no task here has as labels, the first."""
+    return rows.unique(column) if isinstance(rows.features[column], Value | ClassLabel) else rows[:1][column]
+
+
+def content(rows: Dataset, column: str) -> str:
+    """Describes what a column holds, for messages."""
+    feature = rows.features[column]
+    return feature.dtype if isinstance(feature, Value | ClassLabel) else "lists or the like"
+
+
+def listed(labels: Sequence[Any]) -> str:
+    """Joins the first few labels, for messages."""
+    return ", ".join(map(str, labels[:SHOWN])) + (", ..." if len(labels) > SHOWN else "")
+
+
+def or_as_many(allowed: str, count: int) -> str:
+    """Adds to what would be allowed the number of classes that there are."""
+    return f"{allowed}, or task.num_labels={count}" if count > 1 else allowed
