@@ -62,8 +62,7 @@ def recipe(epochs=(1, 1, 1), gradual=False, loss="mse", tokens="first", num_labe
         for stage, number in zip(STAGES, epochs, strict=True)
     }
     stages["representation"] |= {"loss": loss, "tokens": tokens}
-    accuracy = {"_target_": "kdnas.tasks.metrics.accuracy", "num_labels": 3}
-    task = {"num_labels": num_labels, "metrics": {"accuracy": accuracy}, "metric": None}
+    task = {"_target_": "labelled.classification", "num_labels": num_labels}
     return objective("xtremedistil", task, **stages)
 
 
