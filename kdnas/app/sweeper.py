@@ -79,11 +79,11 @@ class KDNASSweeper(Sweeper):
         board.narrated = True
         try:
             self._search(arguments)
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
+        except ConfigError:
+            raise
         except Exception as error:
             if met := disk_error(error, *([self.folder] if hasattr(self, "folder") else [])):
-                sys.exit(f"error: {met}; when that is mended, {GOES_ON}")
+                raise met from error
             raise
 
     def _search(self, arguments: list[str]) -> None:

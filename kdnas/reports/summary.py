@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from kdnas.reports.notes import BUSY, NO_CANDIDATE, notes
+from kdnas.reports.cells import BUSY
+from kdnas.reports.notes import NO_CANDIDATE, notes
 from kdnas.reports.results import Results
 from kdnas.search.ranking import Ranked
 
