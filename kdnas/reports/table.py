@@ -15,6 +15,8 @@ from kdnas.search.study import Observation
 HELD_OUT = "held-out "
 TEXTS = ("model", "state", "reason", "architecture", "hidden_act", "chosen by", "export", "precision")
 """The columns that hold text."""
+WHOLE = ("trial", "episode", "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+"""The columns that hold integers, besides the ranks."""
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -81,8 +83,8 @@ def candidates(results: Results) -> pd.DataFrame:
 
 
 def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Converts ranks, trials and episodes to integers."""
-    numbers = [name for name in frame if name in ("trial", "episode") or "rank" in str(name).split()]
+    """Converts ranks, trials, episodes and the sizes of architectures to integers."""
+    numbers = [name for name in frame if name in WHOLE or "rank" in str(name).split()]
     return frame.astype(dict.fromkeys(numbers, "Int64"))
 
 
