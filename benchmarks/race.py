@@ -55,7 +55,7 @@ GIB = 2**30
 
 
 def run_one(args: argparse.Namespace) -> dict[str, Any]:
-    """One contender's figures, or the machine's, of this process."""
+    """Runs one contender, or measures the machine, in this process; returns what was measured."""
     course = Course(
         args.teacher, args.data, args.steps, args.epochs, args.held_out, torch.device(args.accelerator), args.work
     )
@@ -71,7 +71,7 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes, of this process until now."""
+    """Returns the most bytes that this process has had in use."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -79,7 +79,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def measure_ceiling(course: Course) -> dict[str, Any]:
-    """FLOPs that a real token's training takes, and the rate of matrix products, FLOP/s."""
+    """Returns the FLOPs that training on a real token takes, and the rates of matrix products in FLOP/s."""
     teacher = load_config(course.teacher)
     student, width = student_config(teacher, STUDENT), teacher.hidden_size
     lengths = [len(tokens) for tokens in course.training_rows()["input_ids"]]
@@ -122,7 +122,7 @@ def race(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def apart(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """One contender once, in a fresh process; what it died of, if it did."""
+    """Runs one contender once in a fresh process; returns its measurements, or the error that it died of."""
     load = os.getloadavg()[0]
     with TemporaryDirectory(dir=args.work) as folder:
         out = Path(folder) / "out.json"
@@ -142,7 +142,7 @@ def summary(
     runs: dict[str, list[dict[str, Any]]],
     ceiling: list[dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Medians over the repeats, and what follows from them."""
+    """Returns the medians over the repeats for each contender, and what is computed from them."""
     middle = {
         name: {key: median(run[key] for run in done) for key in ("tokens_per_s", "memory", "ready")}
         for name, results in runs.items()
@@ -175,9 +175,9 @@ def summary(
 
 
 def cache_seconds(contender: Contender, middle: dict[str, dict[str, float]], scale: float) -> float:
-    """What filling the cache takes once for all candidates of a process or folder, scaled to a mini-KD's rows.
+    """Returns the seconds that filling the cache takes, once for all candidates, scaled to the rows of a mini-KD.
 
-    It is by how much later than without a cache the contender was ready.
+    Measured as the delay, compared to a contender without a cache, until the last epoch's speed is reached.
     """
     if contender.outputs == "online":
         return 0.0
@@ -186,12 +186,12 @@ def cache_seconds(contender: Contender, middle: dict[str, dict[str, float]], sca
 
 
 def table(result: dict[str, Any]) -> str:
-    """The summary, in Markdown."""
+    """Formats the summary in Markdown."""
     names = {"32-true": "fp32", "bf16-mixed": "bf16"}
     rows = []
     for name, figures in result["summary"].items():
         if "error" in figures:
-            rows.append([name, names[result["contenders"][name]["precision"]], "failed"])  # why, stderr has said
+            rows.append([name, names[result["contenders"][name]["precision"]], "failed"])  # the reason is on stderr
             continue
         low, high = figures["tokens_per_s_range"]
         times = [f"{figures['times'][other]:.2f}" if other in figures["times"] else "" for other in AGAINST]
@@ -224,7 +224,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def notes(result: dict[str, Any]) -> str:
-    """What the table's figures are of."""
+    """Returns the notes that explain the table."""
     settings, machine, ceiling = result["settings"], result["machine"], result["ceiling"][0]
     rates = {name: max(entry["rates"][name] for entry in result["ceiling"]) / 1e9 for name in DTYPES}
     return "\n".join(
@@ -237,13 +237,14 @@ def notes(result: dict[str, Any]) -> str:
             f"{ceiling['tokens_per_row']:.1f} tokens; the first (or first gang) also pays for filling the cache.",
             f"The ceiling: {ceiling['flops_per_token'] / 1e6:.1f} MFLOP a real token (student and projections, no "
             f"teacher), at {rates['32-true']:.0f} (fp32) and {rates['bf16-mixed']:.0f} (bf16) GFLOP/s of products.",
-            f"The loss: of {settings['held_out']} held-out rows after the last step, mean over the pairs.",
+            f"The loss: on {settings['held_out']} held-out rows, mean over the pairs; after the last step, with kdnas "
+            "after its best epoch.",
         ]
     )
 
 
 def machine(accelerator: str) -> dict[str, Any]:
-    """What it ran on; no names."""
+    """Describes the machine, without its name."""
     packages: dict[str, str | None] = {}
     for name in ("torch", "transformers", "lightning", "textbrewer"):
         try:
@@ -264,7 +265,7 @@ def machine(accelerator: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of the CPU."""
+    """Returns the name of the CPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -272,7 +273,7 @@ def processor() -> str:
 
 
 def shaped_teacher(folder: Path, tokenizer: str) -> str:
-    """An encoder of BERT-base's shape with random weights, made once."""
+    """Makes an encoder of BERT-base's shape with random weights, unless the folder has one; returns the folder."""
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
         BertModel(BertConfig()).save_pretrained(folder)
@@ -281,7 +282,7 @@ def shaped_teacher(folder: Path, tokenizer: str) -> str:
 
 
 def parser_of(text: str | None, steps: int, precision: str) -> argparse.ArgumentParser:
-    """With the arguments that a benchmark of throughput has; its own defaults for some."""
+    """Makes a parser with the arguments that every benchmark of throughput has."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=SHAPED, help="folder or hub id of a BERT-like encoder; %(default)s")
     parser.add_argument("--tokenizer", default="google-bert/bert-base-uncased", help=f"of {SHAPED}; %(default)s")

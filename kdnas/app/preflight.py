@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.base.config import instantiate, plain
-from kdnas.base.errors import ConfigError, require, require_switch, require_whole, shown
+from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole, shown
 from kdnas.base.files import check_folder
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
@@ -50,7 +50,8 @@ def check(cfg: DictConfig) -> None:
     path = cfg.teacher.path
     require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")
     module = plain(cfg.module)
-    check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
+    with mounted("module"):
+        check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
     check_dropout(module.get("dropout"))
     require_switch("module.compile", module.get("compile", False))
     instantiate(cfg.get("outputs"))

@@ -38,7 +38,7 @@ from kdnas.base.files import check_folder
 from kdnas.base.identity import differing, identity, sources, stamp
 from kdnas.base.locks import free, holders
 from kdnas.base.run_folder import read_prepared, write_prepared
-from kdnas.base.screen import Lines, activity, board, told
+from kdnas.base.screen import Lines, activity, board, is_shown
 from kdnas.base.signals import GOES_ON
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ def log_to(path: Path) -> Iterator[None]:
     """Writes the log lines of kdnas to a file too. Hydra's jobs reset the root logger, not the logger `kdnas`."""
     handler = logging.FileHandler(path)
     handler.setFormatter(Lines("%Y-%m-%d %H:%M:%S"))
-    handler.addFilter(told)
+    handler.addFilter(is_shown)
     logger = logging.getLogger("kdnas")
     logger.addHandler(handler)
     try:
