@@ -63,11 +63,11 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
         return measure_ceiling(course)
     contender, clock = Contender.of(args.one, args.precision), Clock(course.device)
     students = contender.run(course, clock)
-    figures: dict[str, Any] = clock.figures()
-    figures["tokens_per_s"] = contender.students * figures["tokens"] / figures["seconds"]
-    figures["memory"] = peak_memory(course.device)
-    figures["host_memory"] = peak_memory(torch.device("cpu"))
-    return figures | {"losses": held_out_loss(course, students)}
+    measured: dict[str, Any] = clock.measured()
+    measured["tokens_per_s"] = contender.students * measured["tokens"] / measured["seconds"]
+    measured["memory"] = peak_memory(course.device)
+    measured["host_memory"] = peak_memory(torch.device("cpu"))
+    return measured | {"losses": held_out_loss(course, students)}
 
 
 def peak_memory(device: torch.device) -> int:
@@ -150,17 +150,17 @@ def summary(
     }
     best = {precision: max(entry["rates"][precision] for entry in ceiling) for precision in DTYPES}
     tokens = args.mini_epochs * args.mini_rows * ceiling[0]["tokens_per_row"]
-    figures: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for contender in contenders:
         name = contender.name
         if name not in middle:
-            figures[name] = {"error": next(run["error"] for run in runs[name] if "error" in run)}
+            measured[name] = {"error": next(run["error"] for run in runs[name] if "error" in run)}
             continue
         speed = middle[name]["tokens_per_s"]
         done = [run for run in runs[name] if "error" not in run]
         fill = cache_seconds(contender, middle, args.mini_rows / (args.steps * BATCH))
         seconds = contender.students * tokens / speed
-        figures[name] = {
+        measured[name] = {
             "tokens_per_s": speed,
             "tokens_per_s_range": [extreme(run["tokens_per_s"] for run in done) for extreme in (min, max)],
             "times": {other: speed / middle[other]["tokens_per_s"] for other in AGAINST if other in middle},
@@ -171,7 +171,7 @@ def summary(
             "loss": median(sum(run["losses"]) / len(run["losses"]) for run in done),
             "share_of_ceiling": speed * ceiling[0]["flops_per_token"] / best[contender.precision],
         }
-    return figures
+    return measured
 
 
 def cache_seconds(contender: Contender, middle: dict[str, dict[str, float]], scale: float) -> float:
@@ -189,23 +189,23 @@ def table(result: dict[str, Any]) -> str:
     """Formats the summary in Markdown."""
     names = {"32-true": "fp32", "bf16-mixed": "bf16"}
     rows = []
-    for name, figures in result["summary"].items():
-        if "error" in figures:
+    for name, measured in result["summary"].items():
+        if "error" in measured:
             rows.append([name, names[result["contenders"][name]["precision"]], "failed"])  # the reason is on stderr
             continue
-        low, high = figures["tokens_per_s_range"]
-        times = [f"{figures['times'][other]:.2f}" if other in figures["times"] else "" for other in AGAINST]
+        low, high = measured["tokens_per_s_range"]
+        times = [f"{measured['times'][other]:.2f}" if other in measured["times"] else "" for other in AGAINST]
         rows.append(
             [
                 name,
                 names[result["contenders"][name]["precision"]],
-                f"{figures['tokens_per_s']:.0f} ({low:.0f} to {high:.0f})",
+                f"{measured['tokens_per_s']:.0f} ({low:.0f} to {high:.0f})",
                 *times,
-                f"{figures['candidates_per_hour']:.1f}",
-                f"{figures['first_candidates_per_hour']:.1f}",
-                f"{figures['memory'] / GIB:.2f}",
-                f"{figures['loss']:.4f}",
-                f"{figures['share_of_ceiling']:.1%}",
+                f"{measured['candidates_per_hour']:.1f}",
+                f"{measured['first_candidates_per_hour']:.1f}",
+                f"{measured['memory'] / GIB:.2f}",
+                f"{measured['loss']:.4f}",
+                f"{measured['share_of_ceiling']:.1%}",
             ]
         )
     against = [f"/ {other}" for other in AGAINST]
@@ -295,7 +295,7 @@ def parser_of(text: str | None, steps: int, precision: str) -> argparse.Argument
     )
     parser.add_argument("--precision", choices=list(PRECISIONS), default=precision, help="kdnas's; %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/race"), help="for what is made on the way; %(default)s")
-    parser.add_argument("--out", type=Path, help="a JSON file for every run's figures")
+    parser.add_argument("--out", type=Path, help="a JSON file for every run's measurements")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # this process is one run's
     return parser
 

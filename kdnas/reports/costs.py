@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdnas.costs.cost import Cost, Latency
+from kdnas.costs.cost import Cost
 
 
 def cost_columns(cost: Cost | None) -> dict[str, Any]:
@@ -43,8 +43,3 @@ def speed_ups(frame: pd.DataFrame, teacher: Mapping[str, float]) -> dict[str, pd
         teacher: the teacher's median latency in ms on each device.
     """
     return {f"speed-up {device}": median / frame[f"latency {device} (ms)"] for device, median in teacher.items()}
-
-
-def medians(latency: Mapping[str, Latency]) -> dict[str, float]:
-    """Returns the median latency in ms on each device."""
-    return {device: seen.median for device, seen in latency.items()}

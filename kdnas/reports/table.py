@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdnas.reports.costs import cost_columns, latency_columns, medians, speed_ups
+from kdnas.reports.costs import cost_columns, latency_columns, speed_ups
 from kdnas.reports.results import Results
 from kdnas.search.ranking import Ranked, quality
 from kdnas.search.study import Observation
@@ -67,7 +67,7 @@ def candidates(results: Results) -> pd.DataFrame:
             }
         )
     values = ["num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act"]
-    by = results.figures[0]
+    by = results.metric_names[0]
     ranks = ["rank by reward", f"rank by {by}", *(f"rank by latency {device}" for device in results.devices)]
     columns = ["trial", "state", "reason", "rank", *ranks, "architecture", *values, "parameters (M)", "FLOPs (G)"]
     columns += [*_measured(results), "reward", "predicted reward", "chosen by", "episode", "seconds", "precision"]
@@ -91,11 +91,12 @@ def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
 def _frame(results: Results, rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     frame = frame.astype({name: object if name in TEXTS or name.startswith("busy ") else float for name in columns})
-    return frame.assign(**speed_ups(frame, medians(results.teacher.latency if results.teacher else {})))
+    latency = results.teacher.latency if results.teacher else {}
+    return frame.assign(**speed_ups(frame, {device: seen.median for device, seen in latency.items()}))
 
 
 def _held_out(results: Results) -> list[str]:
-    return [f"{HELD_OUT}{name}" for name in results.figures]
+    return [f"{HELD_OUT}{name}" for name in results.metric_names]
 
 
 def _measured(results: Results) -> list[str]:

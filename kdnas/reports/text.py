@@ -30,9 +30,9 @@ def as_text(results: Results) -> pd.DataFrame:
         },
         dtype=object,
     )
-    for name in results.figures:
+    for name in results.metric_names:
         text[f"full {name}"] = cells(frame[f"full {HELD_OUT}{name}"], "{:#.3g}")
-    for name in results.figures:
+    for name in results.metric_names:
         text[name] = cells(frame[f"{HELD_OUT}{name}"], "{:#.3g}")
     for device in results.devices:
         spread = cells(frame[f"spread {device} (ms)"], " ± {:.2f}")
@@ -88,8 +88,8 @@ def _columns(results: Results) -> dict[str, list[str]]:
         "trial": list(text["trial"]),
         "architecture": [cell.replace(", ", ",").replace("random,", "random, ") for cell in text["architecture"]],
         "params\n(M)": list(text["params (M)"]),
-        **{_heading("full", name): list(text[f"full {name}"]) for name in results.figures},
-        **{_heading("mini", name): list(text[name]) for name in results.figures},
+        **{_heading("full", name): list(text[f"full {name}"]) for name in results.metric_names},
+        **{_heading("mini", name): list(text[name]) for name in results.metric_names},
         "on": ["\n".join(devices) if cells.strip() else "" for cells in stacked("latency {} (ms)")],
         "latency\n(ms)": stacked("latency {} (ms)"),
         "speed\nup": stacked("speed-up {}"),
@@ -106,7 +106,7 @@ def _heading(stage: str, name: str) -> str:
 
 def _least_wanted(results: Results) -> list[str]:
     """Returns the headings of the columns that a narrow terminal leaves out, in this order."""
-    first, *others = results.figures
+    first, *others = results.metric_names
     further = [_heading(stage, name) for name in reversed(others) for stage in ("mini", "full")]
     return [
         *("epi-\nsode", "trial", "chosen\nby", "full\nreward"),
