@@ -28,7 +28,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # Debian keeps venv's ensurepip in a package of its own.
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c "import ensurepip" || { apt-get update && apt-get install --yes python3-venv; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch

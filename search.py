@@ -1,20 +1,6 @@
 """Searches for the student that best distils a teacher: python search.py +experiment=demo"""
 
-from kdnas.base.signals import listen
-
-listen()  # Ctrl-C may come during the imports below, which take a while
-
-from omegaconf import DictConfig
-
-from kdnas.app.command import command
-
-
-@command("search")
-def main(cfg: DictConfig) -> dict[str, float]:
-    from kdnas.app.run import run
-
-    return run(cfg)
-
+from kdnas.app.console import search
 
 if __name__ == "__main__":
-    main()
+    search()

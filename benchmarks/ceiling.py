@@ -1,4 +1,4 @@
-"""What training a student costs and what the machine could do: the share of the ceiling is one over the other."""
+"""The FLOPs of training a student, and the machine's rate of matrix products, which bounds its speed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TRIALS, SECONDS = 5, 0.1
 
 
 def training_flops(student: PreTrainedConfig, teacher_width: int, pairs: int, lengths: Sequence[int]) -> float:
-    """Floating-point operations to train a student on one real token, projections included: three times the forward's.
+    """Returns the FLOPs to train a student on one real token, projections included: three times the forward pass's.
 
     Only matrix products count, and only what cannot be avoided: no padding, and no teacher.
 
     Args:
-        teacher_width: what the projections lead to.
-        pairs: of a student and a teacher layer, with a projection each.
-        lengths: tokens of the rows; each token attends to all of its row.
+        teacher_width: the teacher's hidden size, which the projections map to.
+        pairs: the number of pairs of a student and a teacher layer; each has a projection.
+        lengths: the number of tokens of each row; a token attends to all of its row.
     """
     width = student.hidden_size
     attended = sum(length**2 for length in lengths) / sum(lengths)
@@ -32,14 +32,14 @@ def training_flops(student: PreTrainedConfig, teacher_width: int, pairs: int, le
 
 
 def product_rate(student: PreTrainedConfig, teacher_width: int, device: torch.device, dtype: torch.dtype) -> float:
-    """The machine's best rate over the student's own matrix products, FLOP/s."""
+    """Returns the machine's best rate over the student's own matrix products, in FLOP/s."""
     width, inner = student.hidden_size, student.intermediate_size
     shapes = [(width, width), (width, inner), (inner, width), (width, teacher_width)]
     return max(_rate(m, k, n, device, dtype) for m in TOKENS for k, n in shapes)
 
 
 def _rate(m: int, k: int, n: int, device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a product (m, k) x (k, n)."""
+    """Returns the rate of a product (m, k) x (k, n) in FLOP/s."""
     left, right = (torch.randn(*shape, device=device).to(dtype) for shape in ((m, k), (k, n)))
     out = left @ right
     seconds = _seconds(left, right, out, 3)
@@ -48,7 +48,7 @@ def _rate(m: int, k: int, n: int, device: torch.device, dtype: torch.dtype) -> f
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, count: int) -> float:
-    """Of one product, the mean over `count`."""
+    """Returns the seconds of one product, the mean over `count`."""
     synchronise(left.device)
     started = time.perf_counter()
     for _ in range(count):
@@ -58,6 +58,6 @@ def _seconds(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, count: 
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits for what is queued, where there is a queue."""
+    """Waits until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,7 +1,7 @@
-"""The loops that race. Each trains the same students on the same rows, and tells a clock of every batch.
+"""The loops that race. Each trains the same students on the same rows, and reports every batch to a clock.
 
 All have the same teacher, initial weights, AdamW (the fused one), learning rates, clipping and batch size, no dropout
-and clean text. What differs is what each library does with them.
+and clean text. Only what each library does with them differs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import lightning as L
 import torch
 from datasets import Dataset, load_dataset
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW
@@ -25,30 +24,24 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from benchmarks.ceiling import synchronise
-from kdnas.app.build import build, connect
-from kdnas.app.preflight import preflight
-from kdnas.app.run import quieten
+from kdnas import distil
 from kdnas.base.config import override
-from kdnas.callbacks import QuietSteps, SeedSteps
 from kdnas.distillation.mapping import last, map_layers, uniform, uniform_last
 from kdnas.models.architecture import Architecture
 from kdnas.models.heads import Encoder
 from kdnas.models.loading import load_encoder, load_tokenizer
 from kdnas.models.resizing import student_config
 from kdnas.training.optimization import adamw, linear
-from kdnas.training.trainer import make_trainer
-from kdnas.training.used_embeddings import restore_tables
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 STUDENT = Architecture(4, 12, 288, 768, "gelu")
 BATCH, MAX_LENGTH, SEED = 32, 128, 0
 LEARNING_RATE, WARMUP, BETAS, WEIGHT_DECAY, CLIP = 8e-4, 0.05, (0.9, 0.98), 0.01, 1.0
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 OUTPUTS = ("online", "memory", "disk")
-"""Where kdnas has the teacher's outputs from."""
+"""Where kdnas takes the teacher's outputs from: `outputs=`."""
 
 
-# -- what they share
+# -- what the loops share
 
 
 @dataclass(frozen=True)
@@ -126,11 +119,11 @@ class Clock:
         self.epochs: list[Epoch] = []
 
     def epoch(self, steps: int) -> None:
-        """An epoch of so many steps begins."""
+        """Begins an epoch of so many steps."""
         self.epochs.append(Epoch(steps))
 
     def batch(self, batch: Mapping[str, Tensor]) -> None:
-        """A step begins."""
+        """Begins a step."""
         epoch = self.epochs[-1]
         if len(epoch.tokens) in (0, epoch.steps - 1):
             synchronise(self.device)
@@ -138,8 +131,10 @@ class Clock:
         epoch.tokens.append(real_tokens(batch))
 
     def figures(self) -> dict[str, float]:
-        """Of the last epoch: `tokens` (real ones, of one student) in `seconds`. And `ready`, the seconds that the
-        first epoch, with all that came before it, took longer: set-up, warming up, filling a cache."""
+        """Returns the last epoch's `tokens` (real ones, of one student) and `seconds`, and `ready`.
+
+        `ready` is the seconds by which the first epoch, with set-up, warm-up and filling a cache, took longer.
+        """
         first, final = self.epochs[0], self.epochs[-1]
         tokens = sum(int(count) for count in final.tokens[:-1])
         seconds = final.marks[-1] - final.marks[0]
@@ -156,12 +151,12 @@ class Epoch:
 
 
 def real_tokens(batch: Mapping[str, Tensor]) -> Tensor | int:
-    """Tokens that are no padding, of which packed batches have none. A tensor, so that nothing waits for a device."""
+    """Returns the number of tokens without padding (packed batches have none), as a tensor: no wait for a device."""
     return batch["attention_mask"].sum() if "attention_mask" in batch else batch["input_ids"].numel()
 
 
 class Timed:
-    """A loader that tells a clock of its epochs and batches."""
+    """A loader that reports its epochs and batches to a clock."""
 
     def __init__(self, loader: DataLoader[Any], clock: Clock) -> None:
         self.loader, self.clock = loader, clock
@@ -190,7 +185,7 @@ class Trained:
 
 @torch.no_grad()
 def held_out_loss(course: Course, students: list[Trained]) -> list[float]:
-    """The mean over the pairs of the MSE of each student's projected states, over real held-out tokens, in fp32."""
+    """Returns each student's loss: the MSE of its projected states, mean over pairs and real held-out tokens, fp32."""
     teacher, _ = course.models()
     pairs, rows = course.pairs(teacher.config.num_hidden_layers), course.encoded("validation_matched", course.held_out)
     errors, count = torch.zeros(len(students), dtype=torch.double), 0
@@ -200,11 +195,11 @@ def held_out_loss(course: Course, students: list[Trained]) -> list[float]:
     for batch in course.loader(rows, shuffle=False):
         batch = {name: values.to(course.device) for name, values in batch.items()}
         real = batch["attention_mask"].bool()
-        aims = teacher(**batch, output_hidden_states=True).hidden_states
+        expected = teacher(**batch, output_hidden_states=True).hidden_states
         for index, student in enumerate(students):
             own = student.model(**batch, output_hidden_states=True).hidden_states
             for i, j in pairs:
-                difference = student.project(i, j, own[i][real]) - aims[j][real]
+                difference = student.project(i, j, own[i][real]) - expected[j][real]
                 errors[index] += difference.double().square().mean(1).sum().cpu()
         count += int(real.sum())
     return (errors / (count * len(pairs))).tolist()
@@ -235,10 +230,10 @@ def plain(course: Course, clock: Clock, padding: str) -> list[Trained]:
         for batch in loader:
             batch = {name: values.to(course.device) for name, values in batch.items()}
             with torch.no_grad():
-                aims = teacher(**batch, output_hidden_states=True).hidden_states
+                expected = teacher(**batch, output_hidden_states=True).hidden_states
             own = student(**batch, output_hidden_states=True).hidden_states[1:]
-            wanted = torch.stack([torch.cat([aims[a], aims[b]], dim=-1) for a, b in zip(low, high, strict=True)])
-            loss = functional.mse_loss(projection(torch.stack(own)), wanted)
+            both = [torch.cat([expected[a], expected[b]], dim=-1) for a, b in zip(low, high, strict=True)]
+            loss = functional.mse_loss(projection(torch.stack(own)), torch.stack(both))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained.parameters(), CLIP)
@@ -274,8 +269,8 @@ def textbrewer(course: Course, clock: Clock) -> list[Trained]:
     loader: Any = Timed(course.loader(course.training_rows()), clock)
     with TemporaryDirectory(dir=course.work) as folder:
         settings = TrainingConfig(device=course.device, output_dir=folder, log_dir=None)
-        wishes = DistillationConfig(intermediate_matches=matches)
-        distiller = GeneralDistiller(settings, wishes, teacher, student, adaptor, adaptor)
+        objective = DistillationConfig(intermediate_matches=matches)
+        distiller = GeneralDistiller(settings, objective, teacher, student, adaptor, adaptor)
         with distiller:
             distiller.train(
                 adamw_of(student),
@@ -299,30 +294,21 @@ def kdnas(
     student: Architecture = STUDENT,
     more: Sequence[str] = (),
 ) -> list[Trained]:
-    """kdnas itself, by its config, with the callbacks that every run of it has at each step.
+    """kdnas itself, as a user runs it.
 
     Args:
         more: overrides after the course's own.
     """
+    Ticks.clock = clock
     with TemporaryDirectory(dir=course.work) as folder:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", [*overrides(course, outputs, students, precision, folder, student), *more])
-        quieten()
-        module, data = build(preflight(cfg))
-        callbacks = [Ticks(clock), QuietSteps(), SeedSteps(cfg.seed)]
-        off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = make_trainer(cfg.trainer, callbacks=callbacks, **off)
-        connect(module, data, trainer)
-        trainer.fit(module, datamodule=data)
-        for model in module.exports.values():
-            restore_tables(model)
-    return [distilled(student) for student in module.trainees]
+        distil(*overrides(course, outputs, students, precision, folder, student), *more)
+    return [distilled(student) for student in Ticks.module.trainees]
 
 
 def overrides(
     course: Course, outputs: str, students: int, precision: str, folder: str, student: Architecture
 ) -> list[str]:
-    """The course, as kdnas is told of it."""
+    """Returns the course as kdnas's settings, with a callback for the clock."""
     values = ",".join(f"{name}:{value}" for name, value in student.to_dict().items())
     settings = {
         "teacher.path": course.teacher,
@@ -341,12 +327,14 @@ def overrides(
         "trainer.accelerator": course.device.type,
         "trainer.precision": precision,
         "trainer.gradient_clip_val": CLIP,
+        "++trainer.enable_progress_bar": False,
+        "++trainer.callbacks": [{"_target_": "benchmarks.contenders.Ticks"}],
         "paths.runs": folder,
         "paths.output": folder,
         "paths.export": None,
         "seed": SEED,
     }
-    groups = ["data=glue", "task=mnli", "objective=hidden_states", "~latency", f"outputs={outputs}"]
+    groups = ["data=glue", "task=mnli", "objective=hidden_states", "~latency", "~logger", f"outputs={outputs}"]
     chosen = [override(key, value) for key, value in settings.items()]
     return [*groups, *chosen, f"architectures=[{','.join([f'{{{values}}}'] * students)}]"]
 
@@ -359,10 +347,15 @@ def distilled(student: Any) -> Trained:
 
 
 class Ticks(L.Callback):
-    """Tells a clock of Lightning's epochs and batches."""
+    """Reports Lightning's epochs and batches to a clock. Hydra makes it, so that it has no other way to the clock.
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+    Attributes:
+        clock: the clock of the run that comes next.
+        module: what the latest run has trained.
+    """
+
+    clock: Clock
+    module: Any
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.clock.epoch(int(trainer.num_training_batches))
@@ -370,12 +363,15 @@ class Ticks(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self.clock.batch(batch)
 
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        Ticks.module = module
+
 
 def adamw_of(module: nn.Module) -> AdamW:
     return adamw(module, LEARNING_RATE, BETAS, WEIGHT_DECAY, PRECISIONS["fp32"])
 
 
-# -- their names
+# -- the names of the loops
 
 
 @dataclass(frozen=True)
@@ -394,10 +390,13 @@ class Contender:
 
     @classmethod
     def of(cls, name: str, precision: str) -> Contender:
-        """By name; kdnas's have the `precision`, `fp32` or `bf16`, where the name has none.
+        """Returns the contender of a name; a loop of kdnas has the given precision unless its name has one.
+
+        Args:
+            precision: `fp32` or `bf16`.
 
         Raises:
-            ValueError: a name of none.
+            ValueError: no contender has the name.
         """
         loop, *parts = name.split("-")
         values: dict[str, Any] = {}

@@ -6,7 +6,6 @@ python -m benchmarks.finetuning --model <folder or hub id> --data <folder or hub
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,12 +18,14 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
-TASKS = Path(__file__).resolve().parent.parent / "conf" / "task"
+from kdnas.base.config import CONF
+
+TASKS = CONF / "task"
 BATCH = 32
 
 
-def figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """Of held-out rows, in per cent; of one column, of a regression."""
+def metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Returns metrics of held-out rows in per cent; logits of one column are a regression's."""
     if logits.shape[1] == 1:
         values = logits[:, 0]
         found = {"pearson": pearsonr(labels, values)[0], "spearman": spearmanr(labels, values)[0]}
@@ -37,7 +38,7 @@ def figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 
 
 def finetune(args: argparse.Namespace, seed: int) -> dict[str, float]:
-    """The figures of the epoch with the best first one."""
+    """Fine-tunes once; returns the metrics of the epoch with the best deciding metric."""
     task: Any = OmegaConf.load(TASKS / f"{args.task}.yaml")
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     data = load_dataset(args.data, args.task)
@@ -68,8 +69,8 @@ def finetune(args: argparse.Namespace, seed: int) -> dict[str, float]:
         )
         seen: list[dict[str, float]] = []
 
-        def note(said: Any) -> dict[str, float]:
-            seen.append(figures(np.asarray(said.label_ids), np.asarray(said.predictions)))
+        def compute(rows: Any) -> dict[str, float]:
+            seen.append(metrics(np.asarray(rows.label_ids), np.asarray(rows.predictions)))
             return seen[-1]
 
         Trainer(
@@ -78,10 +79,9 @@ def finetune(args: argparse.Namespace, seed: int) -> dict[str, float]:
             train_dataset=train,
             eval_dataset=held_out,
             processing_class=tokenizer,
-            compute_metrics=note,
+            compute_metrics=compute,
         ).train()
-    first = next(iter(task.metrics))
-    return max(seen, key=lambda found: found[first])
+    return max(seen, key=lambda found: found[task.metric])
 
 
 def main() -> None:

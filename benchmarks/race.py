@@ -56,7 +56,7 @@ GIB = 2**30
 
 
 def run_one(args: argparse.Namespace) -> dict[str, Any]:
-    """One contender's figures, or the machine's, of this process."""
+    """Runs one contender, or measures the machine, in this process; returns what was measured."""
     course = Course(
         args.teacher, args.data, args.steps, args.epochs, args.held_out, torch.device(args.accelerator), args.work
     )
@@ -64,15 +64,15 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
         return measure_ceiling(course)
     contender, clock = Contender.of(args.one, args.precision), Clock(course.device)
     students = contender.run(course, clock)
-    figures: dict[str, Any] = clock.figures()
-    figures["tokens_per_s"] = contender.students * figures["tokens"] / figures["seconds"]
-    figures["memory"] = peak_memory(course.device)
-    figures["host_memory"] = peak_memory(torch.device("cpu"))
-    return figures | {"losses": held_out_loss(course, students)}
+    measured: dict[str, Any] = clock.measured()
+    measured["tokens_per_s"] = contender.students * measured["tokens"] / measured["seconds"]
+    measured["memory"] = peak_memory(course.device)
+    measured["host_memory"] = peak_memory(torch.device("cpu"))
+    return measured | {"losses": held_out_loss(course, students)}
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes, of this process until now."""
+    """Returns the most bytes that this process has had in use."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -80,7 +80,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def measure_ceiling(course: Course) -> dict[str, Any]:
-    """FLOPs that a real token's training takes, and the rate of matrix products, FLOP/s."""
+    """Returns the FLOPs that training on a real token takes, and the rates of matrix products in FLOP/s."""
     teacher = load_config(course.teacher)
     student, width = student_config(teacher, STUDENT), teacher.hidden_size
     lengths = [len(tokens) for tokens in course.training_rows()["input_ids"]]
@@ -123,7 +123,7 @@ def race(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def apart(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """One contender once, in a fresh process; what it died of, if it did."""
+    """Runs one contender once in a fresh process; returns its measurements, or the error that it died of."""
     load = os.getloadavg()[0]
     with TemporaryDirectory(dir=args.work) as folder:
         out = Path(folder) / "out.json"
@@ -143,7 +143,7 @@ def summary(
     runs: dict[str, list[dict[str, Any]]],
     ceiling: list[dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Medians over the repeats, and what follows from them."""
+    """Returns the medians over the repeats for each contender, and what is computed from them."""
     middle = {
         name: {key: median(run[key] for run in done) for key in ("tokens_per_s", "memory", "ready")}
         for name, results in runs.items()
@@ -151,17 +151,17 @@ def summary(
     }
     best = {precision: max(entry["rates"][precision] for entry in ceiling) for precision in DTYPES}
     tokens = args.mini_epochs * args.mini_rows * ceiling[0]["tokens_per_row"]
-    figures: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for contender in contenders:
         name = contender.name
         if name not in middle:
-            figures[name] = {"error": next(run["error"] for run in runs[name] if "error" in run)}
+            measured[name] = {"error": next(run["error"] for run in runs[name] if "error" in run)}
             continue
         speed = middle[name]["tokens_per_s"]
         done = [run for run in runs[name] if "error" not in run]
         fill = cache_seconds(contender, middle, args.mini_rows / (args.steps * BATCH))
         seconds = contender.students * tokens / speed
-        figures[name] = {
+        measured[name] = {
             "tokens_per_s": speed,
             "tokens_per_s_range": [extreme(run["tokens_per_s"] for run in done) for extreme in (min, max)],
             "times": {other: speed / middle[other]["tokens_per_s"] for other in AGAINST if other in middle},
@@ -172,13 +172,13 @@ def summary(
             "loss": median(sum(run["losses"]) / len(run["losses"]) for run in done),
             "share_of_ceiling": speed * ceiling[0]["flops_per_token"] / best[contender.precision],
         }
-    return figures
+    return measured
 
 
 def cache_seconds(contender: Contender, middle: dict[str, dict[str, float]], scale: float) -> float:
-    """What filling the cache takes once for all candidates of a process or folder, scaled to a mini-KD's rows.
+    """Returns the seconds that filling the cache takes, once for all candidates, scaled to the rows of a mini-KD.
 
-    It is by how much later than without a cache the contender was ready.
+    Measured as the delay, compared to a contender without a cache, until the last epoch's speed is reached.
     """
     if contender.outputs == "online":
         return 0.0
@@ -187,26 +187,26 @@ def cache_seconds(contender: Contender, middle: dict[str, dict[str, float]], sca
 
 
 def table(result: dict[str, Any]) -> str:
-    """The summary, in Markdown."""
+    """Formats the summary in Markdown."""
     names = {"32-true": "fp32", "bf16-mixed": "bf16"}
     rows = []
-    for name, figures in result["summary"].items():
-        if "error" in figures:
-            rows.append([name, names[result["contenders"][name]["precision"]], "failed"])  # why, stderr has said
+    for name, measured in result["summary"].items():
+        if "error" in measured:
+            rows.append([name, names[result["contenders"][name]["precision"]], "failed"])  # the reason is on stderr
             continue
-        low, high = figures["tokens_per_s_range"]
-        times = [f"{figures['times'][other]:.2f}" if other in figures["times"] else "" for other in AGAINST]
+        low, high = measured["tokens_per_s_range"]
+        times = [f"{measured['times'][other]:.2f}" if other in measured["times"] else "" for other in AGAINST]
         rows.append(
             [
                 name,
                 names[result["contenders"][name]["precision"]],
-                f"{figures['tokens_per_s']:.0f} ({low:.0f} to {high:.0f})",
+                f"{measured['tokens_per_s']:.0f} ({low:.0f} to {high:.0f})",
                 *times,
-                f"{figures['candidates_per_hour']:.1f}",
-                f"{figures['first_candidates_per_hour']:.1f}",
-                f"{figures['memory'] / GIB:.2f}",
-                f"{figures['loss']:.4f}",
-                f"{figures['share_of_ceiling']:.1%}",
+                f"{measured['candidates_per_hour']:.1f}",
+                f"{measured['first_candidates_per_hour']:.1f}",
+                f"{measured['memory'] / GIB:.2f}",
+                f"{measured['loss']:.4f}",
+                f"{measured['share_of_ceiling']:.1%}",
             ]
         )
     against = [f"/ {other}" for other in AGAINST]
@@ -225,7 +225,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def notes(result: dict[str, Any]) -> str:
-    """What the table's figures are of."""
+    """Returns the notes that explain the table."""
     settings, machine, ceiling = result["settings"], result["machine"], result["ceiling"][0]
     rates = {name: max(entry["rates"][name] for entry in result["ceiling"]) / 1e9 for name in DTYPES}
     return "\n".join(
@@ -238,13 +238,14 @@ def notes(result: dict[str, Any]) -> str:
             f"{ceiling['tokens_per_row']:.1f} tokens; the first (or first gang) also pays for filling the cache.",
             f"The ceiling: {ceiling['flops_per_token'] / 1e6:.1f} MFLOP a real token (student and projections, no "
             f"teacher), at {rates['32-true']:.0f} (fp32) and {rates['bf16-mixed']:.0f} (bf16) GFLOP/s of products.",
-            f"The loss: of {settings['held_out']} held-out rows after the last step, mean over the pairs.",
+            f"The loss: on {settings['held_out']} held-out rows, mean over the pairs; after the last step, with kdnas "
+            "after its best epoch.",
         ]
     )
 
 
 def machine(accelerator: str) -> dict[str, Any]:
-    """What it ran on; no names."""
+    """Describes the machine, without its name."""
     packages: dict[str, str | None] = {}
     for name in ("torch", "transformers", "lightning", "textbrewer"):
         try:
@@ -265,7 +266,7 @@ def machine(accelerator: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of the CPU."""
+    """Returns the name of the CPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -273,7 +274,7 @@ def processor() -> str:
 
 
 def shaped_teacher(folder: Path, tokenizer: str) -> str:
-    """An encoder of BERT-base's shape with random weights, made once."""
+    """Makes an encoder of BERT-base's shape with random weights, unless the folder has one; returns the folder."""
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
         BertModel(BertConfig()).save_pretrained(folder)
@@ -282,7 +283,7 @@ def shaped_teacher(folder: Path, tokenizer: str) -> str:
 
 
 def parser_of(text: str | None, steps: int, precision: str) -> argparse.ArgumentParser:
-    """With the arguments that a benchmark of throughput has; its own defaults for some."""
+    """Makes a parser with the arguments that every benchmark of throughput has."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=SHAPED, help="folder or hub id of a BERT-like encoder; %(default)s")
     parser.add_argument("--tokenizer", default="google-bert/bert-base-uncased", help=f"of {SHAPED}; %(default)s")
@@ -295,7 +296,7 @@ def parser_of(text: str | None, steps: int, precision: str) -> argparse.Argument
     )
     parser.add_argument("--precision", choices=list(PRECISIONS), default=precision, help="kdnas's; %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/race"), help="for what is made on the way; %(default)s")
-    parser.add_argument("--out", type=Path, help="a JSON file for every run's figures")
+    parser.add_argument("--out", type=Path, help="a JSON file for every run's measurements")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # this process is one run's
     return parser
 

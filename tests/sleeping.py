@@ -8,14 +8,13 @@ from kdnas.base.signals import listen
 
 listen()
 
-from kdnas.app.command import command  # noqa: E402
+from kdnas.app.command import Command  # noqa: E402
 
 
-@command("train")
 def main(cfg):
     print(f"process {os.getpid()} sleeps", file=sys.stderr, flush=True)
     time.sleep(600)
 
 
 if __name__ == "__main__":
-    main()
+    Command("train", main)()

@@ -3,7 +3,6 @@
 `docs/errors.md` is this table for people.
 """
 
-import importlib
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from kdnas.app import commands
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 
@@ -34,7 +34,7 @@ START = {
     ],
     "taught": ["+experiment=mnli"],
     "found": [*DEMO, "architecture=from_search"],
-    "glue": ["~latency", "folder={tmp}/runs"],
+    "glue": ["glue", "~latency", "folder={tmp}/runs"],
 }
 """Words of commands that are right but for what is added to them, by kind."""
 
@@ -83,7 +83,7 @@ def refused(tmp_path, teacher, monkeypatch, capsys):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/config.json").write_text("{}")
     (tmp_path / "thesis/thesis.tex").write_text("dear to someone")
-    script = {"search": "search", "glue": "glue"}
+    script = {"search": "search", "glue": "evaluate"}
 
     def run(kind, *words, but=(), **places):
         quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -97,7 +97,7 @@ def refused(tmp_path, teacher, monkeypatch, capsys):
         monkeypatch.chdir(ROOT)
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as caught:
-            importlib.import_module(name).main()
+            getattr(commands, name)()
         told = capsys.readouterr().err.splitlines()
         assert not [line for line in told if not line.startswith("Error executing job")]  # Hydra's, of a search's job
         line = str(caught.value.code)
@@ -357,11 +357,11 @@ def test_stages_with_epochs_want_none_of_the_trainers(refused):
         ("train.py", ["~latency", "+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0: must be a number of"),
         ("search.py", ["objective.mapping=nearest"], "objective.mapping=nearest: must be one of"),
         ("train.py", ["-m", "data.rows=0,2.5"], "job 0 (data.rows=0): data.rows=0: must be a whole number from 1"),
-        ("glue.py", ["latency=null"], "latency=null: must be one of default"),
+        ("evaluate.py", ["latency=null"], "latency=null: must be one of default"),
     ],
 )
 def test_the_command_says_it_in_one_line(script, words, says, tmp_path):
-    experiment = [] if script == "glue.py" else ["+experiment=demo"]  # with a teacher that would have to be trained
+    experiment = [] if script == "evaluate.py" else ["+experiment=demo"]  # with a teacher that would have to be trained
     done = subprocess.run(
         [sys.executable, script, *words, *experiment, f"paths.runs={tmp_path}/runs"],
         cwd=ROOT,

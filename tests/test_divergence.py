@@ -28,7 +28,8 @@ from kdnas.models.checkpoints import load_classifier
 from kdnas.modules import StudentDistiller
 from kdnas.modules.base import DivergedError
 from kdnas.modules.finetuner import FineTuner
-from kdnas.reports import glue
+from kdnas.reports.glue.runs import read, unfinished
+from kdnas.reports.glue.table import table
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -177,10 +178,10 @@ def test_the_glue_table_takes_a_diverged_run_for_one_that_has_not_finished(tmp_p
         (folder / "settings.json").write_text("{}")
         (folder / "results.json").write_text(f'[{{"accuracy": {value}}}]')
     tasks = {"rte": "accuracy"}
-    runs = glue.read(tmp_path, tasks)
-    frame = glue.table(runs, tasks, {}, None)
+    runs = read(tmp_path, tasks)
+    frame = table(runs, tasks, {}, None)
     assert frame["rte"].item() == 75 and frame["rte seeds"].item() == 1
-    assert glue.missing(runs, tasks) == ["small has not finished rte-2, rte-3"]
+    assert unfinished(runs, tasks) == ["small has not finished rte-2, rte-3"]
 
 
 def test_the_study_hears_of_a_diverged_student_of_a_gang_and_of_the_others_rewards(teacher):

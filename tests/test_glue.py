@@ -5,7 +5,6 @@ import logging
 import math
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,14 +16,20 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModel
 
+from kdnas.app import commands
 from kdnas.app.run import run
-from kdnas.base.config import label
+from kdnas.base.config import instantiate, label
 from kdnas.base.errors import ConfigError
 from kdnas.base.identity import DECIDE
 from kdnas.base.run_folder import earlier_results, note
 from kdnas.datamodules import grammar
 from kdnas.models.counting import count_parameters
-from kdnas.reports import glue
+from kdnas.reports.files import write_files
+from kdnas.reports.glue.report import contents
+from kdnas.reports.glue.runs import read, unfinished
+from kdnas.reports.glue.table import metrics, table
+from kdnas.reports.glue.text import MISSING, as_text, further_metrics
+from kdnas.reports.plots import score_plot
 
 ROOT = Path(__file__).parent.parent
 TASKS = {"mnli": "accuracy", "cola": "matthews", "mrpc": "f1"}
@@ -62,7 +67,7 @@ def test_the_papers_settings(group, expected):
         cfg = composed("train", "+experiment=glue", "model=x", f"task={task}", f"finetuning={group}")
         assert (cfg.module.learning_rate, cfg.data.batch_size, cfg.trainer.max_epochs) == (rate, 32, epochs)
         assert cfg.module.source.source == "x" and cfg.data.name == task
-    assert set(expected) == set(ALL) == set(composed("glue").tasks)
+    assert set(expected) == set(ALL) == set(composed("evaluate").tasks)
     cfg = composed("train", "+experiment=glue", "model=x", "module.learning_rate=5e-5", "trainer.max_epochs=1")
     assert (cfg.module.learning_rate, cfg.trainer.max_epochs) == (5e-5, 1)
 
@@ -175,7 +180,7 @@ def test_from_a_model_to_the_table(teacher, datasets, tmp_path, caplog, capsys):
         "teacher.label=tiny",
         *(f"tasks.{task}=null" for task in ("qqp", "qnli", "sst2", "cola")),
     ]
-    glue.report(composed("glue", *settings, "tasks.mrpc=null", "tasks.rte=null"))
+    instantiate(composed("evaluate", *settings, "tasks.mrpc=null", "tasks.rte=null").evaluation)
     row = pd.read_csv(tmp_path / "runs/report/table.csv").iloc[0]
     averages = [50 * (found["mnli", seed]["accuracy"] + found["stsb", seed]["pearson"]) for seed in (1, 2)]
     assert row["average"] == pytest.approx(sum(averages) / 2)
@@ -221,7 +226,7 @@ COSTS = {
 
 
 def tabled(folder, tasks=TASKS, teacher="big"):
-    return glue.table(glue.read(folder, tasks), tasks, COSTS, teacher).set_index("model")
+    return table(read(folder, tasks), tasks, COSTS, teacher).set_index("model")
 
 
 def test_means_and_deviations_by_hand(runs):
@@ -256,10 +261,10 @@ def test_a_mean_of_fewer_seeds_says_so(runs):
     assert torn["cola"] == pytest.approx(20) and torn["cola deviation"] == NAN and torn["cola seeds"] == 1
     assert torn["average"] == pytest.approx((55 + 20 + 75) / 3) and torn["average deviation"] == NAN
     assert torn["average without cola deviation"] == pytest.approx(10 / math.sqrt(2))
-    text = glue.as_text(tabled(runs).reset_index(), TASKS).set_index("model").loc["torn"]
+    text = as_text(tabled(runs).reset_index(), TASKS).set_index("model").loc["torn"]
     assert text["cola"] == "20.0 (1 of 2)" and text["average"] == "50.0 (1 of 2)"
-    assert text["average without cola"] == "65.0 ± 7.1" and text["cpu (ms)"] == glue.MISSING
-    assert glue.missing(glue.read(runs, TASKS), TASKS) == ["torn has not finished cola-2"]
+    assert text["average without cola"] == "65.0 ± 7.1" and text["cpu (ms)"] == MISSING
+    assert unfinished(read(runs, TASKS), TASKS) == ["torn has not finished cola-2"]
 
 
 def test_a_task_that_is_missing_leaves_no_average(runs):
@@ -268,9 +273,9 @@ def test_a_task_that_is_missing_leaves_no_average(runs):
     frame = tabled(runs)
     for name in ("mrpc", "average", "average without cola", "% of teacher"):
         assert frame.at["small", name] == NAN
-    assert glue.as_text(frame.reset_index(), TASKS).set_index("model").at["small", "average"] == glue.MISSING
+    assert as_text(frame.reset_index(), TASKS).set_index("model").at["small", "average"] == MISSING
     lacking = ["small has not finished mrpc", "torn has not finished cola-2"]
-    assert glue.missing(glue.read(runs, TASKS), TASKS) == lacking
+    assert unfinished(read(runs, TASKS), TASKS) == lacking
     fewer = {"mnli": "accuracy", "cola": "matthews"}
     assert tabled(runs, fewer).at["small", "average"] == pytest.approx(42.5)
 
@@ -280,7 +285,7 @@ def test_a_single_seed_has_no_deviation(tmp_path):
         add(tmp_path, "one", task, 7, **{metric: 0.5})
     frame = tabled(tmp_path, teacher=None)
     assert frame.at["one", "average"] == 50 and frame.filter(like="deviation").isna().all(axis=None)
-    assert glue.as_text(frame.reset_index(), TASKS)["average"].item() == "50.0"
+    assert as_text(frame.reset_index(), TASKS)["average"].item() == "50.0"
 
 
 def test_another_metric_can_stand_for_a_task(runs):
@@ -288,18 +293,18 @@ def test_another_metric_can_stand_for_a_task(runs):
     assert frame.at["small", "average"] == pytest.approx((25 + 20 + 75) / 3)
 
 
-def test_every_metric_is_told(runs):
-    every = glue.metrics(glue.read(runs, TASKS)).set_index(["model", "task", "metric"])
+def test_every_metric_is_summarized(runs):
+    every = metrics(read(runs, TASKS)).set_index(["model", "task", "metric"])
     assert list(every.loc["small", "mnli", "accuracy_mismatched"]) == [25, 0, 2]
     assert every.loc["torn", "cola", "matthews"]["mean"] == pytest.approx(20)
-    rest = glue.others(every.reset_index(), TASKS)
+    rest = further_metrics(every.reset_index(), TASKS)
     assert list(rest) == ["model", "mnli accuracy_mismatched", "mrpc accuracy"]
     assert list(rest.iloc[0])[1:] == ["25.0 ± 0.0", "75.0 ± 0.0"]
 
 
 def test_what_is_written(runs, tmp_path):
-    frame, every = tabled(runs).reset_index(), glue.metrics(glue.read(runs, TASKS))
-    written = glue.write(tmp_path / "out", frame, every, TASKS, "big", ["a note"])
+    frame, every = tabled(runs).reset_index(), metrics(read(runs, TASKS))
+    written = write_files("output", tmp_path / "out", contents(frame, every, TASKS, "big", ["a note"]))
     assert [path.name for path in written] == ["table.csv", "metrics.csv", "table.md", "tradeoff.png"]
     pd.testing.assert_frame_equal(pd.read_csv(written[0]), frame, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_csv(written[1]), every, check_dtype=False)
@@ -309,12 +314,13 @@ def test_what_is_written(runs, tmp_path):
     assert matplotlib.image.imread(written[3]).std() > 0
 
     # Nothing to draw, and no plot of an earlier table left.
-    written = glue.write(tmp_path / "out", frame.assign(average=math.nan), every, TASKS, "big", [])
+    frame = frame.assign(average=math.nan)
+    written = write_files("output", tmp_path / "out", contents(frame, every, TASKS, "big", []))
     assert "tradeoff.png" not in [path.name for path in (*written, *(tmp_path / "out").iterdir())]
 
 
 def test_the_plot_shows_each_model_at_its_place(runs):
-    figure = glue.score_plot(tabled(runs).reset_index(), ["cpu"], "big", "average")
+    figure = score_plot(tabled(runs).reset_index(), ["cpu"], "big", "average")
     axes = figure.axes[0]
     places = [tuple(place) for dots in axes.collections for place in getattr(dots, "get_offsets", list)() if len(place)]
     assert (8, pytest.approx(155 / 3)) in places and (40, pytest.approx(230 / 3)) in places
@@ -333,12 +339,12 @@ def test_the_plot_shows_each_model_at_its_place(runs):
 )
 def test_wrong_input_is_refused(runs, overrides, says):
     with pytest.raises(ConfigError) as caught:
-        glue.report(composed("glue", f"folder={runs}", "~latency", *overrides))
+        instantiate(composed("evaluate", f"folder={runs}", "~latency", *overrides).evaluation)
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_command_says_it_in_one_line(tmp_path):
-    call = [sys.executable, "glue.py", f"folder={tmp_path}", "~latency"]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stdout
-    assert done.stderr.startswith(f"error: folder={tmp_path}: holds no finished run") and done.stderr.count("\n") == 1
+def test_the_command_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "glue", f"folder={tmp_path}", "~latency"])
+    with pytest.raises(SystemExit, match=f"^error: folder={tmp_path}: holds no finished run") as caught:
+        commands.evaluate()
+    assert "\n" not in str(caught.value)

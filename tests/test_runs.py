@@ -12,7 +12,7 @@ from labelled import labelled
 from omegaconf import OmegaConf
 from test_distiller import CONF
 
-from kdnas.app.command import command
+from kdnas.app.command import Command
 from kdnas.app.multirun import Gathering, tidy
 from kdnas.app.run import run as start
 from kdnas.app.teacher import ensure_teacher
@@ -163,14 +163,13 @@ def test_every_job_that_fails_gets_its_line(tmp_path):
 def test_a_run_that_finds_another_at_work_leaves_its_files_alone(tmp_path, monkeypatch):
     """`hydra.run.dir` may be one folder for two runs: that of the first, which has written nothing yet."""
 
-    @command("train")
     def task(cfg):
         with at_work(tmp_path), at_work(tmp_path):
             raise AssertionError("two runs are at work")
 
     monkeypatch.setattr(sys, "argv", ["train.py", "+experiment=demo", f"hydra.run.dir={tmp_path}"])
     with pytest.raises(SystemExit, match="another run is at work there"):
-        task()
+        Command("train", task)()
     assert (tmp_path / ".hydra/config.yaml").is_file() and (tmp_path / LOCK).is_file()
 
 

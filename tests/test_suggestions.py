@@ -8,8 +8,8 @@ from hydra.conf import ConfigSourceInfo
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from kdnas.app.command import CONF
 from kdnas.app.suggestions import command, fine_tuning
+from kdnas.base.config import CONF
 
 
 @pytest.fixture(autouse=True)

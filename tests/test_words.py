@@ -6,9 +6,8 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kdnas.app.command import CONF
 from kdnas.app.words import checked
-from kdnas.base.config import begun, in_quotes, override
+from kdnas.base.config import CONF, begun, in_quotes, override
 from kdnas.base.errors import ConfigError
 
 VALUES = [

@@ -1,16 +1,17 @@
-"""The common entry point of the commands, with the handling of bad input.
+"""A command: composes a config by Hydra and does the work, with one line for bad input, full disks and signals.
 
-Bad input ends in one line on stderr, `error: key=value: must be ...`, exit status 1, and leaves no folder behind.
+In a shell, bad input ends in one line on stderr, `error: key=value: must be ...`, and exit status 1, and leaves no
+folder behind.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from kdnas.app.unused import leave_out, refuse_unused
 from kdnas.app.words import checked
-from kdnas.base.config import mistake
+from kdnas.base.config import CONF, mistake
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError
 from kdnas.base.folders import BusyFolderError
@@ -33,81 +34,116 @@ from kdnas.base.signals import GOES_ON, asked_to_end
 from kdnas.search.job import Job
 
 log = logging.getLogger(__name__)
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Wraps a task function in `hydra.main`, with one-line errors for bad input, full disks and signals.
+@dataclass(frozen=True)
+class Command:
+    """A command: call the object in a shell's entry point, or `run` with the arguments from Python.
 
-    Args:
-        config_name: the name of a file in `conf/`.
+    Attributes:
+        config: the name of a file in `conf/`.
+        task: does the work that a composed config describes.
+        group: a config group whose choice may be given as the first word; None for no such word.
     """
 
-    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        begun, searching = False, config_name == "search"
+    config: str
+    task: Callable[[DictConfig], Any]
+    group: str | None = None
 
-        @functools.wraps(task)
+    def __call__(self) -> None:
+        """Runs the command with the arguments of this process, and ends the process on an error of the user's."""
+        logging.raiseExceptions = False  # on a full disk, logging fails too
+        try:
+            self.run(sys.argv[1:])
+        except ConfigError as error:
+            refuse(error)
+        except DiskError as error:
+            refuse(f"{error}; when that is mended, {GOES_ON}")
+
+    def run(self, words: Sequence[str]) -> list[Any]:
+        """Runs the command; returns the task's result for each config that was run in this process.
+
+        Args:
+            words: overrides and Hydra's flags.
+
+        Raises:
+            ConfigError: bad input.
+            DiskError: a disk is full, or cannot be written to.
+        """
+        results: list[Any] = []
+        refused: list[ConfigError | DiskError] = []
+        begun = False
+
         def job(cfg: DictConfig) -> Any:
             nonlocal begun
             begun = True
             try:
-                # What a job of a search logs in another process than the search's goes to its log file.
-                with aside(searching and not board.narrated), first_words(title_of(cfg)):
-                    if "job" in cfg:  # a run
-                        words = list(HydraConfig.get().overrides.task)
-                        leave_out(cfg, words)
-                        if not cfg.job.trials:  # the overrides of candidates are the search's own
-                            refuse_unused(cfg, words, searching)
-                    return task(cfg)
-            except (ConfigError, OmegaConfBaseException) as error:
+                results.append(self._do(cfg))
+            except (ConfigError, DiskError) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise mistake(error) from error  # a SystemExit would end the other jobs too
-                if not isinstance(error, BusyFolderError):
-                    withdraw()
-                refuse(mistake(error))
-            except SystemExit as error:
-                if asked := asked_to_end(error):
-                    raise asked from None
-                raise
-            except Exception as error:
-                met = disk_error(error, Path(HydraConfig.get().runtime.output_dir))
-                several = HydraConfig.get().mode == RunMode.MULTIRUN
-                if met and not several:
-                    refuse(f"{met}; when that is mended, {GOES_ON}")
-                if several and config_name == "train":  # a search logs its jobs' errors itself
-                    log.exception("this job failed")
-                if met:
-                    raise met from error
-                raise
-
-        @functools.wraps(task)
-        def main() -> None:
-            nonlocal begun
-            begun = False
-            board.foreground = "LOCAL_RANK" not in os.environ  # set in the processes that Lightning starts
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise its errors, not print them
-            logging.raiseExceptions = False  # on a full disk, logging fails too
-            try:
-                sys.argv[1:] = checked(sys.argv[1:], CONF, sweeps=searching)
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-            except (ConfigError, OmegaConfBaseException) as error:
-                sys.exit(f"error: {mistake(error)}")
-            except HydraException as error:
-                sys.exit(f"error: {hydra_message(error)}")
-            except DiskError as error:
-                sys.exit(f"error: {error}; when that is mended, {GOES_ON}")
-            except ValueError as error:
-                if begun:
                     raise
-                sys.exit(f"error: {' '.join(str(error).split())}")  # Hydra refuses a combination of flags
-            except OSError as error:
-                if begun:
-                    raise
-                sys.exit(f"error: {error.filename}: cannot be written to ({error.strerror})")
+                refused.append(error)  # raised below: Hydra would print all overrides first
+                return None
+            return results[-1]
 
-        return main
+        job.__module__ = self.config  # Hydra names the job and its log file after it
+        board.narrated, board.foreground = (
+            False,
+            "LOCAL_RANK" not in os.environ,
+        )  # Lightning sets it where it starts more
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise its errors, not print them
+        try:
+            sys.argv[1:] = checked(self._chosen(words), CONF, sweeps=self.config == "search")
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config)(job)()
+        except (ConfigError, OmegaConfBaseException) as error:
+            raise mistake(error) from error
+        except HydraException as error:
+            raise ConfigError(one_line(error)) from error
+        except ValueError as error:
+            if begun:
+                raise
+            raise ConfigError(" ".join(str(error).split())) from error  # Hydra refuses a combination of flags
+        except OSError as error:
+            if begun or isinstance(error, DiskError):
+                raise
+            raise ConfigError(f"{error.filename}: cannot be written to ({error.strerror})") from error
+        if refused:
+            raise refused[0]
+        return results
 
-    return decorate
+    def _chosen(self, words: Sequence[str]) -> list[str]:
+        """Returns the arguments with a bare first word, if any, written as the choice of the command's group."""
+        first = words[0] if words else ""
+        bare = self.group is not None and first.isidentifier()
+        return [f"{self.group}={first}", *words[1:]] if bare else list(words)
+
+    def _do(self, cfg: DictConfig) -> Any:
+        """Does the work of one config; removes the folder that Hydra made for a run that is refused."""
+        single = HydraConfig.get().mode != RunMode.MULTIRUN
+        try:
+            # What a job of a search logs in another process than the search's goes to its log file.
+            searching = self.config == "search"
+            with aside(searching and not board.narrated), starting(title_of(cfg)):
+                if "job" in cfg:  # a run
+                    words = list(HydraConfig.get().overrides.task)
+                    leave_out(cfg, words)
+                    if not cfg.job.trials:  # the overrides of candidates are the search's own
+                        refuse_unused(cfg, words, searching)
+                return self.task(cfg)
+        except (ConfigError, OmegaConfBaseException) as error:
+            if single and not isinstance(error, BusyFolderError):
+                withdraw()
+            raise mistake(error) from error  # a SystemExit would end the other jobs of a multirun too
+        except SystemExit as error:
+            if asked := asked_to_end(error):
+                raise asked from None
+            raise
+        except Exception as error:
+            if not single and self.config == "train":  # a search logs its jobs' errors itself
+                log.exception("this job failed")
+            if met := disk_error(error, Path(HydraConfig.get().runtime.output_dir)):
+                raise met from error
+            raise
 
 
 def refuse(message: object) -> NoReturn:
@@ -121,7 +157,7 @@ def title_of(cfg: DictConfig) -> str | None:
 
 
 @contextmanager
-def first_words(title: str | None) -> Iterator[None]:
+def starting(title: str | None) -> Iterator[None]:
     """Logs what starts, before the imports that take seconds; silent in the jobs of a search.
 
     Args:
@@ -136,7 +172,7 @@ def first_words(title: str | None) -> Iterator[None]:
         yield
 
 
-def hydra_message(error: HydraException) -> str:
+def one_line(error: HydraException) -> str:
     """Returns Hydra's error message in one line."""
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):

@@ -135,7 +135,8 @@ def check_settings(cfg: DictConfig) -> None:
     path = cfg.teacher.path
     require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")
     module = plain(cfg.module)
-    check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
+    with mounted("module"):
+        check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
     check_dropout(module.get("dropout"))
     require_switch("module.compile", module.get("compile", False))
 

@@ -14,7 +14,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.base.folders import claimed
 from kdnas.base.locks import alone
 from kdnas.base.run_folder import LOCK
-from kdnas.base.screen import Lines, told
+from kdnas.base.screen import Lines, is_shown
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def log_to(path: Path) -> Iterator[None]:
     """Writes the log lines of kdnas to a file too. Hydra's jobs reset the root logger, not the logger `kdnas`."""
     handler = logging.FileHandler(path)
     handler.setFormatter(Lines("%Y-%m-%d %H:%M:%S"))
-    handler.addFilter(told)
+    handler.addFilter(is_shown)
     logger = logging.getLogger("kdnas")
     logger.addHandler(handler)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from kdnas.base.config import override
+from kdnas.base.config import CONF, override
 
 OWN = ("proxy", "batch_size", "batch_tokens", "seed")
 """The data settings that fine-tuning has its own values for."""
@@ -35,15 +35,14 @@ def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:
 
 
 def command(hydra: DictConfig) -> list[str]:
-    """Returns the words `python train.py`, with the config folders that the search was given."""
-    words = ["python", "train.py"]
-    own = Path(__file__).resolve().parents[2] / "conf"
+    """Returns the words that begin a training, with the config folders that the search was given."""
+    words = ["python", "train.py"] if Path.cwd() == CONF.parent else ["kdnas-train"]
     for source in hydra.runtime.config_sources:
         if source.schema != "file":
             continue
         if source.provider == "command-line":
             words += ["--config-dir", source.path]
-        elif source.provider == "main" and Path(source.path).resolve() != own:
+        elif source.provider == "main" and Path(source.path).resolve() != CONF:
             words += ["--config-path", source.path]
     return words
 

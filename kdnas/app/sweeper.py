@@ -6,7 +6,6 @@ Hydra imports this at every start, so nothing heavy is imported until a search b
 from __future__ import annotations
 
 import logging
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import fields
@@ -34,7 +33,6 @@ from kdnas.base.files import check_folder
 from kdnas.base.identity import COMPARED, TRAINING, identity, require_same, sources, stamp
 from kdnas.base.run_folder import read_prepared, write_prepared
 from kdnas.base.screen import activity, board
-from kdnas.base.signals import GOES_ON
 from kdnas.search.job import Job
 
 if TYPE_CHECKING:
@@ -67,11 +65,11 @@ class KDNASSweeper(Sweeper):
         board.narrated = True
         try:
             self._search(arguments)
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
+        except ConfigError:
+            raise
         except Exception as error:
             if met := disk_error(error, *([self.folder] if hasattr(self, "folder") else [])):
-                sys.exit(f"error: {met}; when that is mended, {GOES_ON}")
+                raise met from error
             raise
 
     def _search(self, arguments: list[str]) -> None:

@@ -20,6 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdnas.base.errors import ConfigError, shown
 
+CONF = next(path / "conf" for path in Path(__file__).resolve().parents[1:] if (path / "conf").is_dir())
+"""The folder of configs: within an installed kdnas, or beside it at the top of the repository."""
 NOT_FOUND = "Error locating target"
 """The beginning of Hydra's message about an unknown `_target_`."""
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf|on|off|yes|no)$)[A-Za-z_/][A-Za-z0-9_/.:@+-]*", re.IGNORECASE)

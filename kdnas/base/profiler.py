@@ -26,21 +26,20 @@ PARTS = {
     "checkpoints and exports": r"[Cc]heckpoint|ExportModels",
     "reports": r"ControllerUpdate|Progress|Logger",
 }
-"""What the table's rows are made of: Lightning's names of what it does, and ours (`Trainer.profiler.profile`)."""
+"""The rows of the table, by the actions that count for each: Lightning's names, and kdnas's own."""
 REST = "everything else"
 
 
 @cache
 def part_of(action_name: str) -> str | None:
-    """The part that one of Lightning's actions belongs to, if to any by itself."""
+    """Returns the row that an action counts for; None if it counts for the action around it."""
     return next((part for part, names in PARTS.items() if re.search(names, action_name)), None)
 
 
 class TimeTable(Profiler):
-    """Seconds by part of the work, each without what is a part of its own within it.
+    """Measures the seconds of each part of a run; a part within another counts only for itself.
 
-    What an accelerator is still doing when a part ends is waited for, so that it counts there: a run is a little slower
-    when it is watched.
+    At the end of a part the accelerator is synchronized, so a run is a little slower with a profile.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,7 @@ class TimeTable(Profiler):
             pass
 
     def _count(self) -> None:
-        """Gives the time since the last change to the innermost part that is open."""
+        """Adds the time since the last change to the innermost part that is open."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -67,7 +66,7 @@ class TimeTable(Profiler):
         self._since = now
 
     def table(self) -> pd.DataFrame:
-        """A row for each part, with its seconds and its share."""
+        """Returns a row for each part, with its `seconds` and its `share` of the run."""
         self._count()
         total = self._since - self._begin
         rows = [

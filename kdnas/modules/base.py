@@ -112,7 +112,7 @@ class ExportingModule(L.LightningModule):
         # The metrics of different devices may differ in the last digit: the first device decides for all.
         self.results = self.trainer.strategy.broadcast(self.results)
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            scores = [score(figures, self.monitor) for figures in self.results]
+            scores = [score(metrics, self.monitor) for metrics in self.results]
             self.best.update([math.nan if i in self.diverged else value for i, value in enumerate(scores)])
 
     # -- divergence
@@ -148,8 +148,8 @@ class ExportingModule(L.LightningModule):
     def _train_loss(self) -> float:
         """The loss of the last training step; 0 where it does not tell whether the weights are finite."""
         # In fp16, the loss scaler skips a step whose loss overflows.
-        tells = len(self.trainees) == 1 and self.trainer.precision != "16-mixed"
-        return float(self.trainer.callback_metrics.get("train/loss", 0.0)) if tells else 0.0
+        known = len(self.trainees) == 1 and self.trainer.precision != "16-mixed"
+        return float(self.trainer.callback_metrics.get("train/loss", 0.0)) if known else 0.0
 
     @property
     def _now(self) -> str:
@@ -226,10 +226,10 @@ class ExportingModule(L.LightningModule):
         checkpoint[DIVERGED] = self.diverged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        theirs = ", ".join(str(architecture) for architecture in architectures(checkpoint))
-        ours = ", ".join(str(architecture_of(model.config)) for model in self.exports.values())
-        if theirs != ours:
-            raise ConfigError(f"checkpoint: holds {theirs or 'no student'}; this run trains {ours}")
+        saved = ", ".join(str(architecture) for architecture in architectures(checkpoint))
+        trained = ", ".join(str(architecture_of(model.config)) for model in self.exports.values())
+        if saved != trained:
+            raise ConfigError(f"checkpoint: holds {saved or 'no student'}; this run trains {trained}")
         self.best.load_state_dict(checkpoint[BEST])
         self.diverged = dict(checkpoint.get(DIVERGED, {}))
 
@@ -239,10 +239,10 @@ def finite(model: nn.Module) -> bool:
     return not bool(sum((~value.isfinite()).any() for value in model.parameters()))  # one device sync
 
 
-def score(figures: Mapping[str, float], monitor: str) -> float:
+def score(metrics: Mapping[str, float], monitor: str) -> float:
     """Returns a score to compare epochs by, larger is better: NaN after a divergence, -inf for an undefined metric."""
-    if not math.isfinite(figures.get("loss", 0.0)):
+    if not math.isfinite(metrics.get("loss", 0.0)):
         return math.nan
     if monitor == "loss":
-        return -figures["loss"]
-    return -math.inf if math.isnan(figures[monitor]) else figures[monitor]
+        return -metrics["loss"]
+    return -math.inf if math.isnan(metrics[monitor]) else metrics[monitor]

@@ -1,48 +1,46 @@
-"""Writes the report's files in a search folder."""
+"""Writes the files of a report: all of them, or none."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kdnas.reports.notes import ARCHITECTURE, NO_CANDIDATE, notes
-from kdnas.reports.plots import controller_plot, pareto_plot, reward_plot
-from kdnas.reports.results import Results
-from kdnas.reports.table import candidates, table, whole
-from kdnas.reports.text import as_text
+import pandas as pd
+from matplotlib.figure import Figure
 
-TABLES = ("table.csv", "table.md", "candidates.csv")
-PLOTS = {"reward.png": reward_plot, "pareto.png": pareto_plot, "controller.png": controller_plot}
+from kdnas.base.files import make_folder
 
 
-def write(search: Path, results: Results) -> list[Path]:
-    """Writes `report/` in a search folder: the tables, and the plots that have data; returns the paths.
+def write_files(key: str, folder: Path, contents: Mapping[str, pd.DataFrame | str | Figure | None]) -> list[Path]:
+    """Writes tables as CSV, texts and plots into a folder; returns the paths.
 
     All files are made in a temporary folder and then moved, so an error leaves an earlier report as it was.
+
+    Args:
+        key: the setting that names the folder.
+        contents: by file name; an earlier file whose content is None is removed.
+
+    Raises:
+        ConfigError: the folder cannot be made.
     """
-    folder = Path(search) / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".") as aside:
-        made = Path(aside)
-        whole(table(results)).to_csv(made / "table.csv", index=False)
-        whole(candidates(results)).to_csv(made / "candidates.csv", index=False)
-        (made / "table.md").write_text(_markdown(results), encoding="utf-8")
-        for name, plot in PLOTS.items():
-            if (figure := plot(results)) is not None:
-                figure.savefig(made / name, format="png", dpi=figure.dpi)
-        names = [name for name in (*TABLES, *PLOTS) if (made / name).exists()]
-        for name in names:
-            os.replace(made / name, folder / name)
-    for name in set(PLOTS) - set(names):
+    make_folder(key, folder)
+    with TemporaryDirectory(dir=folder, prefix=".") as temporary:
+        for name, content in contents.items():
+            _write(Path(temporary) / name, content)
+        written = [name for name, content in contents.items() if content is not None]
+        for name in written:
+            os.replace(Path(temporary) / name, folder / name)
+    for name in contents.keys() - set(written):
         (folder / name).unlink(missing_ok=True)
-    return [folder / name for name in names]
+    return [folder / name for name in written]
 
 
-def _markdown(results: Results) -> str:
-    text = as_text(results)
-    text = text[[name for name in text if any(text[name])]]
-    rows = [text.to_markdown(index=False, disable_numparse=True)] if len(text) else []
-    missing = [] if results.ranking else [NO_CANDIDATE]
-    explained = [ARCHITECTURE] if results.ranking else []
-    return "\n\n".join([f"# {results.name}", *missing, *rows, *explained, *notes(results)]) + "\n"
+def _write(path: Path, content: pd.DataFrame | str | Figure | None) -> None:
+    if isinstance(content, pd.DataFrame):
+        content.to_csv(path, index=False)
+    elif isinstance(content, Figure):
+        content.savefig(path, format="png", dpi=content.dpi)
+    elif content is not None:
+        path.write_text(content, encoding="utf-8")

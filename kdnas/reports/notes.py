@@ -6,11 +6,10 @@ import math
 from collections import Counter
 from textwrap import shorten
 
+from kdnas.reports.cells import BUSY_NOTE
 from kdnas.reports.results import Results
 
 NO_CANDIDATE = "No candidate has finished."
-BUSY = "*"
-"""The mark, in tables, of latencies that were measured on a busy host."""
 ARCHITECTURE = "Architectures are [layers, attention heads, hidden size, intermediate size, activation]."
 FEW = 0.25
 """A search counts as a random search if the controller has chosen less than this share of its candidates."""
@@ -33,13 +32,13 @@ def chance(results: Results) -> str:
     full = max((one.full.metrics.get(metric, -math.inf) for one in results.ranking if one.full), default=None)
     if best > limit:
         return ""
-    said = f"no candidate is above chance: after mini-KD the best {metric} is {best:.3g}"
-    said += f", a constant prediction has {known:.3g}"
+    note = f"no candidate is above chance: after mini-KD the best {metric} is {best:.3g}"
+    note += f", a constant prediction has {known:.3g}"
     if full is not None and full > limit:
-        said += f" (the finalists reach {full:.3g}, but were chosen by next to nothing)"
+        note += f" (the finalists reach {full:.3g}, but mini-KD had no grounds to choose them)"
     elif full is not None:
-        said += f", and the finalists' best is {full:.3g}"
-    return f"{said}; train longer (search.stages.mini: epochs, or a larger data.proxy)."
+        note += f", and the finalists' best is {full:.3g}"
+    return f"{note}; train longer (search.stages.mini: epochs, or a larger data.proxy)."
 
 
 def standard_error(value: float, rows: int | None) -> float:
@@ -63,10 +62,12 @@ def random_search(results: Results) -> str:
 
 
 def busy(results: Results) -> str:
-    return f"{BUSY} measured on a busy host: not to be relied on." if results.busy else ""
+    """Returns a note if a latency in the tables was measured on a busy host."""
+    return BUSY_NOTE if results.busy else ""
 
 
 def failures(results: Results) -> str:
+    """Returns a note on the failed candidates, with the last reason."""
     if not results.failed:
         return ""
     reasons = [str(trial.user_attrs["reason"]) for trial in results.failed if "reason" in trial.user_attrs]
@@ -75,4 +76,5 @@ def failures(results: Results) -> str:
 
 
 def precision(results: Results) -> str:
+    """Returns a note on the precision of the training."""
     return f"every candidate was trained in {results.precision}." if results.precision else ""

@@ -78,7 +78,7 @@ class Results:
         return [one for one in self.ranking if one.full] or self.ranking[: self.top]
 
     @cached_property
-    def figures(self) -> list[str]:
+    def metric_names(self) -> list[str]:
         """The names of the held-out metrics: the deciding one first, the loss last."""
         seen = [part for one in self.ranking for part in (one.mini, one.full) if part]
         names = dict.fromkeys(name for one in seen for name in one.metrics)
@@ -88,7 +88,7 @@ class Results:
     @property
     def metric(self) -> str | None:
         """The name of the deciding metric; None where the loss decides."""
-        return self.figures[0] if self.figures[0] != "loss" else None
+        return self.metric_names[0] if self.metric_names[0] != "loss" else None
 
     @cached_property
     def devices(self) -> list[str]:

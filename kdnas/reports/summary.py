@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from kdnas.reports.notes import BUSY, NO_CANDIDATE, notes
+from kdnas.reports.cells import BUSY
+from kdnas.reports.notes import NO_CANDIDATE, notes
 from kdnas.reports.results import Results
 from kdnas.search.ranking import Ranked
 
@@ -20,17 +21,17 @@ def answer(results: Results) -> str:
 
 def _winner(results: Results, best: Ranked) -> list[str]:
     seen, teacher = best.decisive, results.teacher
-    who = "at random" if best.mini.origin == "random" else "by the controller"
-    lines = [f"Best of {len(results.ranking)}: {best.architecture} (trial {best.mini.trial}, chosen {who})"]
+    chosen = "at random" if best.mini.origin == "random" else "by the controller"
+    lines = [f"Best of {len(results.ranking)}: {best.architecture} (trial {best.mini.trial}, chosen {chosen})"]
     if best.full:
         lines += [f"  student        {best.export}"] * bool(best.export)
         lines.append(f"  rank           1 after the full distillation, {best.mini_rank} after mini-KD")
     compared = {"the teacher": results.teacher_metrics, "chance": results.chance}
     if best.full:
         compared = {"after mini-KD": best.mini.metrics, **compared}
-    for name in (name for name in results.figures if name in seen.metrics):
-        others = [f"{who} {_number(metrics[name])}" for who, metrics in compared.items() if name in metrics]
-        lines.append(f"  {name:<14} {_number(seen.metrics[name])}" + f" ({', '.join(others)})" * bool(others))
+    for name in (name for name in results.metric_names if name in seen.metrics):
+        known = [f"{model} {_number(metrics[name])}" for model, metrics in compared.items() if name in metrics]
+        lines.append(f"  {name:<14} {_number(seen.metrics[name])}" + f" ({', '.join(known)})" * bool(known))
     cost = best.cost
     for device, latency in cost.latency.items() if cost else ():
         than = teacher.latency.get(device) if teacher else None

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kdnas.base.metrics import quality
-from kdnas.costs.cost import Cost
+from kdnas.reports.costs import cost_columns, latency_columns, speed_ups
 from kdnas.reports.results import Results
 from kdnas.search.observation import Observation
 from kdnas.search.ranking import Ranked
@@ -16,6 +16,8 @@ from kdnas.search.ranking import Ranked
 HELD_OUT = "held-out "
 TEXTS = ("model", "state", "reason", "architecture", "hidden_act", "chosen by", "export", "precision")
 """The columns that hold text."""
+WHOLE = ("trial", "episode", "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+"""The columns that hold integers, besides the ranks."""
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -33,7 +35,7 @@ def table(results: Results) -> pd.DataFrame:
     """
     shown: list[dict[str, Any]] = [_candidate(one) for one in results.shown]
     if results.teacher or results.teacher_metrics:
-        shown.append({"model": "teacher", **_cost(results.teacher), **_compared(results.teacher_metrics)})
+        shown.append({"model": "teacher", **cost_columns(results.teacher), **_compared(results.teacher_metrics)})
     if results.chance:
         shown.append({"model": "chance", **_compared(results.chance)})
     shown += _random(results)
@@ -66,7 +68,7 @@ def candidates(results: Results) -> pd.DataFrame:
             }
         )
     values = ["num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act"]
-    by = results.figures[0]
+    by = results.metric_names[0]
     ranks = ["rank by reward", f"rank by {by}", *(f"rank by latency {device}" for device in results.devices)]
     columns = ["trial", "state", "reason", "rank", *ranks, "architecture", *values, "parameters (M)", "FLOPs (G)"]
     columns += [*_measured(results), "reward", "predicted reward", "chosen by", "episode", "seconds", "precision"]
@@ -81,28 +83,26 @@ def candidates(results: Results) -> pd.DataFrame:
     return frame
 
 
-def whole(frame: pd.DataFrame) -> pd.DataFrame:
-    """Converts ranks, trials and episodes to integers."""
-    numbers = [name for name in frame if name in ("trial", "episode") or "rank" in str(name).split()]
+def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Converts ranks, trials, episodes and the sizes of architectures to integers."""
+    numbers = [name for name in frame if name in WHOLE or "rank" in str(name).split()]
     return frame.astype(dict.fromkeys(numbers, "Int64"))
 
 
 def _frame(results: Results, rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     frame = frame.astype({name: object if name in TEXTS or name.startswith("busy ") else float for name in columns})
-    for device, latency in results.teacher.latency.items() if results.teacher else ():
-        frame[f"speed-up {device}"] = latency.median / frame[f"latency {device} (ms)"]
-    return frame
+    latency = results.teacher.latency if results.teacher else {}
+    return frame.assign(**speed_ups(frame, {device: seen.median for device, seen in latency.items()}))
 
 
 def _held_out(results: Results) -> list[str]:
-    return [f"{HELD_OUT}{name}" for name in results.figures]
+    return [f"{HELD_OUT}{name}" for name in results.metric_names]
 
 
 def _measured(results: Results) -> list[str]:
     """Returns the names of the columns of held-out metrics and latencies."""
-    latency = ("latency {} (ms)", "spread {} (ms)", "busy {}", "speed-up {}")
-    return [*_held_out(results), *(form.format(device) for device in results.devices for form in latency)]
+    return [*_held_out(results), *(name for device in results.devices for name in latency_columns(device))]
 
 
 def _compared(metrics: Any) -> dict[str, float]:
@@ -122,7 +122,7 @@ def _candidate(one: Ranked) -> dict[str, Any]:
         "chosen by": one.mini.origin,
         "episode": one.mini.episode + 1,
         "export": one.export or math.nan,
-        **_cost(one.cost),
+        **cost_columns(one.cost),
     }
     if one.full:
         row |= {f"full {HELD_OUT}{name}": value for name, value in one.full.metrics.items()}
@@ -131,17 +131,7 @@ def _candidate(one: Ranked) -> dict[str, Any]:
 
 
 def _more(seen: Observation) -> dict[str, Any]:
-    flops = {"FLOPs (G)": seen.cost.flops / 1e9} if seen.cost else {}
-    return seen.architecture.to_dict() | flops | {"predicted reward": seen.prediction, "seconds": seen.seconds}
-
-
-def _cost(cost: Cost | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"parameters (M)": cost.parameters / 1e6} if cost else {}
-    for device, latency in cost.latency.items() if cost else ():
-        row[f"latency {device} (ms)"] = latency.median
-        row[f"spread {device} (ms)"] = latency.spread
-        row[f"busy {device}"] = latency.busy
-    return row
+    return seen.architecture.to_dict() | {"predicted reward": seen.prediction, "seconds": seen.seconds}
 
 
 def _random(results: Results) -> list[dict[str, Any]]:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import io
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
-from kdnas.reports.notes import ARCHITECTURE, BUSY
+from kdnas.reports.cells import WIDTH, busy_marks, cells, grid, markdown
+from kdnas.reports.notes import ARCHITECTURE, NO_CANDIDATE, notes
 from kdnas.reports.results import Results
 from kdnas.reports.table import HELD_OUT, table
 
-WIDTH = 120
-"""The width of the table in characters where the output is not a terminal."""
 LEFT = ("architecture", "on", "chosen\nby")
 """The left-aligned columns."""
 
@@ -26,33 +22,38 @@ def as_text(results: Results) -> pd.DataFrame:
     frame = table(results)
     text = pd.DataFrame(
         {
-            "#": _format(frame["rank"], "{:.0f}"),
-            "mini #": _format(frame["mini rank"], "{:.0f}"),
-            "trial": _format(frame["trial"], "{:.0f}"),
+            "#": cells(frame["rank"], "{:.0f}"),
+            "mini #": cells(frame["mini rank"], "{:.0f}"),
+            "trial": cells(frame["trial"], "{:.0f}"),
             "architecture": frame["model"].where(frame["model"] != "candidate", frame["architecture"]),
-            "params (M)": _format(frame["parameters (M)"], "{:.1f}"),
+            "params (M)": cells(frame["parameters (M)"], "{:.1f}"),
         },
         dtype=object,
     )
-    for name in results.figures:
-        text[f"full {name}"] = _format(frame[f"full {HELD_OUT}{name}"], "{:#.3g}")
-    for name in results.figures:
-        text[name] = _format(frame[f"{HELD_OUT}{name}"], "{:#.3g}")
+    for name in results.metric_names:
+        text[f"full {name}"] = cells(frame[f"full {HELD_OUT}{name}"], "{:#.3g}")
+    for name in results.metric_names:
+        text[name] = cells(frame[f"{HELD_OUT}{name}"], "{:#.3g}")
     for device in results.devices:
-        spread = _format(frame[f"spread {device} (ms)"], " ± {:.2f}")
-        mark = frame[f"busy {device}"].map(lambda busy: BUSY if busy is True else "")
-        text[f"latency {device} (ms)"] = _format(frame[f"latency {device} (ms)"], "{:.2f}") + spread + mark
-        text[f"speed-up {device}"] = _format(frame[f"speed-up {device}"], "{:.1f}x") + mark
-    text["reward"] = _format(frame["reward"], "{:.4f}")
-    text["full reward"] = _format(frame["full reward"], "{:.4f}")
+        spread = cells(frame[f"spread {device} (ms)"], " ± {:.2f}")
+        mark = busy_marks(frame, device)
+        text[f"latency {device} (ms)"] = cells(frame[f"latency {device} (ms)"], "{:.2f}") + spread + mark
+        text[f"speed-up {device}"] = cells(frame[f"speed-up {device}"], "{:.1f}x") + mark
+    text["reward"] = cells(frame["reward"], "{:.4f}")
+    text["full reward"] = cells(frame["full reward"], "{:.4f}")
     text["chosen by"] = frame["chosen by"].fillna("")
-    text["episode"] = _format(frame["episode"], "{:.0f}")
+    text["episode"] = cells(frame["episode"], "{:.0f}")
     text["export"] = frame["export"].fillna("")
     return text
 
 
-def _format(values: pd.Series, form: str) -> pd.Series:
-    return values.map(lambda value: "" if pd.isna(value) else form.format(value)).astype(object)
+def as_markdown(results: Results) -> str:
+    """Formats the table, without empty columns, and the notes on it in Markdown."""
+    text = as_text(results)
+    text = text[[name for name in text if any(text[name])]]
+    rows = [markdown(text)] if len(text) else []
+    parts = [*rows, ARCHITECTURE] if results.ranking else [NO_CANDIDATE, *rows]
+    return "\n\n".join([f"# {results.name}", *parts, *notes(results)]) + "\n"
 
 
 def drawn(results: Results, console: Console) -> str:
@@ -60,16 +61,16 @@ def drawn(results: Results, console: Console) -> str:
 
     Each device has a line within a candidate's row. On a narrow terminal columns are left out, and none is truncated.
     """
-    columns = {name: cells for name, cells in _columns(results).items() if any(map(str.strip, cells))}
+    columns = {name: column for name, column in _columns(results).items() if any(map(str.strip, column))}
     if not columns:
         return ""
     file = io.StringIO()
     width = console.width if console.is_terminal else WIDTH
     console = Console(file=file, width=1000, color_system=None)  # wide enough to measure any table
     spare = [name for name in _least_wanted(results) if name in columns]
-    while spare and Measurement.get(console, console.options, _drawn(columns)).maximum > width:
+    while spare and Measurement.get(console, console.options, grid(columns, LEFT)).maximum > width:
         del columns[spare.pop(0)]
-    console.print(_drawn(columns))
+    console.print(grid(columns, LEFT))
     return "\n".join([*file.getvalue().rstrip().splitlines(), ARCHITECTURE])
 
 
@@ -87,8 +88,8 @@ def _columns(results: Results) -> dict[str, list[str]]:
         "trial": list(text["trial"]),
         "architecture": [cell.replace(", ", ",").replace("random,", "random, ") for cell in text["architecture"]],
         "params\n(M)": list(text["params (M)"]),
-        **{_heading("full", name): list(text[f"full {name}"]) for name in results.figures},
-        **{_heading("mini", name): list(text[name]) for name in results.figures},
+        **{_heading("full", name): list(text[f"full {name}"]) for name in results.metric_names},
+        **{_heading("mini", name): list(text[name]) for name in results.metric_names},
         "on": ["\n".join(devices) if cells.strip() else "" for cells in stacked("latency {} (ms)")],
         "latency\n(ms)": stacked("latency {} (ms)"),
         "speed\nup": stacked("speed-up {}"),
@@ -105,7 +106,7 @@ def _heading(stage: str, name: str) -> str:
 
 def _least_wanted(results: Results) -> list[str]:
     """Returns the headings of the columns that a narrow terminal leaves out, in this order."""
-    first, *others = results.figures
+    first, *others = results.metric_names
     further = [_heading(stage, name) for name in reversed(others) for stage in ("mini", "full")]
     return [
         *("epi-\nsode", "trial", "chosen\nby", "full\nreward"),
@@ -120,12 +121,3 @@ def _least_wanted(results: Results) -> list[str]:
             _heading("full", first),
         ),
     ]
-
-
-def _drawn(columns: dict[str, list[str]]) -> Table:
-    grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in columns:
-        grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
-    for cells in zip(*columns.values(), strict=True):
-        grid.add_row(*map(Text, cells))
-    return grid

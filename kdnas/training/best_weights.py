@@ -1,4 +1,4 @@
-"""The weights that did best on held-out data, kept while training goes on."""
+"""The best weights of each model by held-out data, kept in memory during the training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 class BestWeights:
     """Each trainee's weights at its best held-out score so far, on the CPU.
 
-    A score that is not a number is the last word on its trainee: what diverged is not saved by what it was before.
+    A score of NaN replaces all earlier ones: a trainee that has diverged does not fall back on weights of before.
 
     Args:
-        trainees: each has its own best.
+        trainees: the modules that are trained; each has best weights of its own.
     """
 
     def __init__(self, trainees: Sequence[nn.Module]) -> None:
@@ -23,7 +23,7 @@ class BestWeights:
         self.kept: dict[str, dict[str, Any]] = {}
 
     def update(self, scores: Sequence[float]) -> None:
-        """Keeps the weights of every trainee whose score (larger is better) beats its best; the first of equals."""
+        """Keeps the weights of each trainee whose score (larger is better) is above its best so far."""
         for i, (trainee, score) in enumerate(zip(self.trainees, scores, strict=True)):
             best = self.kept[str(i)]["score"] if str(i) in self.kept else -math.inf
             if math.isnan(score) or score > best:
@@ -31,7 +31,7 @@ class BestWeights:
                 self.kept[str(i)] = {"score": score, "weights": weights}
 
     def restore(self) -> None:
-        """Sets every trainee back to its best weights, if there are any, and forgets them."""
+        """Loads each trainee's best weights, if there are any, into the trainee, and drops the copies."""
         for i, kept in self.kept.items():
             self.trainees[int(i)].load_state_dict(kept["weights"])
         self.kept = {}

@@ -1,4 +1,4 @@
-"""Gradients of several students, each when its own loss is there, as far as the memory goes."""
+"""Computes the gradients of several students one by one, so that only one needs memory for activations."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from torch import Tensor, nn
 
 
 def at_once(loss: Tensor, parameters: Sequence[nn.Parameter], scale: float = 1.0) -> Tensor:
-    """Computes a loss's gradients now, for `backward` to hand out later, so that what led to the loss can be freed.
-
-    Students that share a batch then need memory for the activations of those that are at work, and not of all.
+    """Computes a loss's gradients now and stores them for `backward`, so that the activations can be freed.
 
     Args:
         loss: a scalar.
-        parameters: that it depends on, or some of them; frozen ones are passed over.
-        scale: what the gradients are multiplied by. It takes the place of the gradient that `backward` would bring:
-            the result may only be added to others and, by Lightning, divided.
+        parameters: parameters that the loss depends on; frozen ones get no gradient.
+        scale: a factor for the gradients. It replaces the gradient that `backward` would pass on: the result may
+            only be added to others and, by Lightning, divided.
 
     Returns:
-        A scalar equal to the loss.
+        A scalar equal to the loss, whose `backward` adds the stored gradients to the parameters.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     gradients = torch.autograd.grad(loss, trained, allow_unused=True)
@@ -45,5 +43,5 @@ class _Computed(torch.autograd.Function):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an accelerator or the host had no memory left."""
+    """Returns whether an error means that an accelerator or the host had no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

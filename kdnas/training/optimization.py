@@ -1,4 +1,4 @@
-"""The optimizer and schedule that every training here shares."""
+"""The optimizer and the learning rate schedule of every training."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from kdnas.base.errors import is_number, require
 
 
 def check_optimization(learning_rate: Any, warmup: Any, betas: Any, weight_decay: Any) -> None:
-    """Refuses settings of a module that cannot be trained with.
+    """Refuses settings of the optimizer or the schedule that are out of range.
 
     Raises:
-        ConfigError: a number out of its range, or none.
+        ConfigError: the first such setting.
     """
     rates = is_number(learning_rate) and learning_rate >= 0
-    require(rates, "module.learning_rate", learning_rate, "a number from 0")
-    require(is_number(warmup) and 0 <= warmup < 1, "module.warmup", warmup, "from 0 to below 1")
+    require(rates, "learning_rate", learning_rate, "a number from 0")
+    require(is_number(warmup) and 0 <= warmup < 1, "warmup", warmup, "from 0 to below 1")
     pair = isinstance(betas, list | tuple) and len(betas) == 2
     require(
         pair and all(is_number(beta) and 0 <= beta < 1 for beta in betas),
-        "module.betas",
+        "betas",
         betas,
         "two numbers from 0 to below 1",
     )
-    require(is_number(weight_decay) and weight_decay >= 0, "module.weight_decay", weight_decay, "a number from 0")
+    require(is_number(weight_decay) and weight_decay >= 0, "weight_decay", weight_decay, "a number from 0")
 
 
 def adamw(
     module: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float, precision: str
 ) -> torch.optim.AdamW:
-    """AdamW; biases and layer norms are not decayed.
+    """Makes AdamW with the fused step; biases and layer norms have no weight decay.
 
     Args:
-        precision: the Trainer's. The fused step is several times faster, but under fp16 it would hide the unscaled
-            gradients from clipping.
+        precision: the Trainer's precision. In fp16 the step is not fused, as it would hide the unscaled gradients from
+            clipping.
     """
     parameters = list(module.parameters())
     groups = [
@@ -47,10 +47,11 @@ def adamw(
 
 
 def linear(progress: float, warmup: float) -> float:
-    """The learning rate's share of its peak: a linear rise over the share `warmup`, then a linear fall to zero.
+    """Returns the learning rate as a share of its peak: it rises linearly during warm-up, then falls linearly to zero.
 
     Args:
-        progress: of the training, from 0 to 1.
+        progress: the progress of the training, from 0 to 1.
+        warmup: the share of the training that is warm-up.
     """
     if progress < warmup:
         return progress / warmup

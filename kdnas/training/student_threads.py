@@ -1,6 +1,6 @@
-"""Several students at work at once, each on its share of a CPU's cores.
+"""Trains several students at the same time, each in a thread with its share of a CPU's cores.
 
-A small student's products do not keep many cores busy, and much of its step runs on one. Two students, apart, do.
+The matrix products of a small student do not keep many cores busy, and much of its step runs on one core.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import nn
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 START_S = 60
-"""Seconds that threads have to start."""
+"""Seconds to wait for the threads to start."""
 
 
 class SideBySide:
-    """Threads that share out PyTorch's.
+    """A pool of threads that divide PyTorch's own threads among them.
 
     Args:
-        places: threads, no more than PyTorch has.
-        context: what each piece of work is done in, such as autocast, which PyTorch knows by thread.
+        places: the number of threads, at most `torch.get_num_threads()`.
+        context: makes the context that each piece of work runs in, as autocast, which PyTorch sets by thread.
     """
 
     def __init__(self, places: int, context: Callable[[], AbstractContextManager[None]]) -> None:
@@ -37,10 +37,10 @@ class SideBySide:
         torch.set_num_threads(cores)  # the last number set is also that of threads still to come
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """What comes of each item, in their order, when all are done.
+        """Returns the result of each item, in order, when all are done.
 
         Raises:
-            Exception: that of the first item that raised one.
+            Exception: the exception of the first item that raised one.
         """
         gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
@@ -51,7 +51,7 @@ class SideBySide:
         futures = [self._pool.submit(apart, item) for item in items]
         try:
             wait(futures)
-        except BaseException:  # a signal's: nobody is left at work on what is about to be given up
+        except BaseException:  # as from a signal: no thread may go on with a training that is given up
             for future in futures:
                 future.cancel()
             wait(futures)
@@ -60,17 +60,17 @@ class SideBySide:
 
 
 def _take(cores: int) -> None:
-    """Gives this thread so many cores."""
-    torch.get_num_threads()  # a thread's first question sets its number to the last that was set anywhere
+    """Sets the number of cores of the current thread."""
+    torch.get_num_threads()  # a thread's first call sets its number to the last one set in any thread
     torch.set_num_threads(cores)
 
 
 def places() -> int:
-    """How many threads there is room for: those of PyTorch, or fewer where this thread is pinned, as they would be."""
+    """Returns the number of cores for students: PyTorch's threads, or fewer if the process is pinned to fewer cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(torch.get_num_threads(), cores)
 
 
 def draws(model: nn.Module) -> bool:
-    """Whether training a model takes random numbers. Threads would get them in the order in which they come."""
+    """Returns whether training a model draws random numbers (dropout), whose order would depend on the threads."""
     return any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules())

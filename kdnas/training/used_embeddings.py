@@ -1,7 +1,7 @@
-"""Word embeddings of which only the rows that the data uses are trained.
+"""Trains only those rows of the word embeddings that occur in the data.
 
-A small student is mostly vocabulary, with gradients and an optimizer's state as large again, and in a short training
-most rows are those of words that never come. They have no gradient, so nothing but the weight decay would change them.
+Most of a small student's parameters are word embeddings, and most of their rows do not occur in a short training.
+Those rows have no gradient: only weight decay would change them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 WORTH = 0.8
-"""The share of used rows above which it is not worth the while."""
+"""The share of used rows from which on the whole table is trained."""
 
 
 class UsedRows(nn.Module):
-    """Takes the place of an embedding; its state dict is that of the whole table.
+    """Replaces an embedding; its state dict is that of the whole table.
 
     Args:
-        table: the embedding.
-        used: the ids that will be asked for, in order.
+        table: the embedding, (vocabulary, d).
+        used: the ids that occur, sorted, (used,).
     """
 
     table: nn.Embedding
@@ -31,7 +31,7 @@ class UsedRows(nn.Module):
 
     def __init__(self, table: nn.Embedding, used: Tensor) -> None:
         super().__init__()
-        self.__dict__["table"] = table  # not one of its parts: it has no weights of its own any more
+        self.__dict__["table"] = table  # not a submodule: its weights are `rows` and `rest` now
         self.used = used
         self.rows = nn.Parameter(table.weight.detach()[used].clone())
         places = torch.zeros(table.num_embeddings, dtype=torch.long)
@@ -47,13 +47,13 @@ class UsedRows(nn.Module):
         return functional.embedding(self.places[ids], self.rows, self.padding)
 
     def whole(self) -> Tensor:
-        """The whole table."""
+        """Returns the whole table, (vocabulary, d)."""
         weight = self.rest.clone()
         weight[self.used.to(weight.device)] = self.rows.detach().to(weight.device)
         return weight
 
     def restored(self) -> nn.Embedding:
-        """The embedding that this took the place of, trained."""
+        """Returns the replaced embedding, with the trained rows."""
         self.table.weight.data = self.whole()
         return self.table
 
@@ -70,7 +70,7 @@ def _gather(module: UsedRows, state: dict[str, Any], prefix: str, *_: Any) -> No
 
 
 def train_used_rows(model: PreTrainedModel, used: Tensor) -> None:
-    """Trains only these rows of a model's word embeddings, if they are few, and nothing else uses the table."""
+    """Trains only the used rows of a model's word embeddings, if these are few and no output layer shares the table."""
     table = model.get_input_embeddings()
     tied = model.get_output_embeddings() is not None
     if not tied and isinstance(table, nn.Embedding) and len(used) < WORTH * table.num_embeddings:
@@ -78,7 +78,7 @@ def train_used_rows(model: PreTrainedModel, used: Tensor) -> None:
 
 
 def restore_tables(model: PreTrainedModel) -> None:
-    """Makes a model whole again."""
+    """Undoes `train_used_rows`: gives a model its whole table of word embeddings back."""
     rows = model.get_input_embeddings()
     if isinstance(rows, UsedRows):
         model.set_input_embeddings(rows.restored())

@@ -5,7 +5,7 @@ Code that takes a while runs in an `activity`. Everything else is an ordinary lo
 
 from kdnas.base.screen.activities import Activity, activity
 from kdnas.base.screen.display import aside, board
-from kdnas.base.screen.lines import Console, Lines, told
+from kdnas.base.screen.lines import Console, Lines, is_shown
 from kdnas.base.screen.words import duration
 
-__all__ = ["Activity", "Console", "Lines", "activity", "aside", "board", "duration", "told"]
+__all__ = ["Activity", "Console", "Lines", "activity", "aside", "board", "duration", "is_shown"]

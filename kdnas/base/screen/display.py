@@ -46,7 +46,7 @@ class Board:
         self._hidden: set[int] = set()
         self._live: Live | None = None
         self._lock = threading.RLock()
-        self._birth = self._spoke = time.monotonic()
+        self._birth = self._printed = time.monotonic()
         self._heart: threading.Thread | None = None
 
     @property
@@ -59,9 +59,9 @@ class Board:
         """Whether the live display is shown just now."""
         return self._live is not None
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Prints text, above the live display if there is one."""
-        self._spoke = time.monotonic()
+        self._printed = time.monotonic()
         self.console.print(text)
 
     def begin(self, shown: Activity) -> None:
@@ -119,8 +119,8 @@ class Board:
             time.sleep(TICK)
             now = time.monotonic()
             longest = next(gap for age, gap in SILENCE if now - self._birth < age)
-            if self.activities and now - self._spoke >= longest:
-                self._spoke = now
+            if self.activities and now - self._printed >= longest:
+                self._printed = now
                 log.info("%s", self.state, extra={"heartbeat": True})
 
 

@@ -15,7 +15,7 @@ def verbose() -> bool:
     return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
-def told(record: logging.LogRecord) -> bool:
+def is_shown(record: logging.LogRecord) -> bool:
     """Returns whether a line is shown on the terminal, and not only written to a job's log file."""
     if verbose():
         return True
@@ -50,12 +50,12 @@ class Console(logging.Handler):
     def __init__(self, level: int | str = logging.NOTSET) -> None:
         super().__init__(level)
         self.setFormatter(Lines())
-        self.addFilter(told)
+        self.addFilter(is_shown)
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "heartbeat", False) and board.live:
             return  # the live display shows it
         try:
-            board.say(self.format(record))
+            board.print(self.format(record))
         except Exception:
             self.handleError(record)

@@ -63,11 +63,11 @@ def pareto_plot(results: Results) -> Figure | None:
         here = points.assign(latency=points["latency", device], spread=points["spread", device])
         here = here.assign(busy=points["busy", device]).dropna(subset="latency")
         teacher = results.teacher.latency.get(device) if results.teacher else None
-        theirs = results.teacher_metrics.get(metric) if metric else None
-        _draw_candidates(axes, here, 0.0, *([teacher.median] if teacher and theirs is not None else []))
+        quality = results.teacher_metrics.get(metric) if metric else None
+        _draw_candidates(axes, here, 0.0, *([teacher.median] if teacher and quality is not None else []))
         axes.set_xlabel(f"latency on {device} (ms)")
         if teacher:
-            _draw_teacher(axes, teacher, None if theirs is None else 1 - theirs)
+            _draw_teacher(axes, teacher, None if quality is None else 1 - quality)
         if metric and metric in results.chance:
             _draw_chance(axes, 1 - results.chance[metric])
     panels[0].set_ylabel(what)

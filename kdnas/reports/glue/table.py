@@ -1,0 +1,76 @@
+"""The GLUE table: means over seeds, averages over tasks, and the comparison with the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from kdnas.reports.costs import devices, speed_ups
+
+COLA = "cola"
+"""The task that small students are poor at, so that papers also average without it."""
+
+
+def table(
+    runs: pd.DataFrame, tasks: Mapping[str, str], costs: Mapping[str, Mapping[str, Any]], teacher: str | None
+) -> pd.DataFrame:
+    """Makes the table, a row a model, the teacher last; scores in per cent. Unknown values are NaN.
+
+    Columns: `model`, `seeds` (their number), the cost with `speed-up DEVICE` (the teacher's latency over the model's);
+    for each task its mean over the seeds, `TASK deviation` and `TASK seeds` (the number that have finished);
+    `average` and `average without cola`, each with its deviation and number of seeds; `% of teacher`, likewise.
+
+    A task counts once in an average, with its metric in `tasks`. An average is the mean of the tasks' means, and NaN
+    if a task has no finished run. Its deviation is the deviation of the seeds' averages, over the seeds that have
+    finished every task. Deviations are sample standard deviations: NaN for a single seed.
+
+    Args:
+        runs: as `kdnas.reports.glue.runs.read` returns them.
+        tasks: for each task the metric that stands for it.
+        costs: the columns of each model's cost.
+        teacher: the teacher's label; None for no comparison.
+    """
+    groups = {"average": list(tasks)}
+    if COLA in tasks and len(tasks) > 1:
+        groups["average without cola"] = [task for task in tasks if task != COLA]
+    rows = [
+        {"model": model, "seeds": own["seed"].nunique(), **costs.get(str(model), {}), **_scores(own, tasks, groups)}
+        for model, own in runs.groupby("model")
+    ]
+    frame = pd.DataFrame(rows).set_index("model", drop=False).rename_axis(None)
+    return (frame if teacher is None else _compared(frame, teacher, groups)).reset_index(drop=True)
+
+
+def _scores(runs: pd.DataFrame, tasks: Mapping[str, str], groups: Mapping[str, list[str]]) -> dict[str, float]:
+    """Returns a model's mean scores and averages by column."""
+    deciding = runs[runs["metric"] == runs["task"].map(tasks)]
+    scores = deciding.pivot(index="seed", columns="task", values="score").reindex(columns=list(tasks))
+    row: dict[str, float] = {}
+    for task in tasks:
+        row |= _summary(task, scores[task].mean(), scores[task].dropna())
+    for name, members in groups.items():
+        averages = scores[members].dropna().mean(axis="columns")  # of the seeds that have finished every task
+        row |= _summary(name, scores[members].mean().mean(skipna=False), averages)
+    return row
+
+
+def _summary(name: str, mean: float, seeds: pd.Series) -> dict[str, float]:
+    return {name: mean, f"{name} deviation": seeds.std(), f"{name} seeds": len(seeds)}
+
+
+def _compared(frame: pd.DataFrame, teacher: str, groups: Mapping[str, list[str]]) -> pd.DataFrame:
+    """Adds the columns that compare with the teacher, and moves its row to the end."""
+    for name in groups:
+        frame[name.replace("average", "% of teacher")] = 100 * frame[name] / frame.at[teacher, name]
+    latency = {device: frame.at[teacher, f"latency {device} (ms)"] for device in devices(frame)}
+    for device, column in zip(latency, speed_ups(frame, latency).items(), strict=True):
+        frame.insert(frame.columns.get_loc(f"spread {device} (ms)") + 1, *column)
+    return frame.reindex([*frame.index.drop(teacher), teacher])
+
+
+def metrics(runs: pd.DataFrame) -> pd.DataFrame:
+    """Summarizes every metric: `model`, `task`, `metric`, `mean`, `deviation` and number of `seeds`."""
+    scores = runs.dropna(subset="score").groupby(["model", "task", "metric"])["score"]
+    return scores.agg(mean="mean", deviation="std", seeds="count").reset_index()
