@@ -32,9 +32,11 @@ BASE |= {"packed": True}
 MASKED_LM = {
     "outputs": "online",
     "student": [6, 12, 384, 1536, "gelu"],
-    "more": ["objective=masked_lm", "objective.representation.epochs=0", "objective.tokens.epochs=null"]
-    + ["data=wikipedia", "data/masking=bert", "data.name=mnli", "data.columns=[premise,hypothesis]"]
-    + ["data.sentences=false", "data.validation=validation_matched"],
+    "more": [
+        *("objective=masked_lm", "objective.representation.epochs=0", "objective.tokens.epochs=null"),
+        *("data=wikipedia", "data/masking=bert", "data.name=mnli", "data.columns=[premise,hypothesis]"),
+        *("data.sentences=false", "data.validation=validation_matched"),
+    ],
 }
 """Masked language modelling of MNLI's pairs, by a student of MiniLM's shape."""
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
