@@ -162,7 +162,7 @@ TABLE = [
     ("train", "data.batch_tokens=100", "data.batch_tokens=100: must be at least 128, two of the longest rows"),
     ("train", "data.batch_tokens=many", "data.batch_tokens=many: must be a whole number from 1"),
     ("train", "outputs.limit=0", "outputs.limit=0: must be above 0, in GB"),
-    ("search", "outputs=memory outputs.otherwise.limit=nan", "outputs.limit=nan: must be above 0, in GB"),
+    ("search", "outputs=memory outputs.otherwise.limit=nan", "outputs.otherwise.limit=nan: must be above 0, in GB"),
     ("train", "data.max_length=2", "data.max_length=2: must be a whole number from 8"),
     ("train", "data.max_length=4096", "data.max_length=4096: must be at most the teacher's 128"),
     ("search", "data.proxy=nan", "data.proxy=nan: must be above 0 and at most 1"),

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from labelled import classification
 from objectives import hidden_states
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from torchmetrics.classification import MulticlassAccuracy
 from transformers import DataCollatorWithPadding
 
 from kdnas.app import run as runner
@@ -145,7 +145,7 @@ def test_any_number_that_is_not_finite_is_a_divergence(teacher, monkeypatch, par
         module = StudentDistiller(teacher, [SMALL], hidden_states())
         monkeypatch.setattr(module.students[0], "figures", lambda: {"loss": value})
     else:
-        module = FineTuner(partial(load_classifier, teacher), 2, {"accuracy": MulticlassAccuracy(2)})
+        module = FineTuner(partial(load_classifier, teacher), classification(2))
         unused = module.tokenizer.mask_token_id  # a word that no text has
         weights = module.model.classifier.bias if part == "logits" else module.model.bert.embeddings.word_embeddings
         (weights if part == "logits" else weights.weight).data[unused if part == "weights" else 0] = value
@@ -189,7 +189,7 @@ def test_the_study_hears_of_a_diverged_student_of_a_gang_and_of_the_others_rewar
     study = SimpleNamespace(
         tell=lambda trial, reward, metrics, *_, **__: told.update({trial: reward}),
         fail=lambda trial, reason: failed.update({trial: reason}),
-        part=lambda trials: None,
+        split=lambda trials: None,
         teacher=None,
     )
     cost = Cost(1, 1, {})

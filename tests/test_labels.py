@@ -463,7 +463,7 @@ def test_one_metric_decides(task):
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("search", ["+experiment=mnli", f"task={task}"])
         other = compose("search", ["+experiment=mnli", f"task={task}", "task.metric=accuracy"])
-        tasks = compose("glue").tasks
+        tasks = compose("evaluate").evaluation.tasks
     recipe = instantiate(cfg.objective)
     assert next(iter(SplitMetrics(recipe.task).names)) == recipe.stages[-1].monitor == tasks[task]
     assert cfg.reward.quality.name == tasks[task]

@@ -44,7 +44,7 @@ FAMILIES = {
     "electra classifier": (ElectraForSequenceClassification, ElectraConfig),
     "albert classifier": (AlbertForSequenceClassification, AlbertConfig),
 }
-PACKING = ("bert", "bert classifier", "roberta", "roberta classifier", "electra classifier")
+PACKING = ("bert", "bert classifier", "roberta", "roberta classifier", "electra classifier", "albert classifier")
 
 
 def model_of(family):
@@ -120,7 +120,7 @@ MASKED = {
     "roberta": (RobertaForMaskedLM, RobertaConfig, True),
     "electra": (ElectraForMaskedLM, ElectraConfig, True),
     "albert": (AlbertForMaskedLM, AlbertConfig, True),
-    "distilbert": (DistilBertForMaskedLM, DistilBertConfig, False),  # whose head has an activation between its parts
+    "distilbert": (DistilBertForMaskedLM, DistilBertConfig, True),
 }
 
 

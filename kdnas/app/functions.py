@@ -45,7 +45,7 @@ def run_search(*overrides: str, config_dir: str | os.PathLike[str] | None = None
     with _apart():
         commands.search.run(words)
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            folder = compose("search", words).search.dir
+            folder = compose("search", sys.argv[1:]).search.dir  # the words as the command has checked them
     return open_search(folder)
 
 

@@ -90,12 +90,13 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
     cfg = copy.deepcopy(cfg)
     check_settings(cfg)
     instantiate(cfg.get("outputs"))
-    costs, recipe, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
-    metrics = ("loss", *SplitMetrics(recipe.task, cfg.module.get("also")).names)
+    costs, objective, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
+    split_metrics = SplitMetrics(objective.task, cfg.module.get("also")).names
+    metrics = tuple(dict.fromkeys([*objective.metric_names, *split_metrics]))
     data = instantiate(cfg.data, tokenizer=None)
     distils = cfg.architectures is not None
     students = len(job.trials or [architecture(values) for values in cfg.architectures or ()])
-    epochs = recipe.epochs if distils else None
+    epochs = objective.epochs if distils else None
     check_arguments(cfg.trainer, epochs, cfg.profile)
     own = user_callbacks(cfg)
     check_callbacks(own, ["train/loss", *(f"val/{name}" for name in metrics)] if distils else [], epochs, students)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hydra.utils
 from omegaconf import DictConfig
 
 from kdnas.app.baselines import baselines
@@ -18,7 +19,7 @@ from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.run_folder import write_prepared
 from kdnas.base.screen import activity
 from kdnas.costs.cost import Cost, Latency
-from kdnas.models.loading import check_activation
+from kdnas.models.resizing import check_activation
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.job import Job
 from kdnas.search.study import Study
@@ -32,6 +33,8 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
     Raises:
         ConfigError: candidates or finalists cannot be trained with these settings.
     """
+    if not issubclass(hydra.utils.get_class(cfg.module._target_), StudentDistiller):
+        raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
     jobs = Job("mini", trials=tuple(range(cfg.search.gang))), Job("full", trials=(0,))
     candidate, _ = (preflight(staged(cfg, job), job) for job in jobs)
     check_reward(candidate)
@@ -42,9 +45,8 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
     candidate.cfg.architectures = [space.example.to_dict()]
     module, data = build(candidate)
     trainer, costs = candidate.trainer, candidate.costs
-    if costs is None or not isinstance(module, StudentDistiller):
-        raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
-    with activity("measuring the teacher's latency"):
+    assert costs is not None and isinstance(module, StudentDistiller)  # checked above
+    with activity("measuring the teacher's latency"), mounted("latency"):
         teacher = costs.cost(module.teacher_config)
     connect(module, data, trainer)
     compared = baselines(module, data, trainer.strategy.root_device)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from kdnas.app.corrections import correct_costs
 from kdnas.app.jobs import open_study
 from kdnas.base.config import instantiate
+from kdnas.base.errors import mounted
 from kdnas.models.loading import load_config
 from kdnas.search.job import Job
 from kdnas.search.study import Study
@@ -19,5 +20,6 @@ def remeasure(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float
     costs = instantiate(cfg.latency)
     for kind in ("mini", "full"):
         measured = open_study(cfg, replace(job, kind=kind))
-        correct_costs(measured, load_config(cfg.teacher.path), costs.cost, instantiate(cfg.reward))
+        with mounted("latency"):
+            correct_costs(measured, load_config(cfg.teacher.path), costs.cost, instantiate(cfg.reward))
     return {}

@@ -17,7 +17,7 @@ from kdnas.base.config import override, plain
 from kdnas.base.errors import ConfigError
 from kdnas.base.identity import OtherSettingsError
 from kdnas.base.locks import alone
-from kdnas.base.run_folder import earlier_results
+from kdnas.base.run_folder import earlier_precision, earlier_results
 from kdnas.modules.base import DivergedError
 from kdnas.search.job import Job
 
@@ -39,9 +39,12 @@ def ensure_teacher(cfg: DictConfig, complete: Callable[[Plan], Any]) -> None:
         return
     with alone(folder.with_suffix(".lock"), f"the teacher {folder}"):
         own = teachers_config(cfg, folder, training)
-        plan = preflight(staged(own, Job.of(own)))
+        own = staged(own, Job.of(own))
+        if own.trainer.precision == "auto":
+            own.trainer.precision = earlier_precision(training) or "auto"
         try:
-            if earlier_results(training, plan.cfg) is None or not folder.is_dir():
+            if earlier_results(training, own) is None or not folder.is_dir():
+                plan = preflight(own)
                 log.info("the teacher %s: training it, unless it is finished", folder)
                 complete(plan)
         except OtherSettingsError as error:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 LOSS = "loss"
-"""The only metric of which less is better: a task refuses a deciding metric of that kind."""
 
 
-def deciding_metric(metrics: Mapping[str, float]) -> str:
-    """Returns the name of the metric that models are compared by: the first, or the loss if there is no other."""
-    return next((name for name in metrics if name != LOSS), LOSS)
+def is_loss(name: str) -> bool:
+    """Returns whether less of a metric is better: of the loss, and of each term's (`loss_<term>`).
+
+    A task refuses other metrics of that kind as its deciding one.
+    """
+    return name == LOSS or name.startswith(f"{LOSS}_")
+
+
+def deciding_metric(metrics: Iterable[str]) -> str:
+    """Returns the name of the metric that models are compared by: the first that is no loss, or else the loss."""
+    return next((name for name in metrics if not is_loss(name)), LOSS)
 
 
 def quality(metrics: Mapping[str, float], name: str | None = None) -> float:
-    """Returns a metric as a number of which more is better: the loss negated, any other as it is.
+    """Returns a metric as a number of which more is better: a loss negated, any other as it is.
 
     Args:
         metrics: held-out metrics by name.
         name: the metric; None for the deciding one.
     """
     name = deciding_metric(metrics) if name is None else name
-    return -metrics[name] if name == LOSS else metrics[name]
+    return -metrics[name] if is_loss(name) else metrics[name]

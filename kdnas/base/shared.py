@@ -1,4 +1,4 @@
-"""What one process makes once for all of a search's candidates: the teacher, the data, the teacher's outputs."""
+"""Objects that a process makes once for all candidates of a search: the teacher, the data, the teacher cache."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ _kept: dict[str, tuple[Hashable, Any]] = {}
 
 
 def shared(kind: str, key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` gave the last time that this kind was asked for with this key. One of a kind is kept.
+    """Returns the shared object of a kind; makes it if there is none, or if its key is another.
 
     Args:
-        kind: as `teacher`.
-        key: everything that it depends on.
+        kind: the name of what is shared, as `teacher`; there is at most one object of each kind.
+        key: everything that the object depends on.
+        make: makes it.
     """
     if kind not in _kept or _kept[kind][0] != key:
-        _kept.pop(kind, None)  # before the next is made: both might not fit
+        _kept.pop(kind, None)  # first: memory may not hold both
         _kept[kind] = key, make()
     return _kept[kind][1]
 
 
 def forget(kind: str) -> None:
-    """Lets go of what is kept of a kind."""
+    """Frees the shared object of a kind, if there is one."""
     _kept.pop(kind, None)

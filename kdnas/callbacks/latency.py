@@ -51,7 +51,8 @@ class LatencyBenchmark(L.Callback):
 
     def measure_again(self, module: StudentDistiller) -> None:
         """Repeats the measurements that were made on a busy host when training began."""
-        if self.teacher.busy:
-            self.teacher = self.costs.teacher_cost(module.teacher_config)
         pairs = zip(self._configs, self.students, strict=True)
-        self.students = [self.costs.cost(config) if cost.busy else cost for config, cost in pairs]
+        with mounted("latency"):
+            if self.teacher.busy:
+                self.teacher = self.costs.teacher_cost(module.teacher_config)
+            self.students = [self.costs.cost(config) if cost.busy else cost for config, cost in pairs]

@@ -173,7 +173,7 @@ class DiskOutputs(KeptOutputs):
 
     def __init__(self, folder: str, limit: float, otherwise: TeacherOutputs | None = None) -> None:
         super().__init__(limit, otherwise)
-        self.folder = check_folder("outputs.folder", folder)
+        self.folder = check_folder("folder", folder)
 
     @property
     def where(self) -> str:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from kdnas.base.errors import ConfigError, is_number, require, require_switch, require_whole
+from kdnas.base.metrics import LOSS
 from kdnas.distillation.terms import LossTerm
 from kdnas.models.features import Feature
 from kdnas.models.heads import Encoder, Head
@@ -83,6 +84,12 @@ class Objective:
         """The task's metrics by name, torchmetrics objects; the deciding one first."""
         return self.task.metrics if self.task else {}
 
+    @property
+    def metric_names(self) -> list[str]:
+        """The names of the held-out losses and metrics; each term's loss is one if its stage has several."""
+        terms = (name for stage in self.stages if len(stage.terms) > 1 for name in stage.terms)
+        return [LOSS, *dict.fromkeys(f"{LOSS}_{name}" for name in terms), *self.metrics]
+
     def teacher_features(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> frozenset[Feature]:
         """Returns the features of the teacher that the stages of a student take."""
         with torch.device("meta"):
@@ -140,4 +147,8 @@ def make_objective(head: Head | None = None, task: Task | None = None, **parts: 
         raise ConfigError(f"objective: {', '.join(f'{name}.epochs=0' for name in stages)}: one must be above 0")
     settings = {name for name in parts if name not in stages}
     settings.update(f"{name}.{setting}" for name, stage in stages.items() for setting in stage.settings)
-    return Objective(head, trained, task, frozenset(settings))
+    objective = Objective(head, trained, task, frozenset(settings))
+    for stage in trained:
+        own = [LOSS, *(f"{LOSS}_{name}" for name in stage.terms if len(stage.terms) > 1), *objective.metrics]
+        require(stage.monitor in own, f"{stage.name}.monitor", stage.monitor, f"one of {', '.join(own)}")
+    return objective

@@ -48,7 +48,8 @@ class Teacher:
         """A key that changes with the weights, the config, the precision or the order of classes."""
         weights = fingerprint(Path(self.path)) or f"{self.path} {getattr(self.config, '_commit_hash', None)}"
         order = "" if self.order is None else f" {self.order}"
-        return f"{weights} {self.config.to_json_string()} {self.head} {self.precision}{order}"
+        head = f"{type(self.head).__name__} {vars(self.head)}"
+        return f"{weights} {self.config.to_json_string()} {head} {self.precision}{order}"
 
     def load(self) -> PreTrainedModel:
         """Loads the model, frozen; all candidates of a process share it."""

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.base.errors import ConfigError, require, require_switch, require_whole
+from kdnas.base.errors import ConfigError, require, require_switch, require_whole, shown
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import make
@@ -134,7 +134,10 @@ def load_classifier(
     """
     weights: dict[str, Tensor] | None = None
     fits = isinstance(source, str) and bool(source)
-    require(fits, "checkpoint", source, "a checkpoint of kdnas, a Hugging Face folder or a hub id")
+    if not fits:  # the full key: the setting is not among this function's own
+        raise ConfigError(
+            f"checkpoint={shown(source)}: must be a checkpoint of kdnas, a Hugging Face folder or a hub id"
+        )
     require_switch("module.source.random", random)
     require_whole("task.num_labels", num_labels, 1)
     require_whole("module.source.student", 0 if student is None else student, 0)

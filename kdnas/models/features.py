@@ -44,6 +44,11 @@ class Feature:
     layer: int = 0
     per: Per = Per.TOKEN
 
+    def __post_init__(self) -> None:
+        allowed = (Per.ROW, Per.MASKED_TOKEN) if self.kind is Kind.LOGITS else (Per.TOKEN, Per.FIRST_TOKEN)
+        if self.per not in allowed:
+            raise ValueError(f"{self.kind} per {self.per}: must be per {' or '.join(allowed)}")
+
     @property
     def name(self) -> str:
         """A name that is unique among features, as `hidden_state-04-token`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.base.errors import ConfigError
+from kdnas.models.architecture import Architecture
 from kdnas.models.families import family_of
 from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
 from kdnas.models.packing import MODEL_INPUTS, Attention, Layout, packed
@@ -59,6 +60,11 @@ def has_head(model: PreTrainedModel) -> bool:
     return model.base_model is not model
 
 
+def is_masked_lm(model: PreTrainedModel) -> bool:
+    """Returns whether a model is a masked language model."""
+    return type(model) is MODEL_FOR_MASKED_LM_MAPPING.get(type(model.config), None)
+
+
 def _run(
     model: PreTrainedModel,
     batch: BatchEncoding,
@@ -69,6 +75,8 @@ def _run(
     kinds = {feature.kind for feature in features}
     if Kind.LOGITS in kinds and not has_head(model):
         raise ConfigError(f"objective: needs logits; a {type(model).__name__} has none")
+    if LOGITS in features and is_masked_lm(model):
+        raise ConfigError("objective: needs logits of rows; a masked language model has those of masked tokens")
     if kinds & {Kind.QUERY, Kind.KEY, Kind.VALUE} and not way.packed:
         family = model.config.model_type
         raise ConfigError(f"objective: needs queries, keys or values; a {family} model gives none (it is not packed)")
@@ -168,7 +176,9 @@ def _trial(
     kind: type[PreTrainedModel], config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, BatchEncoding, set[Feature]]:
     """Returns a tiny model of a class, a batch with all of its inputs, and the features to compare."""
-    config.update({"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8})
+    family = family_of(config)
+    activation = family.architecture(config).hidden_act
+    config = family.resize(config, Architecture(2, 2, 8, 8, activation))
     tiny = kind(config).eval()
     for parameter in tiny.parameters():
         parameter.normal_()
@@ -177,9 +187,9 @@ def _trial(
     tokens[tokens == config.pad_token_id] += 1
     batch = BatchEncoding({"input_ids": tokens, "attention_mask": mask})
     if "token_type_ids" in signature(tiny.forward).parameters:
-        batch["token_type_ids"] = torch.randint(max(1, getattr(config, "type_vocab_size", 0)), mask.shape)
+        batch["token_type_ids"] = torch.randint(max(1, family.token_types(config)), mask.shape)
     features = {hidden_state(layer) for layer in range(3)}
-    if kind is MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None):
+    if is_masked_lm(tiny):
         batch["labels"] = torch.where(torch.arange(4) == torch.tensor([[1], [0], [3]]), tokens, -100)
         features.add(MASKED_LOGITS)
     elif has_head(tiny):

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.base.errors import ConfigError
+from kdnas.base.metrics import quality
 from kdnas.models.checkpoints import PACK, architectures, pack
 from kdnas.models.families import architecture_of
 from kdnas.models.heads import Head
@@ -243,6 +244,5 @@ def score(metrics: Mapping[str, float], monitor: str) -> float:
     """Returns a score to compare epochs by, larger is better: NaN after a divergence, -inf for an undefined metric."""
     if not math.isfinite(metrics.get("loss", 0.0)):
         return math.nan
-    if monitor == "loss":
-        return -metrics["loss"]
-    return -math.inf if math.isnan(metrics[monitor]) else metrics[monitor]
+    value = quality(metrics, monitor)
+    return -math.inf if math.isnan(value) else value

@@ -8,8 +8,9 @@ from functools import cached_property
 
 from optuna.trial import FrozenTrial, TrialState
 
+from kdnas.base.metrics import LOSS, deciding_metric, is_loss
 from kdnas.costs.cost import Cost
-from kdnas.search.ranking import ByReward, Ranked, Ranking, better_cost, final_ranking
+from kdnas.search.ranking import Decided, Ranked, Ranking, better_cost, final_ranking
 from kdnas.search.study import Study
 
 
@@ -48,11 +49,11 @@ class Results:
             name: the name of the search.
             candidates, finalists: the studies of mini-KD and of the full distillations.
             top: the number of best candidates to show.
-            ranking: orders the candidates; None for `ByReward`.
+            ranking: orders the candidates; None for the order of a finished search, or `ByReward`.
         """
         return cls(
             name,
-            final_ranking(ranking or ByReward(), candidates, finalists),
+            final_ranking(ranking or Decided(candidates.order), candidates, finalists),
             top,
             candidates.trials(TrialState.FAIL),
             better_cost(candidates.teacher, finalists.teacher if finalists else None),
@@ -79,16 +80,18 @@ class Results:
 
     @cached_property
     def metric_names(self) -> list[str]:
-        """The names of the held-out metrics: the deciding one first, the loss last."""
+        """The names of the held-out metrics: the deciding one first, losses last."""
         seen = [part for one in self.ranking for part in (one.mini, one.full) if part]
         names = dict.fromkeys(name for one in seen for name in one.metrics)
         known = [*names, *self.teacher_metrics, *self.chance]
-        return [*dict.fromkeys(name for name in known if name != "loss"), "loss"]
+        others = [name for name in dict.fromkeys(known) if name != LOSS]
+        return [*sorted(others, key=is_loss), LOSS]
 
     @property
     def metric(self) -> str | None:
         """The name of the deciding metric; None where the loss decides."""
-        return self.metric_names[0] if self.metric_names[0] != "loss" else None
+        deciding = deciding_metric(self.metric_names)
+        return None if is_loss(deciding) else deciding
 
     @cached_property
     def devices(self) -> list[str]:

@@ -82,7 +82,7 @@ class Job:
         trials, architectures = values.get("trials") or (), values.get("architectures") or ()
         fits = isinstance(trials, Sequence) and all(isinstance(number, int) and number >= 0 for number in trials)
         require(fits, "job.trials", trials, "a list of numbers of trials")
-        fits = not architectures or len(trials) in (0, len(architectures))
+        fits = not trials or len(trials) == len(architectures)
         require(fits, "job.architectures", architectures, f"one for each trial of {list(trials)}")
         return cls(
             kind=str(values["kind"]),

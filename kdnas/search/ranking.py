@@ -76,6 +76,22 @@ class ByReward:
         return undominated_first(finalists) + [one for one in by_mini if not one.full]
 
 
+@dataclass(frozen=True)
+class Decided:
+    """The order that a finished search has decided on; candidates that it does not have follow by their rewards.
+
+    Args:
+        trials: the numbers of the trials, the best first; None while the search has not finished.
+    """
+
+    trials: Sequence[int] | None
+
+    def order(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Returns the candidates, the best first."""
+        places = {trial: place for place, trial in enumerate(self.trials or ())}
+        return sorted(ByReward().order(candidates), key=lambda one: places.get(one.mini.trial, len(places)))
+
+
 def undominated_first(order: Sequence[Candidate]) -> list[Candidate]:
     """Reorders candidates as little as needed so that none comes before one that dominates it."""
     left, ordered = list(order), []
