@@ -14,9 +14,8 @@ from datasets.exceptions import DatasetGenerationError
 
 from kdnas.base.errors import ConfigError, require
 from kdnas.base.files import reading
-from kdnas.datamodules.dialect import as_numbers, check_options, header, options_of, quote_notes
 from kdnas.datamodules.examples import Examples
-from kdnas.datamodules.files import find_files, reader_of
+from kdnas.datamodules.files import as_numbers, check_options, find_files, header, options_of, quote_notes, reader_of
 from kdnas.tasks.labels import content
 
 SAVED = ("state.json", "dataset_dict.json")
@@ -31,7 +30,7 @@ class Source:
         name: the name of the dataset's config.
         files: in place of both, files by split: for each a path, a pattern, or a list of these, relative to `path` if
             it is a folder.
-        csv: options of `pandas.read_csv`; null ones take the defaults of `kdnas.datamodules.dialect`.
+        csv: options of `pandas.read_csv`; null ones take the defaults of `kdnas.datamodules.files`.
         prefix: where these arguments are among the settings of the data, as `extra.0.`.
 
     Raises:

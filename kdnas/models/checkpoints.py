@@ -22,10 +22,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from kdnas.base.errors import ConfigError, require, require_switch, require_whole
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
-from kdnas.models.building import make
+from kdnas.models.building import DATA, check_encoder, fill, from_folder, make
 from kdnas.models.families import architecture_of
 from kdnas.models.loading import check_config, load_config, load_tokenizer
-from kdnas.models.weights import DATA, check_encoder, fill, from_folder
 
 log = logging.getLogger(__name__)
 PACK = "kdnas"

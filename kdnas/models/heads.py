@@ -20,11 +20,10 @@ from transformers import (
 
 from kdnas.base.errors import ConfigError, is_number, require, require_whole
 from kdnas.base.files import reading
-from kdnas.models.building import make, new_encoder
+from kdnas.models.building import WEIGHTS, check_finite, make, new_encoder
 from kdnas.models.classes import name_classes, names_of, teacher_order
 from kdnas.models.families import family_of
 from kdnas.models.loading import load_config, load_encoder
-from kdnas.models.weights import WEIGHTS, check_finite
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 """Hugging Face's names of what the outputs of a classifier are for."""

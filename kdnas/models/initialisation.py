@@ -12,10 +12,10 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from kdnas.base.errors import ConfigError
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
+from kdnas.models.building import check_encoder, fill, from_folder
 from kdnas.models.checkpoints import is_checkpoint, unpack
 from kdnas.models.families import architecture_of
 from kdnas.models.loading import load_config
-from kdnas.models.weights import check_encoder, fill, from_folder
 
 KEY = "student.init.source"
 """The setting that names a checkpoint to start from."""

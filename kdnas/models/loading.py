@@ -8,11 +8,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from kdnas.base.errors import ConfigError, require, require_whole, shown
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
-from kdnas.models.building import without_pooler
+from kdnas.models.building import DATA, check_encoder, from_folder, without_pooler
 from kdnas.models.families import architecture_of, family_of
 from kdnas.models.resizing import check_activation
 from kdnas.models.trial import refusal
-from kdnas.models.weights import DATA, check_encoder, from_folder
 
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 """The attention implementations that a config may name; other names load code from the hub."""
