@@ -24,8 +24,7 @@ class BucketSampler(Sampler[list[int]]):
         batch_size: rows a batch, over all processes (the last batch may be smaller); at least `world`.
         batch_tokens: the average number of tokens a batch, in place of `batch_size`; at least two of the longest rows.
         shuffle: whether to shuffle, for training; False gives the rows sorted by length, the same every time.
-        seed: the seed that, with the epoch, decides the order.
-        epoch: returns the current epoch. It is a function since Lightning does not set the epoch of a resumed run.
+        seed, epoch: decide the order. `epoch` is a function since Lightning does not set the epoch of a resumed run.
         rank, world: the index of this process among the `world` processes.
     """
 

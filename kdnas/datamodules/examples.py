@@ -19,12 +19,9 @@ class Examples:
     """Rows of one source, with counts of the rows that filters have left out.
 
     Args:
-        rows: the rows as they were read.
+        rows: the rows as they were read; as an attribute, those that are kept so far.
         origin: a description of the source.
         notes: warnings about the rows.
-
-    Attributes:
-        rows: the rows that are kept so far.
     """
 
     def __init__(self, rows: Dataset, origin: str, notes: Sequence[str] = ()) -> None:
@@ -54,12 +51,7 @@ class Examples:
                 self.keep_where(_mask(pc.is_valid(column_values(self.rows, column))), why)
 
     def sample(self, size: int | None, seed: int, limit: str) -> None:
-        """Shuffles the rows and keeps the first ones.
-
-        Args:
-            size: the most rows; None for all.
-            limit: the name of the setting that `size` comes from.
-        """
+        """Shuffles the rows and keeps the first `size`, if that is not None; `limit` is the name of that setting."""
         self.rows = self.rows.shuffle(seed=seed)
         if size and size < len(self.rows):
             self.keep(self.rows.select(range(size)), f"over {limit}={size}")

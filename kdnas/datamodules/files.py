@@ -43,8 +43,7 @@ def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
         key: the setting that holds `files`.
 
     Raises:
-        ConfigError: not a mapping of splits; a file that does not exist or is of an unknown kind; files of several
-            kinds in a split.
+        ConfigError: a file that does not exist or is of an unknown kind, or files of several kinds in a split.
     """
     fits = isinstance(files, Mapping) and bool(files)
     require(fits, key, files, "files by split, as {train: a.csv, validation: b.csv}")
@@ -59,7 +58,6 @@ def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
 
 
 def _matching(path: Path, key: str) -> list[str]:
-    """Returns the file, or the files that a pattern matches, sorted."""
     matches = [path] if path.is_file() else [Path(name) for name in sorted(glob(str(path), recursive=True))]
     files = [str(match) for match in matches if match.is_file()]
     require(bool(files), key, path, "a file that is there, or a pattern of some")
@@ -77,7 +75,7 @@ def reader_of(path: str) -> str | None:
 
 
 def check_options(options: Any, key: str) -> dict[str, Any]:
-    """Checks the given options of `pandas.read_csv`, in the setting `key`, and returns those that are not null."""
+    """Checks options of `pandas.read_csv`, in the setting `key`, and returns those that are not null."""
     fits = options is None or isinstance(options, Mapping)
     require(fits, key, options, "options of pandas.read_csv by name")
     chosen = {str(name): value for name, value in (options or {}).items() if value is not None}
@@ -90,19 +88,12 @@ def check_options(options: Any, key: str) -> dict[str, Any]:
 
 
 def options_of(files: Sequence[str], declared: BuilderConfig | None, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options to read files with: the user's before the dataset card's, these before the usual ones.
-
-    Args:
-        files: paths or URLs.
-        declared: the config in a dataset's card, if there is one.
-        chosen: the user's options.
-    """
+    """Returns the options to read files with: the `chosen` ones before those of a dataset's card before the usual ones."""
     tabs = TABS if files and all(".tsv" in file.lower().rpartition("/")[2] for file in files) else {}
     return USUAL | tabs | _differing(declared) | chosen
 
 
 def _differing(config: BuilderConfig | None) -> dict[str, Any]:
-    """Returns the options of a builder config that differ from its defaults."""
     if config is None:
         return {}
     usual = vars(type(config)())
@@ -111,11 +102,7 @@ def _differing(config: BuilderConfig | None) -> dict[str, Any]:
 
 
 def header(file: str, options: Mapping[str, Any], key: str) -> list[str]:
-    """Reads the column names of a file.
-
-    Raises:
-        ConfigError: options that `pandas.read_csv` does not take.
-    """
+    """Reads the column names of a file; a `ConfigError` refuses options that `pandas.read_csv` does not take."""
     try:
         plain = {name: value for name, value in options.items() if name != "chunksize"}
         return [str(name) for name in pd.read_csv(file, nrows=0, **plain).columns]

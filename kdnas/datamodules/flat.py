@@ -28,7 +28,6 @@ class Flat(TorchDataset[dict[str, Tensor]]):
     """The rows of a dataset that `EncodedDataModule.encode` has tokenized.
 
     Args:
-        dataset: the rows.
         row, token: the indices of its first row and token in a corpus of several datasets.
     """
 
@@ -55,7 +54,6 @@ class Flat(TorchDataset[dict[str, Tensor]]):
         return int(self.lengths.sum())
 
     def unlabelled(self) -> Flat:
-        """Returns the same rows without their labels."""
         other = object.__new__(Flat)
         other.__dict__ |= self.__dict__ | {"labels": None}
         return other
@@ -109,7 +107,6 @@ class FlatCorpus:
 
     Args:
         datasets: the sets, in a fixed order.
-        collate: makes batches of rows.
         budget: the most tokens of a batch.
     """
 

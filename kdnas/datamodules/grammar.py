@@ -194,7 +194,6 @@ def relation(premise: Sentence, hypothesis: Sentence) -> int:
 
 
 def sentence(rng: Random) -> Sentence:
-    """Draws a sentence."""
     present = {name: rng.random() < OPTIONAL.get(name, 1.0) for name in WORDS}
     return well_formed("", {name: rng.choice(words) if present[name] else "" for name, words in WORDS.items()}, rng)
 
@@ -247,7 +246,6 @@ def pairs(rows: int, seed: int) -> list[dict[str, str | int]]:
 
 
 def vocabulary() -> list[str]:
-    """Returns the words that occur in sentences, sorted."""
     return sorted({*" ".join([*PATTERNS, *ABOVE]).replace("{}", "").split()})
 
 

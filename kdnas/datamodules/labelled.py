@@ -128,7 +128,6 @@ class LabelledDataModule(EncodedDataModule):
 
 @contextmanager
 def _blaming(source: Source) -> Iterator[None]:
-    """Turns a `LabelError` into the `ConfigError` of the source."""
     try:
         yield
     except LabelError as error:

@@ -62,7 +62,6 @@ class Source:
         return ConfigError.of(f"{self.prefix}files", f"={{{files}}}: {message}")
 
     def not_utf8(self, error: UnicodeError) -> ConfigError:
-        """Makes the error of text in another encoding."""
         return self.error(f"holds text that is not UTF-8 ({error}); of CSV, data.csv.encoding can name another")
 
     def read(self, split: str, texts: Sequence[str], label: str | None = None) -> Examples:
@@ -118,7 +117,6 @@ class Source:
 
     @cached_property
     def _dataset(self) -> DatasetBuilder:
-        """The builder of all splits, which knows the files of each."""
         if any(Path(str(self.path), name).exists() for name in SAVED):
             raise ValueError("it is as save_to_disk writes it, which is for load_from_disk; to_parquet writes files")
         return load_dataset_builder(str(self.path), self.name)  # never runs code of a dataset
@@ -144,7 +142,6 @@ class Source:
         return rows.cast_column(label, declared) if declared else rows
 
     def _place(self, split: str) -> str:
-        """Returns the path that a split is read from, or the paths of its files."""
         return str(self.path) if self.files is None else ", ".join(self.files.get(split, ()))
 
     def _check_split(self, split: str, known: Iterable[str]) -> None:
@@ -160,7 +157,6 @@ class Source:
 
     @contextmanager
     def _blamed(self, split: str) -> Iterator[None]:
-        """Turns errors of the reader into a `ConfigError` that begins with the setting of the dataset."""
         place = f"{self.path}, name {self.name}" if self.name else self.path
         key, allowed = f"{self.prefix}path", "a folder that holds one, or a hub id within reach"
         if self.files is not None:
@@ -182,11 +178,10 @@ class Source:
 
 
 def further_source(source: Any, optional: Sequence[str], key: str) -> tuple[Source, dict[str, Any]]:
-    """Splits a mapping into a `Source` and the remaining settings.
+    """Splits a mapping, the setting `key` (as `extra.0`), into a `Source` and the remaining settings.
 
     Args:
         optional: the keys that the mapping may have besides `columns` and a source's own keys.
-        key: the setting that holds the mapping, as `extra.0`.
 
     Raises:
         ConfigError: a key is missing or unknown.
@@ -201,7 +196,6 @@ def further_source(source: Any, optional: Sequence[str], key: str) -> tuple[Sour
 
 
 def check_columns(columns: Any, key: str = "columns") -> list[str]:
-    """Checks the given text columns, and returns them."""
     fits = isinstance(columns, Sequence) and not isinstance(columns, str) and 1 <= len(columns) <= 2
     fits = fits and all(isinstance(column, str) for column in columns)
     require(fits, key, columns, "a list of one text column, or of two that make a pair")

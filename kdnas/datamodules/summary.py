@@ -37,11 +37,7 @@ class Summary:
     classes: Mapping[str, int]
 
     def check(self, source: Source) -> None:
-        """Refuses an empty set, and a training or held-out set with a single class.
-
-        Raises:
-            ConfigError: the error of `source`.
-        """
+        """Refuses, by the error of `source`, an empty set, and a training or held-out set with a single class."""
         origin = "; ".join(map(str, self.examples))
         if not self.used:
             raise source.error(f"leaves no {self.name} rows ({origin})")

@@ -103,7 +103,6 @@ class TextDataModule(EncodedDataModule):
         return self.encode(train.rows, columns), self.encode(held_out.rows, columns)
 
     def _hold_out(self, train: Examples, source: Source) -> Examples:
-        """Moves 5 % of the training rows to held-out examples."""
         if len(train.rows) < 2:
             raise source.error(f"leaves one row; must be two to hold one out ({train})")
         size = max(1, round(0.05 * len(train.rows)))

@@ -21,11 +21,10 @@ FEW, MOST = 16, 1_000_000
 
 
 class RowTokenizer:
-    """Tokenizes rows of one text column, or of two as a pair.
+    """Tokenizes rows of one text column, or of two as a pair, to at most `max_length` tokens.
 
     Args:
         tokenizer: its truncation settings are changed.
-        max_length: the most tokens of a row.
         masking: adds the columns that it needs; None for none.
     """
 
@@ -56,7 +55,6 @@ class RowTokenizer:
             )
 
     def _truncated(self, encoded: BatchEncoding, texts: list[list[str]], short: list[list[str]]) -> list[bool]:
-        """Returns for each row whether it was truncated, as tokens or before as text."""
         if encoded.encodings is None:  # a slow tokenizer's
             whole = self.tokenizer(*short, verbose=False)["input_ids"]
             over = [len(row) > self.max_length for row in whole]
@@ -66,7 +64,6 @@ class RowTokenizer:
         return [a or b for a, b in zip(over, shorter, strict=True)]
 
     def _fingerprint(self, dataset: Dataset, columns: Sequence[str], label: str | None) -> str:
-        """Returns the fingerprint by which `datasets` caches tokenized rows; its own would hash all of this object."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         rules = json.loads(backend.to_str()) if backend is not None else {"vocabulary": self.tokenizer.get_vocab()}
         rules |= {"truncation": None, "padding": None}  # set by the last call

@@ -164,8 +164,7 @@ class DiskOutputs(KeptOutputs):
     make room.
 
     Args:
-        folder: holds a folder for each combination of teacher, rows and precision. These can be removed whenever
-            nothing runs.
+        folder: has a folder for each teacher, rows and precision. These can be removed whenever nothing runs.
         limit: the most GB that all of them may take together.
     """
 
@@ -262,7 +261,6 @@ def _put(kept: Tensor, items: Any, values: Tensor, teacher: Teacher) -> None:
 
 
 def _bytes(folder: Path) -> int:
-    """Returns the size of a folder's files in bytes; another process may be removing them."""
     total = 0
     for path in folder.glob("*"):
         with suppress(OSError):

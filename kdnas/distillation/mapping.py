@@ -45,11 +45,7 @@ MAPPINGS: dict[str, Callable[[int, int], Mapping]] = {
 
 
 def map_layers(mapping: Callable[[int, int], Mapping], student: int, teacher: int) -> Mapping:
-    """Returns the teacher layers of each student layer.
-
-    Args:
-        mapping: one of `MAPPINGS`.
-        student, teacher: their numbers of layers.
+    """Returns the teacher layers of each student layer by one of `MAPPINGS`, for numbers of layers.
 
     Raises:
         ConfigError: the student is deeper than its teacher.

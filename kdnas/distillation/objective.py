@@ -96,10 +96,7 @@ class Objective:
         return sum(epochs) if epochs else None
 
     def stage_at(self, epoch: int) -> tuple[int, int]:
-        """Returns the index of an epoch's stage, and the number of epochs of that stage before it.
-
-        Epochs past the end belong to the last stage.
-        """
+        """Returns the index of an epoch's stage (past the end, the last), and how many epochs of the stage come before it."""
         begin = 0
         for index, stage in enumerate(self.stages):
             if stage.epochs is None or epoch < begin + stage.epochs or index == len(self.stages) - 1:
@@ -119,7 +116,6 @@ def make_objective(head: Head | None = None, task: Task | None = None, **parts: 
 
     Args:
         head: the kind of student model; None for the task's.
-        task: the task of the labels; None without labels.
         parts: the stages by name, in order, and settings that their terms refer to.
 
     Raises:

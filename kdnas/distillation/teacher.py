@@ -84,7 +84,7 @@ class TeacherOutputs(ABC):
 
     @abstractmethod
     def check(self, masked: bool) -> None:
-        """Refuses rows that it cannot give outputs for; `masked` says whether masks change the rows in every epoch.
+        """Refuses rows that it cannot give outputs for; `masked` says whether masks change them in every epoch.
 
         Raises:
             ConfigError: outputs of such rows cannot be cached.
@@ -131,10 +131,6 @@ class OnlineTeacher(TeacherOutputs):
         return {feature: self._adapted(feature, value) for feature, value in values.items()}
 
     def _adapted(self, feature: Feature, values: Tensor) -> Tensor:
-        """Puts logits into the order of the data's classes; casts other values to the cache's dtype in bf16.
-
-        The cast loses nothing that the forward pass has, and students read less memory.
-        """
         if feature.kind is Kind.LOGITS:
             return values if self.teacher.order is None else values[:, list(self.teacher.order)]
         return values.to(KEPT) if self.teacher.precision == "bf16-mixed" else values

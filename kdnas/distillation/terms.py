@@ -145,11 +145,7 @@ class Logits(LossTerm):
 
 
 class HardLabels(LossTerm):
-    """The loss of a task for the rows' labels: KD-NAS v1, Eq. 3.
-
-    Args:
-        task: the task of the labels.
-    """
+    """The loss of a task for the rows' labels: KD-NAS v1, Eq. 3."""
 
     student = frozenset({LOGITS})
     needs_labels = True
@@ -175,10 +171,8 @@ class MaskedTokens(LossTerm):
 
 
 def tokens_of(batch: BatchEncoding) -> Tensor:
-    """Counts the real tokens of a batch."""
     return batch["attention_mask"].sum()
 
 
 def rows_of(batch: BatchEncoding) -> Tensor:
-    """Counts the rows of a batch."""
     return batch["attention_mask"].new_full((), len(batch["attention_mask"]))

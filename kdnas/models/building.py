@@ -20,11 +20,7 @@ POSITIONS = ("position_ids", "token_type_ids")
 
 
 def make(auto: Any, config: PreTrainedConfig) -> PreTrainedModel:
-    """Builds a model with random weights, in fp32 whatever type the config was stored with.
-
-    Args:
-        auto: one of transformers' Auto classes.
-    """
+    """Builds a model by one of transformers' Auto classes with random weights, in fp32 whatever type the config has."""
     return auto.from_config(config, dtype=torch.float32)
 
 
@@ -55,10 +51,7 @@ def from_folder(auto: Any, source: str, config: PreTrainedConfig) -> tuple[PreTr
 
 
 def fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
-    """Copies weights into a model and returns the names that do not fit. Either may have a head or be an encoder alone.
-
-    The returned names are the model's own.
-    """
+    """Copies weights into a model, and returns the model's names that do not fit; either may be an encoder alone."""
     encoder = f"{model.base_model_prefix}."
     whole, bare = any(name.startswith(encoder) for name in weights), model.base_model is model
     if bare and whole:
@@ -79,9 +72,6 @@ def check_encoder(model: PreTrainedModel, wrong: Iterable[str], source: str) -> 
     Args:
         wrong: the names of tensors that do not fit.
         source: the setting that names the weights, with its value, for the message.
-
-    Raises:
-        ConfigError: a tensor of the encoder does not fit, or is not finite.
     """
     encoder = f"{model.base_model_prefix}."
     parts = tuple(f"{name}." for name, _ in model.base_model.named_children() if name != "pooler")

@@ -73,9 +73,8 @@ def unpack(
     """Reads the config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint.
 
     Args:
-        student: the index of the student; None takes the first, and logs it if there are several.
+        student: the index of the student; None takes the first (of the architecture `like`, if that is not None).
         key: the setting that error messages name.
-        like: with `student=None`, take the first student of this architecture.
     """
     checkpoint = read(path, key)
     if PACK not in checkpoint:
@@ -104,11 +103,7 @@ def unpack(
 def architectures(
     checkpoint: dict[str, Any], key: str = "paths.output", path: object = "last.ckpt"
 ) -> list[Architecture]:
-    """Returns the architectures of the Hugging Face models in a checkpoint (see `read`); none if it is not of kdnas.
-
-    Args:
-        key, path: the setting that error messages name, and its value.
-    """
+    """Returns the architectures of the models in a checkpoint (see `read`); none if it is not of kdnas."""
     texts = checkpoint.get(PACK, {"configs": {}})["configs"].values()
     return [architecture_of(_config(text, key, path)) for text in texts]
 

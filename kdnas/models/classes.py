@@ -14,12 +14,7 @@ UNNAMED = re.compile(r"(label|class)[ _-]?\d+", re.IGNORECASE)
 
 
 def name_classes(config: PreTrainedConfig, count: int, names: Sequence[str] | None = None) -> None:
-    """Writes the number of classes and their names into a config, in place of earlier ones.
-
-    Args:
-        count: the number of classes; 1 for regression.
-        names: the names in the order of the class ids; None for LABEL_0, LABEL_1, ...
-    """
+    """Writes `count` classes (1 for regression) and their names into a config; without names, LABEL_0, LABEL_1, ..."""
     names = names or [f"LABEL_{i}" for i in range(count)]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
@@ -51,7 +46,7 @@ def teacher_order(path: str, teacher: Sequence[str] | None, data: Sequence[str] 
 
     Args:
         path: the teacher's path, for messages.
-        teacher, data: the names of the teacher's classes and of the data's; None where the classes have no names.
+        teacher, data: the names of the classes of each; None where they have no names.
 
     Raises:
         ConfigError: both have names, and these are not the same.

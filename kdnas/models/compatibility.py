@@ -46,7 +46,6 @@ def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts
 
 
 def _check_ids(config: PreTrainedConfig, tokenizer: Tokenizer, source: str) -> None:
-    """Refuses token ids that the model has no embedding for, and a tokenizer without a padding token."""
     token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     if largest >= config.vocab_size:
         raise ConfigError(
@@ -77,7 +76,6 @@ def _check_beginning(batch: BatchEncoding, source: str) -> None:
 
 
 def _check_types(config: PreTrainedConfig, batch: BatchEncoding, source: str) -> None:
-    """Refuses token_type_ids that the model has no embedding for."""
     largest = max((max(row) for row in batch.get("token_type_ids", [])), default=0)
     types = family_of(config).token_types(config)
     if types and largest >= types:
@@ -103,9 +101,6 @@ def _check_run(config: PreTrainedConfig, tokenizer: Tokenizer, batch: BatchEncod
         for name, rows in (batch | {"attention_mask": mask}).items()
         if name in MODEL_INPUTS
     }
-    inputs["attention_mask"] = pad_sequence(
-        [torch.ones(len(row), dtype=torch.long) for row in batch["input_ids"]], batch_first=True
-    )
     tiny = new_encoder(family.resize(config, TINY)).eval()
     try:
         states = tiny(**inputs).last_hidden_state

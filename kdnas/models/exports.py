@@ -67,8 +67,7 @@ def check_export(folder: Path, several: bool = False) -> None:
     """Refuses a folder that holds anything but an earlier export that has not been changed since.
 
     Args:
-        folder: the folder of the export, or of the numbered exports of several students.
-        several: whether several students will be exported.
+        folder: the folder of the export or, with `several`, of the numbered exports of several students.
 
     Raises:
         ConfigError: the folder is a file, or holds anything else.
@@ -97,7 +96,6 @@ def _foreign(folder: Path, kept: Collection[str]) -> str:
 
 
 def _written(folder: Path) -> dict[str, str] | None:
-    """Returns the digests of the files that kdnas wrote into a folder; None if it is no export of kdnas."""
     try:
         files = json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -115,7 +113,7 @@ def export(
     """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model card; atomically.
 
     Args:
-        about, metrics: how the model was made and its held-out metrics, for the model card (`kdnas.models.cards`).
+        about, metrics: for the model card (see `card`).
     """
     check_export(folder)
     folder = folder.resolve()  # the target, if it is a link
@@ -142,7 +140,6 @@ def export(
 
 
 def _mark(folder: Path) -> None:
-    """Writes `MARK`: digests of all files of a folder."""
     files = {path.relative_to(folder).as_posix(): fingerprint(path) for path in folder.rglob("*") if path.is_file()}
     (folder / MARK).write_text(json.dumps({"files": files}, indent=1, sort_keys=True) + "\n")
 
@@ -167,7 +164,6 @@ def card(model: PreTrainedModel, title: str, about: Mapping[str, str], metrics: 
     """Returns the model card of an exported model, in Markdown with the hub's metadata.
 
     Args:
-        title: the name of the model's folder.
         about: how the model was made, by heading; a value is text, or a model's folder or hub id.
         metrics: the model's held-out metrics.
     """

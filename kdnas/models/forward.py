@@ -41,10 +41,9 @@ WAYS = (Way(True, True), Way(False, True), Way(False, False))
 def outputs(
     model: PreTrainedModel, batch: BatchEncoding, features: Collection[Feature], compiled: Encoder | None = None
 ) -> dict[Feature, Tensor]:
-    """Runs a model on a batch.
+    """Runs an encoder, a sequence classifier or a masked language model on a batch.
 
     Args:
-        model: an encoder, a sequence classifier or a masked language model.
         features: what to return, as (items, width) each.
         compiled: the model's encoder, compiled with dynamic shapes.
 
@@ -55,7 +54,6 @@ def outputs(
 
 
 def has_head(model: PreTrainedModel) -> bool:
-    """Returns whether a model has a head."""
     return model.base_model is not model
 
 
@@ -89,12 +87,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Pass:
-    """A forward pass that is over.
-
-    Args:
-        result: the output of the encoder, or of the whole model with its `logits`.
-        attention: the attention of packed rows; None for padded ones.
-    """
+    """The result of a forward pass: the encoder's or, with `logits`, the whole model's; `attention` of packed rows."""
 
     model: PreTrainedModel
     batch: BatchEncoding
@@ -103,7 +96,6 @@ class _Pass:
     attention: Attention | None = None
 
     def value(self, feature: Feature) -> Tensor:
-        """Returns a feature, (items, width)."""
         if feature.kind is Kind.LOGITS:
             return self.masked_logits if feature == MASKED_LOGITS else self.logits
         if feature.kind is Kind.HIDDEN_STATE:
@@ -119,7 +111,6 @@ class _Pass:
 
     @property
     def logits(self) -> Tensor:
-        """The logits of a classifier, (rows, classes)."""
         if "logits" in self.result:
             return self.result.logits
         first = self.real(self.result.last_hidden_state).index_select(0, self.layout.first)
@@ -127,7 +118,6 @@ class _Pass:
 
     @property
     def masked_logits(self) -> Tensor:
-        """The logits of the masked tokens, (masked tokens, vocabulary)."""
         masked = self.layout.masked(self.batch)
         if "logits" in self.result:
             return self.real(self.result.logits).index_select(0, masked)
@@ -167,7 +157,6 @@ def _agrees(kind: type[PreTrainedModel], config: PreTrainedConfig, way: Way) -> 
 def _trial(
     kind: type[PreTrainedModel], config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, BatchEncoding, set[Feature]]:
-    """Returns a tiny model of a class, a batch with all of its inputs, and the features to compare."""
     config.update({"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8})
     tiny = kind(config).eval()
     for parameter in tiny.parameters():

@@ -21,7 +21,7 @@ from transformers import (
 from kdnas.base.errors import ConfigError, is_number, require, require_whole
 from kdnas.base.files import reading
 from kdnas.models.building import WEIGHTS, check_finite, make, new_encoder
-from kdnas.models.classes import name_classes, names_of, teacher_order
+from kdnas.models.classes import name_classes, names_of
 from kdnas.models.families import family_of
 from kdnas.models.loading import load_config, load_encoder
 
@@ -42,12 +42,6 @@ class Head(ABC):
 
     def names_of_teacher(self, teacher: PreTrainedConfig) -> tuple[str, ...] | None:
         """Returns the names that a teacher has for the classes, for data that have none; None without names."""
-        return None
-
-    def teacher_order(
-        self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
-    ) -> tuple[int, ...] | None:
-        """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal."""
         return None
 
     def config(self, path: str) -> PreTrainedConfig:
@@ -126,11 +120,6 @@ class Classifier(Head):
     def names_of_teacher(self, teacher: PreTrainedConfig) -> tuple[str, ...] | None:
         return names_of(teacher)
 
-    def teacher_order(
-        self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
-    ) -> tuple[int, ...] | None:
-        return teacher_order(path, names_of(teacher), names)
-
     def config(self, path: str) -> PreTrainedConfig:
         config = load_config(path)
         if config.num_labels != self.num_labels:
@@ -156,7 +145,6 @@ class Classifier(Head):
 
 
 def check_dropout(share: Any) -> None:
-    """Refuses a value that is no probability."""
     fits = share is None or (is_number(share) and 0 <= share < 1)
     require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
 

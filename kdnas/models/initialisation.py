@@ -50,6 +50,9 @@ class PretrainedWeights(StudentSource):
     Args:
         source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (with several
             students, the first of the student's architecture is taken), a Hugging Face folder, or a hub id.
+
+    Raises:
+        ConfigError: (when called) a damaged file, or another family, architecture, vocabulary or number of positions.
     """
 
     source: str
@@ -59,11 +62,6 @@ class PretrainedWeights(StudentSource):
         return self.source
 
     def __call__(self, encoder: PreTrainedModel) -> None:
-        """Copies the weights into an encoder.
-
-        Raises:
-            ConfigError: a missing or damaged file, or another family, architecture, vocabulary or number of positions.
-        """
         config, weights = _read(self.source, architecture_of(encoder.config))
         for name in ("model_type", *Architecture.__dataclass_fields__, "vocab_size", "max_position_embeddings"):
             found, needed = getattr(config, name), getattr(encoder.config, name)
@@ -73,7 +71,6 @@ class PretrainedWeights(StudentSource):
 
 
 def _read(source: str, like: Architecture) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
-    """Reads the config and weights of a pretrained encoder; of several students, the first of an architecture."""
     if isinstance(source, str) and is_checkpoint(source):
         config, weights, _ = unpack(Path(source), key=KEY, like=like)
         return config, weights

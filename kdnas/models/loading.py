@@ -18,10 +18,7 @@ ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 
 
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
-    """Loads the config of a model on disk or on the hub.
-
-    Args:
-        key: the setting that error messages name.
+    """Loads the config of a model on disk or on the hub; `key` is the setting that error messages name.
 
     Raises:
         ConfigError: no model there, or one that is no supported encoder.
@@ -36,11 +33,8 @@ def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
 def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
     """Refuses the config of a model that is no supported encoder, or that would load code from the hub.
 
-    Args:
-        key, path: the setting that error messages name, and its value.
-
     Raises:
-        ConfigError: what is wrong with the config, or what its family cannot do.
+        ConfigError: what is wrong with the config, or what its family cannot do, after `key` and `path`.
     """
     family_of(config)
     missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
@@ -67,7 +61,6 @@ def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedCon
 
 
 def _check_values(config: PreTrainedConfig) -> None:
-    """Refuses values that are invalid for every encoder."""
     check_activation(architecture_of(config).hidden_act)
     require_whole("vocab_size", config.vocab_size, 1)
     padding = config.pad_token_id
@@ -79,7 +72,7 @@ def _check_values(config: PreTrainedConfig) -> None:
 
 
 def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
-    """Loads a model's tokenizer; `key` is the setting that error messages name."""
+    """Loads a model's tokenizer; `key` as in `load_config`."""
     with reading(key, path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, **DATA)
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers' stand-in for a missing tokenizer

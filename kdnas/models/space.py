@@ -27,8 +27,6 @@ Constraint = Callable[[Architecture], bool]
 class SearchSpace:
     """All architectures of listed values, less what the constraints exclude.
 
-    The arguments are a list of values for each dimension, and the constraints.
-
     Args:
         constraints: each returns whether an architecture belongs to the space. Heads that do not divide the hidden
             size never do.
@@ -137,12 +135,7 @@ class SearchSpace:
 
 
 class WithinTeacher:
-    """No more layers and, optionally, no more parameters than the teacher has.
-
-    Args:
-        teacher: the teacher's path or hub id.
-        parameters: whether to exclude students with more parameters than the teacher.
-    """
+    """A constraint: no more layers and, with `parameters`, no more parameters than the teacher (a path or hub id)."""
 
     def __init__(self, teacher: str, parameters: bool = False) -> None:
         self.path = teacher
@@ -165,6 +158,5 @@ def _config(path: str) -> PreTrainedConfig:
 
 @cache
 def _parameters(path: str, num_hidden_layers: int, hidden_size: int, intermediate_size: int) -> int:
-    """Counts a student's parameters, which depend on neither its number of heads nor its activation."""
     architecture = Architecture(num_hidden_layers, 1, hidden_size, intermediate_size, "gelu")
     return count_parameters(student_config(load_config(path), architecture))

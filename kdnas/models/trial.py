@@ -35,11 +35,7 @@ ARCHITECTURES = (TINY, Architecture(3, 3, 12, 40, "relu"))
 
 
 def check_architecture(config: PreTrainedConfig) -> None:
-    """Refuses a student's config whose five values cannot be combined in its family.
-
-    Raises:
-        ConfigError: the model cannot be built or run.
-    """
+    """Refuses (by a ConfigError) a student's config whose five values cannot be combined in its family."""
     layer = copy.deepcopy(config)
     layer.num_hidden_layers = 1
     try:
@@ -123,7 +119,6 @@ def _fault(config: PreTrainedConfig) -> str | None:
 
 @torch.no_grad()
 def _reads_both_ways(config: PreTrainedConfig) -> bool:
-    """Returns whether the first token's state depends on the last token."""
     encoder = new_encoder(config).eval()
     tokens = torch.arange(LENGTH) + 8  # no special ones
     other = torch.cat([tokens[:-1], tokens[-1:] + 1])
@@ -134,7 +129,6 @@ def _reads_both_ways(config: PreTrainedConfig) -> bool:
 
 @torch.no_grad()
 def _misdescribed(config: PreTrainedConfig, encoder: PreTrainedModel) -> str | None:
-    """Returns what the config's family says that is not so, if anything."""
     family = family_of(config)
     try:
         family.blocks(encoder)

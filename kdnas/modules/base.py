@@ -43,7 +43,6 @@ class ExportingModule(L.LightningModule):
         betas, weight_decay: arguments of AdamW.
 
     Attributes:
-        tokenizer: the tokenizer of the models.
         head: the kind of the models, with their classes.
         monitor: the held-out metric that decides which weights are the best; larger is better, except of `loss`.
         results: the held-out metrics of the last validation, for each trainee.
@@ -117,11 +116,10 @@ class ExportingModule(L.LightningModule):
 
     # -- divergence
 
-    def judge(self, lost: Collection[int] = ()) -> None:
+    def record_divergence(self, lost: Collection[int] = ()) -> None:
         """Records which trainees have diverged, from `results` and the weights; stops a training with none left.
 
-        Args:
-            lost: the indices of trainees that ran out of memory: they are not trained, and have no metrics.
+        Those that are `lost` ran out of memory: they are not trained, and have no metrics.
         """
         if self.trainer.sanity_checking:
             return
@@ -133,7 +131,6 @@ class ExportingModule(L.LightningModule):
             self.trainer.should_stop = True
 
     def _divergence(self, i: int) -> str | None:
-        """Returns which value of a trainee is not finite; None if all are."""
         if not math.isfinite(loss := self.results[i].get("loss", 0.0)):
             return f"held-out loss {loss}"
         if not self.held_out[i].finite:
@@ -153,17 +150,12 @@ class ExportingModule(L.LightningModule):
 
     @property
     def _now(self) -> str:
-        """The current stage and epoch, for messages."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             return "at the end"
         return f"in {self.phase + ', ' if self.phase else ''}epoch {self.trainer.current_epoch + 1}"
 
     def refuse_diverged(self) -> None:
-        """Raises an error if a trainee has diverged.
-
-        Raises:
-            DivergedError: a trainee has diverged.
-        """
+        """Raises a `DivergedError` if a trainee has diverged."""
         models = list(self.exports.values())
         for i, reason in self.diverged.items():
             of = f" of {architecture_of(models[i].config)}" if len(models) > 1 else ""
@@ -235,7 +227,6 @@ class ExportingModule(L.LightningModule):
 
 
 def finite(model: nn.Module) -> bool:
-    """Returns whether all of a model's weights are finite."""
     return not bool(sum((~value.isfinite()).any() for value in model.parameters()))  # one device sync
 
 

@@ -18,6 +18,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
+from kdnas.models.classes import teacher_order
 from kdnas.models.families import architecture_of
 from kdnas.models.features import LOGITS, Feature, Features
 from kdnas.models.initialisation import RandomWeights, StudentSource
@@ -49,10 +50,9 @@ class StudentDistiller(ExportingModule):
         learning_rate: the peak learning rate of stages that have none of their own.
         warmup: the share of a stage's steps over which the learning rate rises.
         betas, weight_decay: arguments of AdamW.
-        dropout: the students' dropout while they are distilled; None for the teacher's. Exported configs always have
-            the teacher's.
+        dropout: the students' dropout while they are distilled; None for the teacher's, which exported configs have.
         seed: the seed of the students' initial weights.
-        init: where the students' weights begin (see `kdnas.models.initialisation`); None for random weights.
+        init: where these begin (see `kdnas.models.initialisation`); None for random weights.
         also: the names of the held-out splits besides the first; their metrics decide nothing.
         compile: whether to compile the students by `torch.compile`.
         outputs: the source of the teacher's outputs; None runs the teacher on every batch.
@@ -133,13 +133,10 @@ class StudentDistiller(ExportingModule):
         return {"distilled from": self.teacher_path, "objective": stages, **initial}
 
     def name_classes(self, names: Sequence[str] | None) -> None:
-        """Names the students' classes after the data's, and finds the order of the teacher's logits by their names.
-
-        Raises:
-            ConfigError: the teacher's classes have other names.
-        """
-        super().name_classes(names or self.head.names_of_teacher(self.teacher_config))
-        self.class_order = self.head.teacher_order(self.teacher_path, self.teacher_config, names)
+        """Names the classes as the data's or else the teacher's, and finds the order of the teacher's logits."""
+        known = self.head.names_of_teacher(self.teacher_config)
+        super().name_classes(names or known)
+        self.class_order = teacher_order(self.teacher_path, known, names)
 
     def check_teacher(self) -> None:
         """Loads the teacher, if it is needed, and refuses weights that are damaged, do not fit or are not finite."""
@@ -235,7 +232,6 @@ class StudentDistiller(ExportingModule):
             return self.teacher(batch, features)
 
     def _measured(self, name: str) -> AbstractContextManager[None]:
-        """Measures a named part of the step with the Trainer's profiler, if there is one."""
         trainer: Any = self._trainer
         return trainer.profiler.profile(name) if trainer is not None else nullcontext()
 
@@ -272,21 +268,17 @@ class StudentDistiller(ExportingModule):
         self.gang.watch(batch, self.ask_teacher(batch), dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self.results = [student.figures() for student in self.trainees]
-        self.judge(lost=[i for i, student in enumerate(self.trainees) if student.lost])
+        self.results = [student.results() for student in self.trainees]
+        self.record_divergence(lost=[i for i, student in enumerate(self.trainees) if student.lost])
         for name in self.results[0]:
-            values = [figures[name] for figures in self.results]
+            values = [result[name] for result in self.results]
             if len(values) > 1:
                 self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)}, sync_dist=True)
             there = [value for value, student in zip(values, self.trainees, strict=True) if not student.lost]
             self.log(f"val/{name}", sum(there) / len(there), prog_bar=True, sync_dist=True)
 
     def refuse_lost(self) -> None:
-        """Raises an error if students were lost.
-
-        Raises:
-            ConfigError: some students ran out of memory.
-        """
+        """Raises a `ConfigError` if students ran out of memory."""
         lost = [str(one) for one, student in zip(self.architectures, self.trainees, strict=True) if student.lost]
         if lost:
             raise ConfigError(f"architectures={', '.join(lost)}: no memory for it beside the others; must be alone")

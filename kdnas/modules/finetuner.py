@@ -94,5 +94,5 @@ class FineTuner(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [self.metrics.compute()]
-        self.judge()
+        self.record_divergence()
         self.log_dict({f"val/{name}": value for name, value in self.results[0].items()}, prog_bar=True, sync_dist=True)

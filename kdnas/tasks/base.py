@@ -42,7 +42,6 @@ class LabelledTask(Task):
         num_labels: the number of logits a row.
         metrics: torchmetrics objects by name.
         metric: the name of the metric that picks the best epoch, is rewarded, and is shown first; None for the first.
-        name: the task's name.
         columns: the dataset's text columns: one, or two that make a pair.
         validation: the held-out split.
         also: further held-out splits, by the suffix of their metrics' names.
@@ -77,11 +76,7 @@ class LabelledTask(Task):
 
     @abstractmethod
     def read_labels(self, splits: Mapping[str, Dataset], column: str) -> Labels:
-        """Finds out how the labels of a dataset are encoded.
-
-        Args:
-            splits: the rows of each split by name; the first is the training split.
-            column: the label column.
+        """Finds out how the labels in a column of a dataset are encoded; the first of its splits is the training split.
 
         Raises:
             LabelError: the column does not hold the task's labels.
@@ -103,15 +98,7 @@ class LabelledTask(Task):
         """
 
     def fitting_order(self, predicted: Tensor, labels: Tensor) -> list[int] | None:
-        """Returns an order of the classes in which predictions fit the labels far better than as they are.
-
-        Args:
-            predicted: the predictions for held-out rows.
-            labels: their labels.
-
-        Returns:
-            For each predicted class id, the one that fits; None without classes, or if there is no such order.
-        """
+        """Returns, for each predicted class id, the one that fits held-out labels far better; None if there is no such order."""
         return None
 
     def _check_metric(self, key: str, metric: Any) -> None:

@@ -88,7 +88,6 @@ def classes_of(
 
     Args:
         splits: the rows of each split by name; the first is the training split.
-        num_labels: the number of classes.
         names: the names of classes that are numbers in the data, or the order of classes that are names; None for the
             data's own.
 
@@ -123,7 +122,7 @@ def classes_of(
 
 
 def check_names(names: Any, num_labels: int) -> tuple[str, ...] | None:
-    """Checks the given names of a task's classes, and returns them; None if there are none."""
+    """Checks the names of a task's classes, and returns them; None if there are none."""
     if names is None:
         return None
     fits = isinstance(names, list | tuple) and all(isinstance(name, str | int) and str(name) for name in names)
@@ -204,7 +203,6 @@ def _numbers(labels: Sequence[int], ids: list[int], named: bool, column: str, he
 
 
 def _are_ids(feature: ClassLabel | Value, ids: Mapping[Label, int]) -> bool:
-    """Returns whether the labels are already class ids, so that they need not be mapped one by one."""
     if isinstance(feature, ClassLabel):
         return all(ids.get(label) == i for i, label in enumerate(declared(feature)))
     return "int" in feature.dtype and all(label == i for label, i in ids.items())

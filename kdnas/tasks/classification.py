@@ -22,12 +22,7 @@ EVIDENT = 3
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the mean over rows of -log softmax(logits)[label]: KD-NAS v1, Eq. 3.
-
-    Args:
-        logits: (rows, classes).
-        labels: (rows,), class ids.
-    """
+    """Returns the mean over rows of -log softmax(logits)[label]: KD-NAS v1, Eq. 3; logits are (rows, classes)."""
     return functional.cross_entropy(logits.float(), labels)
 
 
@@ -35,7 +30,6 @@ class Classification(LabelledTask):
     """One of several classes a row.
 
     Args:
-        num_labels: the number of classes.
         labels: the names of the classes in the order of their ids, where the data has numbers; the order of the
             classes, where the data has names; None for the dataset's own names and order, or else sorted names.
         settings: arguments of `LabelledTask`.

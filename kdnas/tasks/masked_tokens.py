@@ -18,11 +18,9 @@ class MaskedTokens(Task):
     metrics = MappingProxyType({})
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the mean cross entropy over the masked tokens; 0, with gradients of 0, if there are none.
+        """Returns the mean cross entropy of logits, (masked tokens, vocabulary), for token ids.
 
-        Args:
-            logits: (masked tokens, vocabulary).
-            labels: (masked tokens,), token ids.
+        Without masked tokens it is 0, with gradients of 0.
         """
         return cross_entropy(logits, labels) if len(labels) else logits.sum()  # of no logits: keeps the graph
 

@@ -30,10 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def deciding_first(metrics: Mapping[str, Any], deciding: str | None) -> dict[str, Metric]:
-    """Returns a task's metrics, the deciding one first.
-
-    Args:
-        deciding: the name of the deciding metric; None for the first.
+    """Returns a task's metrics, the deciding one first, which is the first if `deciding` is None.
 
     Raises:
         ConfigError: there is no such metric, or less of it is better.

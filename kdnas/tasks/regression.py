@@ -20,8 +20,7 @@ class Regression(LabelledTask):
     """A number a row, as STS-B's similarity of two sentences.
 
     Args:
-        labels: None; a number has no class names.
-        settings: arguments of `LabelledTask`.
+        settings: arguments of `LabelledTask`; there are no `labels`, the names of classes.
     """
 
     unfit_metrics = "torchmetrics.classification"
@@ -33,12 +32,7 @@ class Regression(LabelledTask):
         super().__init__(num_labels, **settings)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the mean squared error over rows.
-
-        Args:
-            logits: (rows, 1).
-            labels: (rows,).
-        """
+        """Returns the mean squared error of logits, (rows, 1), over rows."""
         return functional.mse_loss(logits.float().squeeze(-1), labels.float())
 
     def decode(self, logits: Tensor) -> Tensor:

@@ -41,21 +41,20 @@ REFUSED_CALLBACKS: dict[type[Callback], str] = {
 """Callbacks of Lightning that would change how kdnas trains behind its back, and the alternative."""
 
 
-def check_arguments(given: DictConfig, epochs: int | None = None, profile: bool = False) -> None:
+def check_arguments(trainer: DictConfig, epochs: int | None = None, profile: bool = False) -> None:
     """Refuses arguments that would be ignored, or that Lightning would fail on in the middle of a training.
 
     Args:
-        given: the config's `trainer`.
         epochs: the sum of the stages' epochs; None where the stages have none.
         profile: whether the run writes a table of where its time went.
     """
     for name, none in (("max_epochs", None), ("max_steps", -1)):
-        if epochs is not None and given[name] != none:
+        if epochs is not None and trainer[name] != none:
             raise ConfigError(
-                f"trainer.{name}={given[name]}: must be {shown(none)}; "
+                f"trainer.{name}={trainer[name]}: must be {shown(none)}; "
                 "the stages have epochs of their own, as objective.labels.epochs"
             )
-    settings = {name: plain(given[name]) for name in given if name != "callbacks"}
+    settings = {name: plain(trainer[name]) for name in trainer if name != "callbacks"}
     for name, (harmless, instead) in REFUSED.items():
         value = settings.get(name)
         if value is not None and not any(value == known and type(value) is type(known) for known in harmless):
@@ -87,21 +86,17 @@ def check_arguments(given: DictConfig, epochs: int | None = None, profile: bool 
             raise ConfigError(f"trainer.min_{unit}={lower}: must be at most trainer.max_{unit}={upper}")
     clip = settings.get("gradient_clip_val")
     require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
-    if epochs is None and given.max_epochs in (None, -1) and given.max_steps == -1:
+    if epochs is None and trainer.max_epochs in (None, -1) and trainer.max_steps == -1:
         raise ConfigError(
-            f"trainer.max_epochs={shown(given.max_epochs)}: must be a number, or trainer.max_steps be one; the "
+            f"trainer.max_epochs={shown(trainer.max_epochs)}: must be a number, or trainer.max_steps be one; the "
             "learning rate falls to zero at the end"
         )
-    if profile and given.get("profiler") is not None:
-        raise ConfigError(f"trainer.profiler={given.profiler}: must be left out with profile=true")
+    if profile and trainer.get("profiler") is not None:
+        raise ConfigError(f"trainer.profiler={trainer.profiler}: must be left out with profile=true")
 
 
 def user_callbacks(cfg: DictConfig) -> list[Callback]:
-    """Instantiates the callbacks that a user adds: those of the group `callbacks`, then the list `trainer.callbacks`.
-
-    Raises:
-        ConfigError: one of them is not a callback.
-    """
+    """Instantiates the callbacks that a user adds: the group `callbacks`, then the list `trainer.callbacks`."""
     made = []
     for name, wanted in (cfg.get("callbacks") or {}).items():
         one = instantiate(wanted) if OmegaConf.is_config(wanted) else wanted

@@ -13,9 +13,6 @@ class BestWeights:
     """Each trainee's weights at its best held-out score so far, on the CPU.
 
     A score of NaN replaces all earlier ones: a trainee that has diverged does not fall back on weights of before.
-
-    Args:
-        trainees: the modules that are trained; each has best weights of its own.
     """
 
     def __init__(self, trainees: Sequence[nn.Module]) -> None:

@@ -25,7 +25,6 @@ class Gang:
     """The students of one training, k >= 1. Each is trained as it would be alone.
 
     Args:
-        students: all of them.
         measured: makes a context manager that measures a named part of a step.
     """
 
@@ -34,11 +33,7 @@ class Gang:
         self.threads: SideBySide | None = None
 
     def share_cores(self, device: torch.device, context: Callable[[], AbstractContextManager[None]]) -> None:
-        """Uses threads from now on if they change results by rounding alone: on a CPU, without random numbers.
-
-        Args:
-            context: makes the context of each thread's work, such as autocast.
-        """
+        """Uses threads, each in a `context`, if this changes rounding alone: on a CPU, without random numbers."""
         self.threads, several = None, min(len(self.students), places())
         changes = any(draws(student.model) or student.compiled is not None for student in self.students)
         if several > 1 and device.type == "cpu" and not torch.distributed.is_initialized() and not changes:
@@ -56,10 +51,8 @@ class Gang:
     def losses(self, batch: BatchEncoding, teacher: Features, scale: float = 1.0) -> Tensor:
         """Returns the losses of the remaining students for a batch, (students,).
 
-        With several students, their backward passes are run too, which frees the activations of each.
-
-        Args:
-            scale: what the gradients of several students are multiplied by.
+        With several students, their backward passes are run too, which frees the activations of each; `scale` is a
+        factor for their gradients.
         """
         students = self.remaining
         losses: list[Tensor | None] = [None] * len(students)
@@ -94,7 +87,6 @@ class Gang:
             return at_once(loss, list(student.parameters()), scale)
 
     def _beside(self, student: Student, batch: BatchEncoding, teacher: Features, scale: float) -> Tensor | None:
-        """Computes a student's loss in a thread beside others; returns None if it runs out of memory."""
         try:
             return self._loss(student, batch, teacher, scale)
         except (RuntimeError, MemoryError) as error:
@@ -103,7 +95,7 @@ class Gang:
         return None
 
     def _alone(self, student: Student, batch: BatchEncoding, teacher: Features, scale: float) -> Tensor:
-        """Computes a student's loss alone. A student of several that runs out of memory is lost; the others go on."""
+        """Computes the loss of a student alone. One of several that runs out of memory is lost; the others go on."""
         try:
             return self._loss(student, batch, teacher, scale)
         except (RuntimeError, MemoryError) as error:
@@ -135,8 +127,6 @@ def at_once(loss: Tensor, parameters: Sequence[nn.Parameter], scale: float = 1.0
 
 
 class _Computed(torch.autograd.Function):
-    """A scalar whose gradients are known."""
-
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients

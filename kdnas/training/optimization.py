@@ -11,11 +11,7 @@ from kdnas.base.errors import is_number, require
 
 
 def check_optimization(learning_rate: Any, warmup: Any, betas: Any, weight_decay: Any) -> None:
-    """Refuses settings of the optimizer or the schedule that are out of range.
-
-    Raises:
-        ConfigError: the first such setting.
-    """
+    """Refuses settings of the optimizer or the schedule that are out of range."""
     rates = is_number(learning_rate) and learning_rate >= 0
     require(rates, "learning_rate", learning_rate, "a number from 0")
     require(is_number(warmup) and 0 <= warmup < 1, "warmup", warmup, "from 0 to below 1")
@@ -34,9 +30,7 @@ def adamw(
 ) -> torch.optim.AdamW:
     """Makes AdamW with the fused step; biases and layer norms have no weight decay.
 
-    Args:
-        precision: the Trainer's precision. In fp16 the step is not fused, as it would hide the unscaled gradients from
-            clipping.
+    In fp16 (`precision`, the Trainer's) the step is not fused, as it would hide the unscaled gradients from clipping.
     """
     parameters = list(module.parameters())
     groups = [
@@ -50,8 +44,7 @@ def linear(progress: float, warmup: float) -> float:
     """Returns the learning rate as a share of its peak: it rises linearly during warm-up, then falls linearly to zero.
 
     Args:
-        progress: the progress of the training, from 0 to 1.
-        warmup: the share of the training that is warm-up.
+        progress, warmup: the progress of the training, and the share of it that is warm-up, from 0 to 1.
     """
     if progress < warmup:
         return progress / warmup

@@ -23,12 +23,9 @@ ATTEMPTS = 10
 
 
 def fastest_precision(device: str) -> str:
-    """Returns `bf16-mixed` where matrix products are faster in bf16, else `32-true`.
+    """Returns `bf16-mixed` where matrix products are faster in bf16 on a device (cpu, cuda or mps), else `32-true`.
 
     The speed-up is measured once for each device and version of torch, and stored in the host's folder.
-
-    Args:
-        device: cpu, cuda or mps.
     """
     path = host_folder() / "precision.json"
     key = f"{device_name(device)}, torch {torch.__version__}"
@@ -76,7 +73,6 @@ def rate(device: str, rows: int, inner: int, columns: int, dtype: torch.dtype) -
 
 
 def _read(path: Path) -> dict[str, float]:
-    """Reads the measured speed-ups by key; empty if the file does not exist or is damaged."""
     try:
         known = json.loads(path.read_text())
     except (OSError, ValueError):

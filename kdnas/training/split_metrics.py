@@ -11,10 +11,9 @@ from kdnas.tasks import Task
 
 
 class SplitMetrics(nn.Module):
-    """The same metrics on each held-out split.
+    """The metrics of a task (None for no metrics) on each held-out split.
 
     Args:
-        task: decodes logits, and has the metrics; None for no metrics.
         also: the names of the splits after the first; their metrics are called `<metric>_<split>`.
     """
 

@@ -53,7 +53,6 @@ class UsedRows(nn.Module):
         return weight
 
     def restored(self) -> nn.Embedding:
-        """Returns the replaced embedding, with the trained rows."""
         self.table.weight.data = self.whole()
         return self.table
 

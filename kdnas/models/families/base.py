@@ -98,10 +98,7 @@ class Family:
         return [*([layer] for layer in reversed([*layers])), [encoder.get_submodule(path) for path in self.embeddings]]
 
     def apply_head(self, model: PreTrainedModel, states: Tensor) -> Tensor:
-        """Applies a model's pooler and head to the encoder's states.
-
-        Args:
-            states: (masked tokens, width) for a language model, (rows, 1, width) of the first tokens for a classifier.
+        """Applies a model's pooler and head to states, (masked tokens, width) or, of first tokens, (rows, 1, width).
 
         Returns:
             The logits, (masked tokens, vocabulary) or (rows, classes).
@@ -143,5 +140,4 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
-    """Returns the architecture of a model's config."""
     return family_of(config).architecture(config)
