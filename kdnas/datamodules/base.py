@@ -1,7 +1,5 @@
 """The base class of the data modules: sets of tokenized rows, in batches of like length."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """The examples of one source, with counts of those that were left out, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

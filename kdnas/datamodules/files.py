@@ -1,7 +1,5 @@
 """The files of a dataset's splits, and how CSV files are read: every cell is text, so that 007 keeps its zeros."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping, Sequence
 from glob import glob
@@ -88,7 +86,7 @@ def check_options(options: Any, key: str) -> dict[str, Any]:
 
 
 def options_of(files: Sequence[str], declared: BuilderConfig | None, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options to read files with: the `chosen` ones before those of a dataset's card before the usual ones."""
+    """Returns the options to read files with: `chosen` ones come before a dataset card's, these before the usual."""
     tabs = TABS if files and all(".tsv" in file.lower().rpartition("/")[2] for file in files) else {}
     return USUAL | tabs | _differing(declared) | chosen
 

@@ -1,7 +1,5 @@
 """Labelled single texts or pairs: GLUE's tasks, and datasets of the same form."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Masked text: which tokens a model has to predict, as a function of the seed, the epoch and the batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Reads rows from a dataset on the hub, a local folder of the same layout, or files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property

@@ -1,7 +1,5 @@
 """A summary of each set of rows: how many there are, how many were left out and why, how many of each class."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The built-in task: language inference over a small grammar, generated without network access."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from datasets import Dataset

@@ -1,7 +1,5 @@
 """Unlabelled text for distillation: single texts or pairs, from one or several datasets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokenizes the rows of a dataset, once: `datasets` caches them by the fingerprint of all that decides the result."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The teacher cache: outputs computed once and kept in memory, or on disk for other processes and later searches."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

@@ -1,7 +1,5 @@
 """Distillation losses: pure functions of tensors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

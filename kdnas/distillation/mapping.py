@@ -4,8 +4,6 @@ A mapping takes the numbers of layers of student and teacher, L_S and L_T, and r
 teacher layers (1..L_T) that it is mapped to. The embedding output, layer 0, is never mapped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from kdnas.base.errors import ConfigError

@@ -1,7 +1,5 @@
 """Objectives: the head of the student model, and the stages of its training, each a weighted sum of loss terms."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -96,7 +94,7 @@ class Objective:
         return sum(epochs) if epochs else None
 
     def stage_at(self, epoch: int) -> tuple[int, int]:
-        """Returns the index of an epoch's stage (past the end, the last), and how many epochs of the stage come before it."""
+        """Returns the index of the stage of an epoch (past the end, the last), and how many of its epochs come before."""
         begin = 0
         for index, stage in enumerate(self.stages):
             if stage.epochs is None or epoch < begin + stage.epochs or index == len(self.stages) - 1:

@@ -1,7 +1,5 @@
 """Loss terms: what a student is trained to match. A term belongs to one student and owns what it learns beside it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Builds models, with random or with stored weights, and reports the tensors that do not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Lightning checkpoints that hold their students' configs and tokenizer, and models that start from them."""
 
-from __future__ import annotations
-
 import json
 import logging
 import tempfile

@@ -1,7 +1,5 @@
 """The names of classes in a model's config, and the order of the teacher's classes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

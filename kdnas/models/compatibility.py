@@ -1,7 +1,5 @@
 """Checks that a model takes everything that its tokenizer gives."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Counts a model's parameters and floating-point operations, without building its weights."""
 
-from __future__ import annotations
-
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode

@@ -1,7 +1,5 @@
 """Exports models as Hugging Face folders: atomically, and never over files that kdnas did not write."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

@@ -1,7 +1,5 @@
 """What a model can be asked for: each feature is one value, which models, the teacher cache and loss terms share."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """The forward pass: a model runs on a batch's real tokens, without padding, if its family can; and gives features."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

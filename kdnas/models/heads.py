@@ -1,7 +1,5 @@
 """The kinds of student model: an encoder, a masked language model, a classifier; and how a head's model unfreezes."""
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

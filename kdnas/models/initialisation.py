@@ -1,7 +1,5 @@
 """Student sources: where the weights of a student's encoder begin. A config picks one (`conf/student/init`)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path

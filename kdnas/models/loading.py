@@ -1,7 +1,5 @@
 """Loads configs, tokenizers and encoders from folders and the hub; refuses what is no supported encoder."""
 
-from __future__ import annotations
-
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 

@@ -1,7 +1,5 @@
 """A student's config: the teacher's with another architecture."""
 
-from __future__ import annotations
-
 from transformers import PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN

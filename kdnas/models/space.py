@@ -1,7 +1,5 @@
 """The search space: lists of values by dimension, and constraints."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Tests, on a tiny model, whether models of a config's family can be distilled, measured, exported and fine-tuned."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The base class of the LightningModules: training, validation on held-out data, and models to export."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -186,10 +184,7 @@ class ExportingModule(L.LightningModule):
             group["lr"] = self.peak * linear(self.progress(batch_idx), self.warmup)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips each trainee's gradients separately. Lightning's own clipping refuses fused optimizers."""
         clip = CLIP[gradient_clip_algorithm or "norm"]

@@ -1,7 +1,5 @@
 """The student distiller: k students learn from one teacher."""
 
-from __future__ import annotations
-
 import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence

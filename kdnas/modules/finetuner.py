@@ -1,7 +1,5 @@
 """Fine-tuning of a distilled encoder on a task."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

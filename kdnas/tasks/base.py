@@ -1,7 +1,5 @@
 """The interface of tasks. A new task is a subclass and a config in `conf/task` that names it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,7 +96,10 @@ class LabelledTask(Task):
         """
 
     def fitting_order(self, predicted: Tensor, labels: Tensor) -> list[int] | None:
-        """Returns, for each predicted class id, the one that fits held-out labels far better; None if there is no such order."""
+        """Returns, for each predicted class id, the one that fits held-out labels far better.
+
+        None without classes, or if there is no such order.
+        """
         return None
 
     def _check_metric(self, key: str, metric: Any) -> None:

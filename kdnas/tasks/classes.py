@@ -1,7 +1,5 @@
 """Maps the labels of a classification (names, numbers or truth values) to class ids, the same in all splits."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

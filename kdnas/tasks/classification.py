@@ -1,7 +1,5 @@
 """Classification: the label is one of several classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

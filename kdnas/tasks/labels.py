@@ -32,7 +32,7 @@ class Labels(ABC):
 
     @abstractmethod
     def encode(self, rows: Dataset, column: str) -> Dataset:
-        """Returns the rows that have a label; in its place, a number, or a list of numbers of one length, for the loss."""
+        """Returns the rows that have a label; each as a number, or a list of numbers of one length, for the loss."""
 
     def of_further(self, rows: Dataset, column: str) -> Labels:
         """Returns the encoding of a further source's labels, as the same classes.

@@ -1,7 +1,5 @@
 """Masked language modelling: the labels are the tokens that were masked."""
 
-from __future__ import annotations
-
 from types import MappingProxyType
 
 from torch import Tensor

@@ -6,8 +6,6 @@ that predicts one class only, NaN for a regressor that predicts one value only, 
 regressor that predicts NaN.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from functools import cache
@@ -16,12 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
-from torchmetrics.classification import (
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-)
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 from torchmetrics.utilities.data import dim_zero_cat
 
 from kdnas.base.errors import require, require_whole

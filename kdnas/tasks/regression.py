@@ -1,7 +1,5 @@
 """Regression: the label is a number."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

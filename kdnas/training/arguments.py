@@ -1,7 +1,5 @@
 """The Trainer's arguments and the user's callbacks: each is used, or refused before anything is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The best weights of each model by held-out data, kept in memory during the training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What loss terms are fitted to the teacher by, before training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable
 
 import torch

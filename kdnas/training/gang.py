@@ -1,7 +1,5 @@
 """Students that train on the same batches: side by side in threads on a CPU, else one after the other."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

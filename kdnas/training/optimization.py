@@ -1,7 +1,5 @@
 """The optimizer and the learning rate schedule of every training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The choice of a training's precision (`trainer.precision=auto`): the one that the machine is faster in."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

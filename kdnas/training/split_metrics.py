@@ -1,7 +1,5 @@
 """The metrics of a task on each of its held-out splits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """One student: its model, the loss terms of each stage, and its held-out loss and metrics."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 The matrix products of a small student do not keep many cores busy, and much of its step runs on one core.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait

@@ -1,7 +1,5 @@
 """The Trainer, and trainings on several devices (DDP): each process has the students and its shard of every batch."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

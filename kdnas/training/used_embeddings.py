@@ -4,8 +4,6 @@ Most of a small student's parameters are word embeddings, and most of their rows
 Those rows have no gradient: only weight decay would change them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

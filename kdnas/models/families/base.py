@@ -1,7 +1,5 @@
 """What differs between model families, and the table of families by `model_type`."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
