@@ -193,11 +193,7 @@ class EncodedDataModule(LightningDataModule):
     # -- the batches
 
     def divide(self, rank: int, world: int) -> None:
-        """Makes the loaders give this process its shard of every batch: the `rank`-th of `world`.
-
-        Raises:
-            ConfigError: a batch or a held-out split has fewer rows than there are devices.
-        """
+        """Makes the loaders give this process its shard of every batch, which needs at least `world` rows."""
         least = f"at least {world}, the devices that share"
         require(self.batch_size >= world, "batch_size", self.batch_size, f"{least} each batch")
         for rows in self._held_out:

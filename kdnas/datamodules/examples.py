@@ -14,13 +14,7 @@ VISIBLE = r"[^\s\pZ\p{Cc}\p{Cf}]"
 
 
 class Examples:
-    """Rows of one source, with counts of the rows that filters have left out.
-
-    Args:
-        rows: the rows as they were read; as an attribute, those that are kept so far.
-        origin: a description of the source.
-        notes: warnings about the rows.
-    """
+    """Rows of one source (`origin`) that are kept so far, counts of those that filters have left out, and warnings."""
 
     def __init__(self, rows: Dataset, origin: str, notes: Sequence[str] = ()) -> None:
         self.rows, self.origin, self.notes = rows, origin, list(notes)

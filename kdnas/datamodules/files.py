@@ -36,8 +36,7 @@ def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
     """Finds the files of each split; returns their paths.
 
     Args:
-        files: for each split a path, a pattern, or a list of these.
-        folder: the folder that relative paths start from.
+        files: for each split a path, a pattern, or a list of these, relative to `folder`.
         key: the setting that holds `files`.
 
     Raises:

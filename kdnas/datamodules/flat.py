@@ -25,11 +25,7 @@ ALIGNED = 8
 
 
 class Flat(TorchDataset[dict[str, Tensor]]):
-    """The rows of a dataset that `EncodedDataModule.encode` has tokenized.
-
-    Args:
-        row, token: the indices of its first row and token in a corpus of several datasets.
-    """
+    """The tokenized rows of a dataset; `row` and `token` are the indices of its first ones in a corpus."""
 
     def __init__(self, dataset: Dataset, row: int = 0, token: int = 0) -> None:
         table = dataset.with_format("arrow")[:]
@@ -73,10 +69,7 @@ class PadCollator:
 
     Besides the models' inputs and `labels`, a batch has `lengths` (of the rows, a list), `tokens` and `rows` (the
     indices of its real tokens, concatenated, and of its rows in the corpus, NumPy arrays). These stay on the host.
-
-    Args:
-        padding: the id of the padding token.
-        limit: the length that no batch is padded beyond, as models may have no positions for more.
+    No batch is padded beyond the `limit`, as models may have no positions for more.
     """
 
     def __init__(self, padding: int, limit: int | None = None) -> None:
@@ -103,12 +96,7 @@ class PadCollator:
 
 
 class FlatCorpus:
-    """Several sets of rows with consecutive indices: everything that a run needs teacher outputs for.
-
-    Args:
-        datasets: the sets, in a fixed order.
-        budget: the most tokens of a batch.
-    """
+    """Several sets of rows with consecutive indices, in batches of at most `budget` tokens."""
 
     def __init__(self, datasets: Sequence[Dataset], collate: PadCollator, budget: int = 4096) -> None:
         self.sets: list[Flat] = []

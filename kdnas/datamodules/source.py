@@ -178,11 +178,7 @@ class Source:
 def further_source(source: Any, optional: Sequence[str], key: str) -> tuple[Source, dict[str, Any]]:
     """Splits a mapping, the setting `key` (as `extra.0`), into a `Source` and the remaining settings.
 
-    Args:
-        optional: the keys that the mapping may have besides `columns` and a source's own keys.
-
-    Raises:
-        ConfigError: a key is missing or unknown.
+    A `ConfigError` refuses missing and unknown keys; `optional` ones may stand beside `columns` and a source's own.
     """
     keys = set(source) if isinstance(source, Mapping) else set()
     allowed = ("path", "name", "files", "csv", *optional)

@@ -18,8 +18,6 @@ class Summary:
     """The composition of a set of rows.
 
     Args:
-        name: the name of the set.
-        examples: its rows by source, with counts of the rows left out.
         used: the number of rows.
         proxy: the share of the kept rows that are used.
         truncated: the number of rows that were cut at `max_length` tokens.
@@ -46,12 +44,7 @@ class Summary:
             )
 
     def log(self, repeated: int, same_source: bool) -> None:
-        """Logs the counts in one line, and warnings about what may be wrong.
-
-        Args:
-            repeated: the number of rows that are among the training rows.
-            same_source: whether the rows come from the same source as the training rows.
-        """
+        """Logs the counts in one line, and warnings about rows that are trained on as well."""
         share = f" (data.proxy={self.proxy})" if self.proxy < 1 else ""
         parts = [*map(str, self.examples), f"{self.used} used{share}, {self.truncated} cut at {self.max_length} tokens"]
         if self.classes:

@@ -19,12 +19,7 @@ FEW, MOST = 16, 1_000_000
 
 
 class RowTokenizer:
-    """Tokenizes rows of one text column, or of two as a pair, to at most `max_length` tokens.
-
-    Args:
-        tokenizer: its truncation settings are changed.
-        masking: adds the columns that it needs; None for none.
-    """
+    """Tokenizes rows of one text column, or of two as a pair, to at most `max_length` tokens."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, masking: Masking | None) -> None:
         self.tokenizer, self.max_length, self.masking = tokenizer, max_length, masking

@@ -11,11 +11,7 @@ def hidden_state_mse(projected: Tensor, target: Tensor, variance: Tensor | float
     """MSE(H_i^S W_i^j, H_j^T) / variance, the mean over tokens and features: a pair's term of KD-NAS v2, Eq. 1.
 
     Eq. 1 prints H_j^S for H_i^S. With the variance of the teacher layer, 1 - loss is the explained variance.
-
-    Args:
-        projected: student states in the teacher's width, real tokens only, (tokens, d_T).
-        target: teacher states, (tokens, d_T).
-        variance: of the teacher layer, a scalar.
+    Student states are in the teacher's width, and both of real tokens only, (tokens, d_T).
     """
     return mean_square(projected - target) / variance
 
@@ -45,11 +41,7 @@ class _MeanSquare(torch.autograd.Function):
 
 
 def representation_kl(projected: Tensor, target: Tensor) -> Tensor:
-    """KL(softmax(z_T) || softmax(R(z_S))) over the features, the mean over tokens: KD-NAS v1, Eq. 1.
-
-    Args:
-        projected, target: student states in the teacher's width, and teacher states, (tokens, d_T).
-    """
+    """KL(softmax(z_T) || softmax(R(z_S))) over the features, (tokens, d_T), mean over tokens: KD-NAS v1, Eq. 1."""
     student, teacher = (functional.log_softmax(states.float(), dim=-1) for states in (projected, target))
     return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 

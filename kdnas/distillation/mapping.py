@@ -43,11 +43,7 @@ MAPPINGS: dict[str, Callable[[int, int], Mapping]] = {
 
 
 def map_layers(mapping: Callable[[int, int], Mapping], student: int, teacher: int) -> Mapping:
-    """Returns the teacher layers of each student layer by one of `MAPPINGS`, for numbers of layers.
-
-    Raises:
-        ConfigError: the student is deeper than its teacher.
-    """
+    """Returns the teacher layers of each student layer; a `ConfigError` refuses a student deeper than its teacher."""
     if student > teacher:
         raise ConfigError(
             f"architecture.num_hidden_layers={student}: must be at most {teacher}, the layers of the teacher to map to"

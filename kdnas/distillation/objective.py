@@ -94,7 +94,7 @@ class Objective:
         return sum(epochs) if epochs else None
 
     def stage_at(self, epoch: int) -> tuple[int, int]:
-        """Returns the index of the stage of an epoch (past the end, the last), and how many of its epochs come before."""
+        """Returns the index of the stage of an epoch (past the end, the last), and the stage's epochs before it."""
         begin = 0
         for index, stage in enumerate(self.stages):
             if stage.epochs is None or epoch < begin + stage.epochs or index == len(self.stages) - 1:
@@ -115,9 +115,6 @@ def make_objective(head: Head | None = None, task: Task | None = None, **parts: 
     Args:
         head: the kind of student model; None for the task's.
         parts: the stages by name, in order, and settings that their terms refer to.
-
-    Raises:
-        ConfigError: a value is out of range, or stages do not go together.
     """
     head = head or (task.head if task else Encoder())
     deciding = next(iter(task.metrics if task else ()), "loss")

@@ -84,22 +84,15 @@ class TeacherOutputs(ABC):
 
     @abstractmethod
     def check(self, masked: bool) -> None:
-        """Refuses rows that it cannot give outputs for; `masked` says whether masks change them in every epoch.
-
-        Raises:
-            ConfigError: outputs of such rows cannot be cached.
-        """
+        """Refuses rows that it cannot give outputs for; `masked` says whether masks change them in every epoch."""
 
     @abstractmethod
     def open(
         self, teacher: Teacher, corpus: Corpus | None, features: Collection[Feature], device: torch.device
     ) -> TeacherOutputs:
-        """Prepares the outputs; returns the object to call from now on: this one, or another form if it does not fit.
+        """Prepares all features that will be needed, for a corpus (None where masks change the rows in every epoch).
 
-        Args:
-            corpus: the rows that outputs are needed for; None where masks change them in every epoch.
-            features: all features that will be needed.
-            device: the device of the batches.
+        Returns the object to call from now on: this one, or another form if it does not fit.
         """
 
     @abstractmethod

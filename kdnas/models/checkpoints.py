@@ -30,11 +30,7 @@ PACK = "kdnas"
 
 
 def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns what `on_save_checkpoint` stores under `PACK`: configs as JSON, and the tokenizer's files by name.
-
-    Args:
-        models: the models, by the prefix of their weights in the LightningModule's state dict.
-    """
+    """Returns, for `PACK`, the configs as JSON by the prefix of each model's weights, and the tokenizer's files."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = {path.name: _content(path.read_bytes()) for path in Path(folder).iterdir() if path.is_file()}
@@ -70,9 +66,7 @@ def unpack(
 ) -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
     """Reads the config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint.
 
-    Args:
-        student: the index of the student; None takes the first (of the architecture `like`, if that is not None).
-        key: the setting that error messages name.
+    With `student=None` it is the first one, or the first of the architecture `like`; `key` is the setting to blame.
     """
     checkpoint = read(path, key)
     if PACK not in checkpoint:

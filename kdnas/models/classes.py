@@ -42,12 +42,8 @@ def order_of(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | N
 def teacher_order(path: str, teacher: Sequence[str] | None, data: Sequence[str] | None) -> tuple[int, ...] | None:
     """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal.
 
-    Args:
-        path: the teacher's path, for messages.
-        teacher, data: the names of the classes of each; None where they have no names.
-
     Raises:
-        ConfigError: both have names, and these are not the same.
+        ConfigError: both have names (None for no names), and these are not the same.
     """
     if teacher is None or data is None:
         return None

@@ -21,13 +21,8 @@ def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts
     """Refuses a tokenizer and a model that do not fit, or rows too long for them, before any real work.
 
     Args:
-        config: the model's config.
         source: the setting that names both, with its value, as `teacher.path=...`, for the message.
-        texts_per_row: 1, or 2 where rows are pairs of texts.
         max_length: the most tokens of a row.
-
-    Raises:
-        ConfigError: they do not fit.
     """
     longest = min(family_of(config).positions(config), tokenizer.model_max_length)
     require(max_length <= longest, "data.max_length", max_length, f"at most the teacher's {longest}")

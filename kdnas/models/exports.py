@@ -64,11 +64,7 @@ vectors = (states * real).sum(1) / real.sum(1)
 def check_export(folder: Path, several: bool = False) -> None:
     """Refuses a folder that holds anything but an earlier export that has not been changed since.
 
-    Args:
-        folder: the folder of the export or, with `several`, of the numbered exports of several students.
-
-    Raises:
-        ConfigError: the folder is a file, or holds anything else.
+    With `several`, it is the folder of the numbered exports of several students.
     """
     paths = list(folder.iterdir()) if folder.is_dir() else []
     numbered = bool(paths) and all(path.is_dir() and path.name.isdecimal() for path in paths)
@@ -108,11 +104,7 @@ def export(
     about: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Path:
-    """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model card; atomically.
-
-    Args:
-        about, metrics: for the model card (see `card`).
-    """
+    """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model `card`; atomically."""
     check_export(folder)
     folder = folder.resolve()  # the target, if it is a link
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,11 +151,9 @@ def _keep(old: Path, fresh: Path) -> None:
 
 
 def card(model: PreTrainedModel, title: str, about: Mapping[str, str], metrics: Mapping[str, float]) -> str:
-    """Returns the model card of an exported model, in Markdown with the hub's metadata.
+    """Returns the model card of an exported model, in Markdown with the hub's metadata and held-out metrics.
 
-    Args:
-        about: how the model was made, by heading; a value is text, or a model's folder or hub id.
-        metrics: the model's held-out metrics.
+    `about` says how the model was made, by heading; a value is text, or a model's folder or hub id.
     """
     kind = type(model).__name__
     auto, use = next((uses for end, uses in USES.items() if kind.endswith(end)), ("AutoModel", "feature-extraction"))

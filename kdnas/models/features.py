@@ -32,10 +32,7 @@ class Per(StrEnum):
 class Feature:
     """A tensor that a model computes for a batch, (items, width).
 
-    Args:
-        kind: what is computed.
-        layer: the layer, from 1; 0 for the embedding output (a hidden state), and for logits.
-        per: the items.
+    Layers count from 1; 0 is the embedding output (a hidden state), and for logits.
     """
 
     kind: Kind

@@ -57,9 +57,8 @@ class Head(ABC):
     def new(self, config: PreTrainedConfig, seed: int, dropout: float | None = None) -> PreTrainedModel:
         """Builds a student whose weights depend on the seed alone; restores the state of the global generators.
 
-        Args:
-            dropout: the probability of all of its dropout layers while it is distilled; None for the config's values.
-                Its config keeps its own values, for the export and fine-tuning.
+        With a `dropout`, all of its dropout layers have that probability while it is distilled. Its config keeps its
+        own values, for the export and fine-tuning.
         """
         check_dropout(dropout)
         own, built = family_of(config).dropouts(config), copy.deepcopy(config)
@@ -96,10 +95,6 @@ class MaskedLM(Encoder):
 @dataclass(frozen=True)
 class Classifier(Head):
     """A model with a linear layer on a pooled row; the teacher must be fine-tuned on the same classes.
-
-    Args:
-        num_labels: the number of its outputs.
-        problem_type: what they are for, as in a model's config.
 
     Raises:
         ConfigError: the teacher has another number of classes, or (in `load`) no trained classifier.

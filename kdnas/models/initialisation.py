@@ -20,11 +20,7 @@ KEY = "student.init.source"
 
 
 class StudentSource(ABC):
-    """Gives a new student's encoder its first weights.
-
-    Attributes:
-        origin: the model that the weights come from, for the model card; None for none.
-    """
+    """Gives a new student's encoder its first weights; `origin` is the model that they come from, if any."""
 
     origin: str | None = None
 

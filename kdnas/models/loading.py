@@ -16,11 +16,7 @@ ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 
 
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
-    """Loads the config of a model on disk or on the hub; `key` is the setting that error messages name.
-
-    Raises:
-        ConfigError: no model there, or one that is no supported encoder.
-    """
+    """Loads the config of a supported encoder on disk or on the hub; `key` is the setting that error messages name."""
     if not isinstance(path, str) or not path:
         raise ConfigError(f"{key}={shown(path)}: must be a folder that holds a model, or a hub id")
     with reading(key, path):
@@ -29,11 +25,7 @@ def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
 
 
 def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
-    """Refuses the config of a model that is no supported encoder, or that would load code from the hub.
-
-    Raises:
-        ConfigError: what is wrong with the config, or what its family cannot do, after `key` and `path`.
-    """
+    """Refuses the config of a model that is no supported encoder, or that would load code from the hub."""
     family_of(config)
     missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
     if missing:

@@ -69,7 +69,6 @@ class Attention:
     """The packed attention of one forward pass.
 
     Attributes:
-        runs: see `Layout`.
         inputs: for each layer so far, its queries, keys and values, (1, heads, tokens, head size).
     """
 

@@ -74,11 +74,7 @@ class LabelledTask(Task):
 
     @abstractmethod
     def read_labels(self, splits: Mapping[str, Dataset], column: str) -> Labels:
-        """Finds out how the labels in a column of a dataset are encoded; the first of its splits is the training split.
-
-        Raises:
-            LabelError: the column does not hold the task's labels.
-        """
+        """Finds out how the labels of splits (the first is for training) are encoded; a `LabelError` refuses others."""
 
     @abstractmethod
     def example(self) -> tuple[Tensor, Tensor]:
@@ -88,11 +84,7 @@ class LabelledTask(Task):
     def constants(self, labels: Tensor, names: Sequence[str] | None) -> dict[str, Tensor]:
         """Returns the logits, (num_labels,), of models that predict the same for every row, by a description.
 
-        The best of them is chance.
-
-        Args:
-            labels: the held-out labels.
-            names: the names of the data's classes; None if they have no names.
+        The best of them on the held-out labels is chance. The names are those of the data's classes, if they have any.
         """
 
     def fitting_order(self, predicted: Tensor, labels: Tensor) -> list[int] | None:

@@ -19,12 +19,7 @@ Label = str | int
 
 @dataclass(frozen=True)
 class Classes(Labels):
-    """The classes of a task.
-
-    Args:
-        ids: the class id of each label.
-        names: the names of the classes, in the order of their ids; None where they are numbers only.
-    """
+    """The classes of a task: the id of each label, and the names by id (None where they are numbers only)."""
 
     ids: Mapping[Label, int]
     names: tuple[str, ...] | None = None
@@ -146,11 +141,7 @@ def label_of(value: Any, feature: Any) -> Label | None:
 
 
 def labels_of(rows: Dataset, column: str) -> list[Label]:
-    """Returns the distinct labels of the rows: numbers by value, then names alphabetically.
-
-    Raises:
-        LabelError: a cell cannot be the label of a class.
-    """
+    """Returns the distinct labels of the rows: numbers by value, then names alphabetically."""
     labels: set[Label] = set()
     for cell in cells(rows, column):
         label = label_of(cell, rows.features[column])

@@ -30,7 +30,6 @@ class Classification(LabelledTask):
     Args:
         labels: the names of the classes in the order of their ids, where the data has numbers; the order of the
             classes, where the data has names; None for the dataset's own names and order, or else sorted names.
-        settings: arguments of `LabelledTask`.
     """
 
     unfit_metrics = "torchmetrics.regression"

@@ -22,11 +22,7 @@ class LabelError(ValueError):
 
 
 class Labels(ABC):
-    """The encoding of a dataset's labels: the same for all splits.
-
-    Attributes:
-        names: the names of the classes, in the order of their ids; None if there are no classes or no names.
-    """
+    """The encoding of a dataset's labels, the same for all splits; `names` are those of the classes, by id."""
 
     names: tuple[str, ...] | None = None
 
@@ -35,11 +31,7 @@ class Labels(ABC):
         """Returns the rows that have a label; each as a number, or a list of numbers of one length, for the loss."""
 
     def of_further(self, rows: Dataset, column: str) -> Labels:
-        """Returns the encoding of a further source's labels, as the same classes.
-
-        Raises:
-            LabelError: the source has other labels.
-        """
+        """Returns the encoding of a further source's labels, as the same classes; a `LabelError` refuses others."""
         return self
 
     def counts(self, rows: Dataset, column: str) -> dict[str, int]:

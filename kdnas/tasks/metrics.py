@@ -23,11 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def deciding_first(metrics: Mapping[str, Any], deciding: str | None) -> dict[str, Metric]:
-    """Returns a task's metrics, the deciding one first, which is the first if `deciding` is None.
-
-    Raises:
-        ConfigError: there is no such metric, or less of it is better.
-    """
+    """Returns a task's metrics, the deciding one (None for the first) first; more of it must be better."""
     require(isinstance(metrics, Mapping) and bool(metrics), "metrics", metrics, "at least one, by name")
     first = next(iter(metrics)) if deciding is None else deciding
     require(first in metrics, "metric", first, f"one of {', '.join(metrics)}")

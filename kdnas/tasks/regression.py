@@ -15,11 +15,7 @@ from kdnas.tasks.labels import LabelError, Labels, cells, content, listed, or_as
 
 
 class Regression(LabelledTask):
-    """A number a row, as STS-B's similarity of two sentences.
-
-    Args:
-        settings: arguments of `LabelledTask`; there are no `labels`, the names of classes.
-    """
+    """A number a row, as STS-B's similarity of two sentences."""
 
     unfit_metrics = "torchmetrics.classification"
 

@@ -40,12 +40,7 @@ REFUSED_CALLBACKS: dict[type[Callback], str] = {
 
 
 def check_arguments(trainer: DictConfig, epochs: int | None = None, profile: bool = False) -> None:
-    """Refuses arguments that would be ignored, or that Lightning would fail on in the middle of a training.
-
-    Args:
-        epochs: the sum of the stages' epochs; None where the stages have none.
-        profile: whether the run writes a table of where its time went.
-    """
+    """Refuses arguments that would be ignored, or fail within a training; stages that have epochs set their number."""
     for name, none in (("max_epochs", None), ("max_steps", -1)):
         if epochs is not None and trainer[name] != none:
             raise ConfigError(

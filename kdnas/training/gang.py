@@ -20,11 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Gang:
-    """The students of one training, k >= 1. Each is trained as it would be alone.
-
-    Args:
-        measured: makes a context manager that measures a named part of a step.
-    """
+    """The students of one training, k >= 1, each trained as it would be alone; `measured` measures a part of a step."""
 
     def __init__(self, students: Sequence[Student], measured: Callable[[str], AbstractContextManager[None]]) -> None:
         self.students, self.measured = students, measured
@@ -109,8 +105,6 @@ def at_once(loss: Tensor, parameters: Sequence[nn.Parameter], scale: float = 1.0
     """Computes a loss's gradients now and stores them for `backward`, so that the activations can be freed.
 
     Args:
-        loss: a scalar.
-        parameters: parameters that the loss depends on; frozen ones get no gradient.
         scale: a factor for the gradients. It replaces the gradient that `backward` would pass on: the result may
             only be added to others and, by Lightning, divided.
 

@@ -39,11 +39,7 @@ def adamw(
 
 
 def linear(progress: float, warmup: float) -> float:
-    """Returns the learning rate as a share of its peak: it rises linearly during warm-up, then falls linearly to zero.
-
-    Args:
-        progress, warmup: the progress of the training, and the share of it that is warm-up, from 0 to 1.
-    """
+    """Returns the share of the peak learning rate: it rises linearly in the warm-up, then falls linearly to zero."""
     if progress < warmup:
         return progress / warmup
     return (1 - progress) / (1 - warmup) if progress < 1 else 0.0

@@ -9,11 +9,7 @@ from kdnas.tasks import Task
 
 
 class SplitMetrics(nn.Module):
-    """The metrics of a task (None for no metrics) on each held-out split.
-
-    Args:
-        also: the names of the splits after the first; their metrics are called `<metric>_<split>`.
-    """
+    """The metrics of a task (if any) on each held-out split; of further splits (`also`), `<metric>_<split>`."""
 
     def __init__(self, task: Task | None, also: Iterable[str] | None = None) -> None:
         super().__init__()

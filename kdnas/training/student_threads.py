@@ -20,11 +20,7 @@ START_S = 60
 
 
 class SideBySide:
-    """A pool of `places` threads that divide PyTorch's own threads among them.
-
-    Args:
-        context: makes the context that each piece of work runs in, as autocast, which PyTorch sets by thread.
-    """
+    """A pool of threads that divide PyTorch's own; each works in a `context`, as autocast, set by thread."""
 
     def __init__(self, places: int, context: Callable[[], AbstractContextManager[None]]) -> None:
         cores, begun = torch.get_num_threads(), Barrier(places, timeout=START_S)

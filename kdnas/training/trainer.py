@@ -25,11 +25,7 @@ STRATEGIES = ("auto", "ddp")
 
 
 def make_trainer(config: DictConfig, **settings: Any) -> L.Trainer:
-    """Builds the Trainer of a training.
-
-    Args:
-        config: the config's `trainer`.
-        settings: arguments of the Trainer in place of the config's; `callbacks` among them.
+    """Builds the Trainer of a training from the config's `trainer`; `settings` (as `callbacks`) replace its own.
 
     Raises:
         ConfigError: Lightning refuses the settings, or the strategy is not supported.
@@ -81,15 +77,7 @@ def on_slurm() -> bool:
 
 
 def check_devices(trainer: L.Trainer, devices: Any, searching: bool) -> None:
-    """Refuses several devices where they cannot be used.
-
-    Args:
-        devices: the setting `trainer.devices`, for the message.
-        searching: whether the training is a candidate of a search.
-
-    Raises:
-        ConfigError: in a search, in a multirun outside of SLURM, or if SLURM has started another number of tasks.
-    """
+    """Refuses several devices in a search, in a multirun outside of SLURM, and unless SLURM's tasks are as many."""
     if count(trainer) == 1:
         return
     several = f"trainer.devices={devices}: {count(trainer)} in all"

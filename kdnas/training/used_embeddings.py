@@ -16,12 +16,7 @@ WORTH = 0.8
 
 
 class UsedRows(nn.Module):
-    """Replaces an embedding; its state dict is that of the whole table.
-
-    Args:
-        table: the embedding, (vocabulary, d).
-        used: the ids that occur, sorted, (used,).
-    """
+    """Replaces an embedding by the rows of the `used` ids, sorted; its state dict is that of the whole table."""
 
     table: nn.Embedding
     places: Tensor

@@ -98,8 +98,7 @@ class Family:
     def apply_head(self, model: PreTrainedModel, states: Tensor) -> Tensor:
         """Applies a model's pooler and head to states, (masked tokens, width) or, of first tokens, (rows, 1, width).
 
-        Returns:
-            The logits, (masked tokens, vocabulary) or (rows, classes).
+        Returns the logits, (masked tokens, vocabulary) or (rows, classes).
         """
         pooler = getattr(model.base_model, "pooler", None)
         if pooler is not None:
