@@ -70,7 +70,6 @@ class BucketSampler(Sampler[list[int]]):
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
     def _windows(self, order: Tensor) -> list[tuple[Tensor, int | None]]:
-        """Returns the rows to sort together and, with `batch_tokens`, the number of their batches."""
         if not self.batches:
             return [(window, None) for window in order.split(WINDOW * self.batch_size)]
         windows = -(-self.batches // WINDOW)

@@ -124,7 +124,6 @@ class FlatCorpus:
             yield from self.batches_of(one)
 
     def batches_of(self, one: Flat) -> Iterator[BatchEncoding]:
-        """Yields every row of one of the sets once, in batches."""
         for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):
             with QuietHost().busy():  # held while the caller uses the batch
                 yield self.collate([one[row] for row in rows])

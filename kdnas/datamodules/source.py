@@ -95,7 +95,6 @@ class Source:
         return rows, builder
 
     def _builder(self, split: str, columns: Sequence[str]) -> DatasetBuilder:
-        """Returns the builder of one split alone or, for a dataset on the hub, of all splits."""
         if self.files is not None:
             self._check_split(split, self.files)
             files = self.files[split]

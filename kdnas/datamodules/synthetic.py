@@ -7,9 +7,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules import grammar
-from kdnas.datamodules.examples import Examples
+from kdnas.datamodules.examples import HELD_OUT, TRAINING, Examples
 from kdnas.datamodules.labelled import LabelledDataModule
-from kdnas.datamodules.summary import HELD_OUT, TRAINING
 from kdnas.tasks import Classification
 from kdnas.tasks.metrics import accuracy
 

@@ -9,9 +9,8 @@ from datasets import Dataset, concatenate_datasets
 from kdnas.base.errors import require, require_switch
 from kdnas.base.screen import activity
 from kdnas.datamodules.base import HELD_OUT_SEED, EncodedDataModule
-from kdnas.datamodules.examples import Examples
+from kdnas.datamodules.examples import HELD_OUT, TRAINING, Examples
 from kdnas.datamodules.source import Source, check_columns, further_source
-from kdnas.datamodules.summary import HELD_OUT, TRAINING
 from kdnas.tasks.labels import column_values
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -112,7 +111,6 @@ class TextDataModule(EncodedDataModule):
 
 
 def split_sentences(examples: Examples, column: str) -> None:
-    """Replaces the texts by their sentences."""
 
     def split(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         found = [piece for text in batch[column] for piece in pieces(text)]

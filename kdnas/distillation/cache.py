@@ -47,7 +47,6 @@ class Part:
 
 
 def parts_of(features: Collection[Feature], teacher: Teacher, corpus: Corpus) -> list[Part]:
-    """Returns the tensors to cache for the given features."""
     return [
         Part(
             feature,

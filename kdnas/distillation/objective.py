@@ -27,7 +27,6 @@ class Stage:
         gradual: whether to begin with the head alone and unfreeze top-down; in the last epoch everything is trained.
         monitor: the held-out metric that decides which weights the next stage begins with: `loss`, or a metric
             (larger is better); None for the deciding one.
-        name: the name that users see.
         settings: the names of further values of the stage's config, which its terms refer to.
     """
 
@@ -65,7 +64,6 @@ class Objective:
     """What a student is distilled by.
 
     Args:
-        head: the kind of student model.
         stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.
         task: the task whose metrics are computed on held-out rows; None for none.
         settings: the keys of further values of the config, which terms refer to.
@@ -82,7 +80,6 @@ class Objective:
         return self.task.metrics if self.task else {}
 
     def teacher_features(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> frozenset[Feature]:
-        """Returns the features of the teacher that the stages of a student take."""
         with torch.device("meta"):
             built = [stage.build(student, teacher) for stage in self.stages]
         return frozenset().union(*(term.teacher for terms in built for term in terms.values()))

@@ -28,9 +28,7 @@ class Teacher:
     """A description of the teacher, which is loaded only when it has to run.
 
     Args:
-        path: a folder or hub id.
         head: the kind of student model, which decides how the teacher is loaded.
-        config: the teacher's config.
         precision: the precision of its forward passes, as Lightning names it.
         context: makes the context manager of a forward pass in that precision.
         order: for each of the data's classes, the index of its logit in the teacher's; None where they are equal.

@@ -29,7 +29,6 @@ class Mean:
 
     @property
     def total(self) -> Tensor:
-        """The sum over the items."""
         return self.value * self.count
 
 

@@ -8,7 +8,6 @@ from transformers import PreTrainedConfig
 from kdnas.base.errors import ConfigError
 
 UNNAMED = re.compile(r"(label|class)[ _-]?\d+", re.IGNORECASE)
-"""A pattern for the default names of classes, as LABEL_0."""
 
 
 def name_classes(config: PreTrainedConfig, count: int, names: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a model can be asked for: each feature is one value, which models, the teacher cache and loss terms share."""
+"""Features: the values that models, the teacher cache and loss terms exchange."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +57,6 @@ class Feature:
 
 
 Features: TypeAlias = Mapping[Feature, Tensor]
-"""The features of a batch."""
 LOGITS = Feature(Kind.LOGITS, per=Per.ROW)
 """The logits of a classifier, (rows, classes)."""
 MASKED_LOGITS = Feature(Kind.LOGITS, per=Per.MASKED_TOKEN)
@@ -65,5 +64,4 @@ MASKED_LOGITS = Feature(Kind.LOGITS, per=Per.MASKED_TOKEN)
 
 
 def hidden_state(layer: int, per: Per = Per.TOKEN) -> Feature:
-    """Returns the feature of a layer's hidden states."""
     return Feature(Kind.HIDDEN_STATE, layer, per)

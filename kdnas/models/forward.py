@@ -124,9 +124,6 @@ class _Pass:
         return family_of(self.model.config).apply_head(self.model, states)
 
 
-# -- which ways give what transformers gives
-
-
 _known: dict[type[PreTrainedModel], Way] = {}
 _testing = Lock()
 

@@ -24,7 +24,6 @@ from kdnas.models.families import family_of
 from kdnas.models.loading import load_config, load_encoder
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-"""Hugging Face's names of what the outputs of a classifier are for."""
 
 
 class Head(ABC):

@@ -23,6 +23,5 @@ def take_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> None:
 
 
 def check_activation(name: str) -> None:
-    """Refuses an activation that transformers does not know."""
     if name not in ACT2FN:
         raise ConfigError(f"architecture.hidden_act={name}: must be one of {', '.join(sorted(ACT2FN))}")

@@ -52,14 +52,13 @@ class SearchSpace:
         for name, values in listed.items():
             fits = isinstance(values, Sequence) and not isinstance(values, str)
             require(fits, name, values, f"a list, as [{values}]")
-        self.dimensions = {name: tuple(values) for name, values in listed.items()}
-        for name, values in self.dimensions.items():
             if name == "hidden_act":
                 what, fits = "names", all(isinstance(value, str) for value in values)
             else:
                 what, fits = "whole numbers from 1", all(isinstance(value, int) and value > 0 for value in values)
             fits = fits and 0 < len(values) == len(set(values))
             require(fits, name, list(values), f"a list of one or more different {what}")
+        self.dimensions = {name: tuple(values) for name, values in listed.items()}
         self.constraints = tuple(constraints)
         self.grid_size = math.prod(len(values) for values in self.dimensions.values())
         if self.enumerable and not self.members:
@@ -91,7 +90,6 @@ class SearchSpace:
 
     @property
     def example(self) -> Architecture:
-        """A member."""
         return self.members[0] if self.enumerable else self.sample(Random(0), besides=set())
 
     def _enumerate(self) -> Iterator[Architecture]:

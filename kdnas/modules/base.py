@@ -23,7 +23,6 @@ from kdnas.training.split_metrics import SplitMetrics
 BEST = "best"
 """The checkpoint's key for the best weights so far."""
 CLIP: Mapping[str, Any] = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}
-"""The gradient clipping functions, by Lightning's names."""
 DIVERGED = "diverged"
 """The checkpoint's key for the trainees that have diverged."""
 
@@ -38,7 +37,6 @@ class ExportingModule(L.LightningModule):
     Args:
         learning_rate: the peak learning rate.
         warmup: the share of all steps over which the learning rate rises; then it falls linearly to zero.
-        betas, weight_decay: arguments of AdamW.
 
     Attributes:
         head: the kind of the models, with their classes.
@@ -166,7 +164,6 @@ class ExportingModule(L.LightningModule):
 
     @property
     def peak(self) -> float:
-        """The current peak learning rate."""
         return self.learning_rate
 
     @property

@@ -43,14 +43,10 @@ class StudentDistiller(ExportingModule):
 
     Args:
         teacher: the teacher's path or hub id; checkpoints hold its tokenizer and never its weights.
-        architectures: one for each student.
-        objective: the stages, each a weighted sum of loss terms.
         learning_rate: the peak learning rate of stages that have none of their own.
         warmup: the share of a stage's steps over which the learning rate rises.
-        betas, weight_decay: arguments of AdamW.
         dropout: the students' dropout while they are distilled; None for the teacher's, which exported configs have.
-        seed: the seed of the students' initial weights.
-        init: where these begin (see `kdnas.models.initialisation`); None for random weights.
+        init: where the students' weights begin (see `kdnas.models.initialisation`); None for random weights.
         also: the names of the held-out splits besides the first; their metrics decide nothing.
         compile: whether to compile the students by `torch.compile`.
         outputs: the source of the teacher's outputs; None runs the teacher on every batch.

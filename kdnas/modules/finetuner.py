@@ -21,9 +21,7 @@ class FineTuner(ExportingModule):
 
     Args:
         source: called with `num_labels`, returns the model and its tokenizer.
-        task: has the head, the loss and the metrics.
         also: the names of further held-out splits, whose loaders follow the first; their metrics decide nothing.
-        learning_rate, warmup, betas, weight_decay: as in `ExportingModule`.
 
     Logs:
         `train/loss`, and `val/<metric>` over all held-out rows; for a further split, `val/<metric>_<split>`.

@@ -14,7 +14,6 @@ from kdnas.tasks.labels import LabelError, Labels, cells, column_values, content
 
 log = logging.getLogger(__name__)
 Label = str | int
-"""A label: a name, or a whole number."""
 
 
 @dataclass(frozen=True)

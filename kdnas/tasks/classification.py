@@ -1,6 +1,7 @@
-"""Classification: the label is one of several classes."""
+"""Classification: the label is one of several classes of a row, or the token that was masked."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch.nn import functional
 from torch.nn.functional import one_hot
 
 from kdnas.base.errors import require_whole
-from kdnas.models.heads import Classifier
-from kdnas.tasks.base import LabelledTask
+from kdnas.models.heads import Classifier, MaskedLM
+from kdnas.tasks.base import LabelledTask, Task
 from kdnas.tasks.classes import check_names, classes_of
 from kdnas.tasks.labels import Labels
 
@@ -65,3 +66,20 @@ class Classification(LabelledTask):
 
     def read_labels(self, splits: Mapping[str, Dataset], column: str) -> Labels:
         return classes_of(splits, column, self.num_labels, self.labels)
+
+
+class MaskedTokens(Task):
+    """The masked tokens of a text (Devlin et al., 2019, section 3.1). It has no metric beside the loss."""
+
+    head = MaskedLM()
+    metrics = MappingProxyType({})
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Returns the mean cross entropy of logits, (masked tokens, vocabulary), for token ids.
+
+        Without masked tokens it is 0, with gradients of 0.
+        """
+        return cross_entropy(logits, labels) if len(labels) else logits.sum()  # of no logits: keeps the graph
+
+    def decode(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1)

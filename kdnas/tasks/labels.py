@@ -10,7 +10,6 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
 SHOWN = 8
-"""The most labels that a message lists."""
 
 
 class LabelError(ValueError):
@@ -40,7 +39,6 @@ class Labels(ABC):
 
 
 def column_values(rows: Dataset, column: str) -> pa.ChunkedArray:
-    """Returns a column's values in the order of the rows."""
     return rows.select_columns([column]).with_format("arrow")[:][column]
 
 
@@ -56,7 +54,6 @@ def content(rows: Dataset, column: str) -> str:
 
 
 def listed(labels: Sequence[Any]) -> str:
-    """Joins the first few labels, for messages."""
     return ", ".join(map(str, labels[:SHOWN])) + (", ..." if len(labels) > SHOWN else "")
 
 

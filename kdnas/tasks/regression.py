@@ -45,8 +45,6 @@ class Regression(LabelledTask):
 
 
 class Numbers(Labels):
-    """Labels that are numbers to predict."""
-
     def encode(self, rows: Dataset, column: str) -> Dataset:
         return rows if "float" in content(rows, column) else rows.cast_column(column, Value("float64"))
 

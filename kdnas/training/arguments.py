@@ -47,38 +47,31 @@ def check_arguments(trainer: DictConfig, epochs: int | None = None, profile: boo
                 f"trainer.{name}={trainer[name]}: must be {shown(none)}; "
                 "the stages have epochs of their own, as objective.labels.epochs"
             )
-    settings = {name: plain(trainer[name]) for name in trainer if name != "callbacks"}
+    settings = {name: plain(trainer[name]) for name in trainer if name != "callbacks" and trainer[name] is not None}
     for name, (harmless, instead) in REFUSED.items():
         value = settings.get(name)
         if value is not None and not any(value == known and type(value) is type(known) for known in harmless):
             raise ConfigError(f"trainer.{name}={shown(value)}: must be left out; {instead}")
-    for name, least in (
-        ("max_epochs", -1),
-        ("max_steps", -1),
-        ("min_epochs", 0),
-        ("min_steps", 0),
-        ("accumulate_grad_batches", 1),
-        ("check_val_every_n_epoch", 1),
-        ("log_every_n_steps", 0),
-        ("num_sanity_val_steps", -1),
+    for least, names in (
+        (-1, ("max_epochs", "max_steps", "num_sanity_val_steps")),
+        (0, ("min_epochs", "min_steps", "log_every_n_steps")),
+        (1, ("accumulate_grad_batches", "check_val_every_n_epoch")),
     ):
-        if settings.get(name) is not None:
-            require_whole(f"trainer.{name}", settings[name], least)
+        for name in names:
+            require_whole(f"trainer.{name}", settings.get(name, least), least)
     for name in ("enable_progress_bar", "enable_model_summary", "detect_anomaly", "inference_mode"):
-        if settings.get(name) is not None:
-            require_switch(f"trainer.{name}", settings[name])
+        require_switch(f"trainer.{name}", settings.get(name, False))
     for name in ("limit_train_batches", "limit_val_batches"):
-        value = settings.get(name)
-        fits = value is None or (is_number(value) and (value >= 1 if isinstance(value, int) else 0 < value <= 1))
-        require(
-            fits, f"trainer.{name}", value, "a number of batches from 1, or a share of them above 0.0 and up to 1.0"
-        )
+        value = settings.get(name, 1)
+        fits = is_number(value) and (value >= 1 if isinstance(value, int) else 0 < value <= 1)
+        allowed = "a number of batches from 1, or a share of them above 0.0 and up to 1.0"
+        require(fits, f"trainer.{name}", value, allowed)
     for unit in ("epochs", "steps"):
         lower, upper = settings.get(f"min_{unit}"), settings.get(f"max_{unit}")
         if lower is not None and upper not in (None, -1) and lower > upper:
             raise ConfigError(f"trainer.min_{unit}={lower}: must be at most trainer.max_{unit}={upper}")
-    clip = settings.get("gradient_clip_val")
-    require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
+    clip = settings.get("gradient_clip_val", 0)
+    require(is_number(clip) and clip >= 0, "trainer.gradient_clip_val", clip, "null or from 0")
     if epochs is None and trainer.max_epochs in (None, -1) and trainer.max_steps == -1:
         raise ConfigError(
             f"trainer.max_epochs={shown(trainer.max_epochs)}: must be a number, or trainer.max_steps be one; the "

@@ -62,7 +62,6 @@ class Gang:
         )
 
     def watch(self, batch: BatchEncoding, teacher: Features, split: int) -> None:
-        """Updates the held-out losses and metrics of the remaining students."""
         if self.threads:
             Layout.of(batch)
             self.threads.map(lambda student: student.watch(batch, teacher, split), self.remaining)
@@ -131,5 +130,4 @@ class _Computed(torch.autograd.Function):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error means that an accelerator or the host had no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -9,7 +9,6 @@ from kdnas.base.errors import is_number, require
 
 
 def check_optimization(learning_rate: Any, warmup: Any, betas: Any, weight_decay: Any) -> None:
-    """Refuses settings of the optimizer or the schedule that are out of range."""
     rates = is_number(learning_rate) and learning_rate >= 0
     require(rates, "learning_rate", learning_rate, "a number from 0")
     require(is_number(warmup) and 0 <= warmup < 1, "warmup", warmup, "from 0 to below 1")

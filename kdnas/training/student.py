@@ -24,8 +24,6 @@ class Student(nn.Module):
     Args:
         config, teacher: the configs of student and teacher.
         seed: the seed of its initial weights and those of its terms.
-        init: where its weights begin.
-        also: the names of the held-out splits besides the first.
         dropout: its dropout while it is distilled; None for its config's.
 
     Attributes:

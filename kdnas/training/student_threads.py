@@ -16,7 +16,6 @@ from torch import nn
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 START_S = 60
-"""Seconds to wait for the threads to start."""
 
 
 class SideBySide:

@@ -40,7 +40,6 @@ class UsedRows(nn.Module):
         return functional.embedding(self.places[ids], self.rows, self.padding)
 
     def whole(self) -> Tensor:
-        """Returns the whole table, (vocabulary, d)."""
         weight = self.rest.clone()
         weight[self.used.to(weight.device)] = self.rows.detach().to(weight.device)
         return weight

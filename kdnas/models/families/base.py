@@ -34,8 +34,6 @@ class Family:
     layers = "encoder.layer"
     embeddings: tuple[str, ...] = ("embeddings",)
 
-    # -- configs
-
     def architecture(self, config: PreTrainedConfig) -> Architecture:
         return Architecture.of({name: getattr(config, name) for name in Architecture.__dataclass_fields__})
 
@@ -64,8 +62,6 @@ class Family:
         """Returns every dropout probability in a config, by its name there."""
         return {name: value for name, value in vars(config).items() if "dropout" in name and is_number(value)}
 
-    # -- inputs
-
     def first_position(self, config: PreTrainedConfig) -> int:
         """Returns the index of a row's first token in the table of positions."""
         return 0
@@ -78,12 +74,6 @@ class Family:
     def token_types(self, config: PreTrainedConfig) -> int:
         """Returns the number of token types (segments); 0 if the model takes no `token_type_ids`, or ignores them."""
         return getattr(config, "type_vocab_size", None) or 0
-
-    def window(self, config: PreTrainedConfig) -> int | None:
-        """Returns the width, in tokens, of the sliding window that some layers attend to; None without one."""
-        return getattr(config, "sliding_window", None)
-
-    # -- modules
 
     def blocks(self, model: PreTrainedModel) -> list[list[nn.Module]]:
         """Returns what a classifier's training unfreezes one after the other: the last layer first, embeddings last.
@@ -110,7 +100,6 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {}
-"""The families by their configs' `model_type`."""
 DEFAULT = Family()
 Kind = TypeVar("Kind", bound=type[Family])
 
