@@ -1,7 +1,6 @@
 """The base class of the LightningModules: training, validation on held-out data, and models to export."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +38,12 @@ class ExportingModule(L.LightningModule):
         warmup: the share of all steps over which the learning rate rises; then it falls linearly to zero.
 
     Attributes:
+        source_config: the config of the model that the tokenizer came with.
         head: the kind of the models, with their classes.
+        exports: the models to export, by the prefix of their weights in the state dict.
+        trainees: the modules that are trained independently of each other.
+        held_out: the metrics of each trainee on held-out data; empty for an objective without metrics.
+        about: how the models were made, by heading, for the model card.
         monitor: the held-out metric that decides which weights are the best; larger is better, except of `loss`.
         results: the held-out metrics of the last validation, for each trainee.
         diverged: the reasons of the trainees that have diverged, by index. They are never trained again.
@@ -49,7 +53,12 @@ class ExportingModule(L.LightningModule):
     """
 
     tokenizer: Tokenizer
+    source_config: PreTrainedConfig
     head: Head
+    exports: dict[str, PreTrainedModel]
+    trainees: Sequence[nn.Module]
+    held_out: Sequence[SplitMetrics]
+    about: dict[str, str]
     monitor: str
     phase = ""
     epochs: int | None = None
@@ -62,31 +71,6 @@ class ExportingModule(L.LightningModule):
         self.results: list[dict[str, float]] = []
         self.diverged: dict[int, str] = {}
         self._best: BestWeights | None = None
-
-    @property
-    @abstractmethod
-    def source_config(self) -> PreTrainedConfig:
-        """The config of the model that the tokenizer came with."""
-
-    @property
-    @abstractmethod
-    def exports(self) -> dict[str, PreTrainedModel]:
-        """The models to export, by the prefix of their weights in the state dict."""
-
-    @property
-    @abstractmethod
-    def trainees(self) -> Sequence[nn.Module]:
-        """The modules that are trained independently of each other."""
-
-    @property
-    @abstractmethod
-    def held_out(self) -> Sequence[SplitMetrics]:
-        """Each trainee's metrics on held-out data; they are empty for an objective without metrics."""
-
-    @property
-    @abstractmethod
-    def about(self) -> dict[str, str]:
-        """How the models were made, by heading, for the model card."""
 
     def name_classes(self, names: Sequence[str] | None) -> None:
         """Writes the names of the data's classes into the models' configs; None if they have no names."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
-from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import BatchEncoding
 
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.objective import Objective, Stage
@@ -26,7 +26,6 @@ from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
 from kdnas.training.calibration import feature_variances
 from kdnas.training.gang import Gang
-from kdnas.training.split_metrics import SplitMetrics
 from kdnas.training.student import Student
 
 LOST = "lost"
@@ -80,7 +79,7 @@ class StudentDistiller(ExportingModule):
             raise ConfigError("architectures=[]: must name at least one student")
         self.objective, self.head, self.init = objective, objective.head, init or RandomWeights()
         self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
-        self.teacher_config = objective.head.config(teacher)
+        self.teacher_config = self.source_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
         configs = [student_config(self.teacher_config, architecture) for architecture in architectures]
         for config in configs:
@@ -88,10 +87,18 @@ class StudentDistiller(ExportingModule):
             check_architecture(config)
             self.head.describe(config)
         self.class_order: tuple[int, ...] | None = None
-        self.students = nn.ModuleList(
+        self.trainees: list[Student] = [
             Student(config, self.teacher_config, objective, seed, self.init, list(also or ()), dropout)
             for config in configs
-        )
+        ]
+        self.students = nn.ModuleList(self.trainees)  # registers them as submodules
+        self.architectures = [architecture_of(config) for config in configs]
+        self.exports = {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
+        self.held_out = [student.metrics for student in self.trainees]
+        stages = ", then ".join(stage.name.replace("_", " ") for stage in objective.stages)
+        self.about = {"distilled from": teacher, "objective": stages}
+        if self.init.origin:
+            self.about["initial weights"] = self.init.origin
         for student in self.trainees if compile else ():
             student.compile_encoder()
         self.teacher: TeacherOutputs | None = None
@@ -99,32 +106,6 @@ class StudentDistiller(ExportingModule):
         self.epochs = objective.epochs
         unlabelled = takewhile(lambda stage: not any(t.needs_labels for t in stage.terms.values()), objective.stages)
         self.transfer_epochs = sum(stage.epochs or 0 for stage in unlabelled)
-
-    @property
-    def trainees(self) -> list[Student]:
-        return [student for student in self.students if isinstance(student, Student)]
-
-    @property
-    def architectures(self) -> list[Architecture]:
-        return [architecture_of(student.model.config) for student in self.trainees]
-
-    @property
-    def exports(self) -> dict[str, PreTrainedModel]:
-        return {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
-
-    @property
-    def source_config(self) -> PreTrainedConfig:
-        return self.teacher_config
-
-    @property
-    def held_out(self) -> Sequence[SplitMetrics]:
-        return [student.metrics for student in self.trainees]
-
-    @property
-    def about(self) -> dict[str, str]:
-        stages = ", then ".join(stage.name.replace("_", " ") for stage in self.objective.stages)
-        initial = {"initial weights": self.init.origin} if self.init.origin else {}
-        return {"distilled from": self.teacher_path, "objective": stages, **initial}
 
     def name_classes(self, names: Sequence[str] | None) -> None:
         """Names the classes as the data's or else the teacher's, and finds the order of the teacher's logits."""

@@ -1,11 +1,11 @@
 """Fine-tuning of a distilled encoder on a task."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import BatchEncoding, PreTrainedModel
 
 from kdnas.base.errors import ConfigError, require
 from kdnas.models.features import LOGITS
@@ -42,35 +42,18 @@ class FineTuner(ExportingModule):
         self.task, self.head = task, task.head
         self.model: PreTrainedModel
         self.model, self.tokenizer = source(num_labels=task.num_labels)
-        self.start = getattr(source, "keywords", {}).get("source")
+        self.source_config, self.exports, self.trainees = self.model.config, {"model.": self.model}, [self.model]
+        start = getattr(source, "keywords", {}).get("source")
+        self.about = {"fine-tuned from": start} if start else {}
         self.model.train()  # `from_pretrained` returns models in evaluation mode, and Lightning keeps it
         self.name_classes(None)
         self.monitor = next(iter(task.metrics))
         self.metrics = SplitMetrics(task, also)
-
-    @property
-    def source_config(self) -> PreTrainedConfig:
-        return self.model.config
+        self.held_out = [self.metrics]
 
     def check(self, masked: bool) -> None:
         if masked:
             raise ConfigError("data.masking: hides the labels of a task; must be left out of fine-tuning")
-
-    @property
-    def exports(self) -> dict[str, PreTrainedModel]:
-        return {"model.": self.model}
-
-    @property
-    def trainees(self) -> Sequence[PreTrainedModel]:
-        return [self.model]
-
-    @property
-    def held_out(self) -> Sequence[SplitMetrics]:
-        return [self.metrics]
-
-    @property
-    def about(self) -> dict[str, str]:
-        return {"fine-tuned from": self.start} if self.start else {}
 
     def forward(self, batch: BatchEncoding) -> Tensor:
         """Returns the logits of a batch, (rows, num_labels)."""
