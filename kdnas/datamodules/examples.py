@@ -74,14 +74,7 @@ def _mask(values: pa.ChunkedArray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Summary:
-    """The composition of a set of rows.
-
-    Args:
-        used: the number of rows.
-        proxy: the share of the kept rows that are used.
-        truncated: the number of rows that were cut at `max_length` tokens.
-        classes: the number of rows of each class; empty without classes.
-    """
+    """The composition of a set: how many rows are used, were cut at `max_length` tokens, and are of each class."""
 
     name: str
     examples: Sequence[Examples]

@@ -33,14 +33,10 @@ QUOTE = '"'
 
 
 def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
-    """Finds the files of each split; returns their paths.
-
-    Args:
-        files: for each split a path, a pattern, or a list of these, relative to `folder`.
-        key: the setting that holds `files`.
+    """Finds the files of each split, by a path, a pattern or a list of these relative to `folder`; returns their paths.
 
     Raises:
-        ConfigError: a file that does not exist or is of an unknown kind, or files of several kinds in a split.
+        ConfigError: a file of the setting `key` that does not exist or is of an unknown kind, or of several kinds.
     """
     fits = isinstance(files, Mapping) and bool(files)
     require(fits, key, files, "files by split, as {train: a.csv, validation: b.csv}")

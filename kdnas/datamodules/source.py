@@ -119,7 +119,6 @@ class Source:
         return load_dataset_builder(str(self.path), self.name)  # never runs code of a dataset
 
     def _csv(self, split: str, files: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
-        """Returns the arguments to read CSV files with; if `columns` are given, only these are read, as text."""
         options = options_of(files, self._dataset.config if self.files is None else None, self.csv)
         if columns:
             self._check_columns(split, header(files[0], options, f"{self.prefix}csv"), columns)
@@ -133,7 +132,6 @@ class Source:
         return {}
 
     def _typed(self, rows: Dataset, label: str) -> Dataset:
-        """Casts the labels of CSV rows to numbers where all are numbers, and to the type that the dataset declares."""
         declared = (self._dataset.info.features or {}).get(label) if self.files is None else None
         rows = as_numbers(rows, label) if content(rows, label) == "string" else rows
         return rows.cast_column(label, declared) if declared else rows

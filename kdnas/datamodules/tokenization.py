@@ -78,8 +78,8 @@ class RowTokenizer:
 def shortened(text: str, tokenizer: Tokenizer, tokens: int) -> str:
     """Cuts a text, between words, to a part that still has more than `tokens` tokens; a shorter text stays whole.
 
-    A row of `tokens` tokens is the same as that of the whole text, except where a million characters give fewer
-    tokens. (In a pair of long texts, the truncation may give the odd token to the other text.)
+    The row is as of the whole text, except where a million characters give fewer tokens. (In a pair of long texts,
+    the truncation may give the odd token to the other text.)
     """
     size = FEW * tokens
     while size < min(len(text), MOST):
@@ -91,7 +91,6 @@ def shortened(text: str, tokenizer: Tokenizer, tokens: int) -> str:
 
 
 def _beginning(text: str, size: int) -> str:
-    """Returns the whole words among the first `size` characters, or all of these if they are within one word."""
     return "".join(text[:size].rsplit(maxsplit=1)[:1])
 
 

@@ -215,7 +215,6 @@ class DiskOutputs(KeptOutputs):
                     os.fsync(file.fileno())
 
     def _make_room(self, folder: Path, size: int) -> None:
-        """Removes the least recently used folders until `size` more bytes are within the limit."""
         others = [path for path in self.folder.iterdir() if path.is_dir() and path != folder]
         taken = {path: _bytes(path) for path in sorted(others, key=lambda path: path.stat().st_mtime)}
         taken[folder] = _bytes(folder)
@@ -275,6 +274,5 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _mapped(path: Path, part: Part, shared: bool = False) -> Tensor:
-    """Maps a file as a tensor, (items, width); with `shared`, changes are written to the file."""
     flat = torch.from_file(str(path), shared=shared, size=part.items * part.width, dtype=part.dtype)
     return flat.view(part.items, part.width)

@@ -65,12 +65,7 @@ def fill(model: PreTrainedModel, weights: dict[str, Tensor]) -> list[str]:
 
 
 def check_encoder(model: PreTrainedModel, wrong: Iterable[str], source: str) -> None:
-    """Refuses weights of which any of the encoder's does not fit or is not finite; heads and poolers are not checked.
-
-    Args:
-        wrong: the names of tensors that do not fit.
-        source: the setting that names the weights, with its value, for the message.
-    """
+    """Refuses weights of an encoder that are not finite or do not fit (`wrong`); heads and poolers are not checked."""
     encoder = f"{model.base_model_prefix}."
     parts = tuple(f"{name}." for name, _ in model.base_model.named_children() if name != "pooler")
     # Transformers reports missing keys by the model's names, and unexpected keys by the file's.

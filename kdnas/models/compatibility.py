@@ -18,12 +18,7 @@ TEXT = "The cat's seven lives, 12.5 \u00e9t\u00e9 \u732b \U0001f408!"
 
 
 def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts_per_row: int, max_length: int) -> None:
-    """Refuses a tokenizer and a model that do not fit, or rows too long for them, before any real work.
-
-    Args:
-        source: the setting that names both, with its value, as `teacher.path=...`, for the message.
-        max_length: the most tokens of a row.
-    """
+    """Refuses a tokenizer and a model (of the setting `source`) that do not fit, or rows too long for them."""
     longest = min(family_of(config).positions(config), tokenizer.model_max_length)
     require(max_length <= longest, "data.max_length", max_length, f"at most the teacher's {longest}")
     _check_ids(config, tokenizer, source)

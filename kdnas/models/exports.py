@@ -62,10 +62,7 @@ vectors = (states * real).sum(1) / real.sum(1)
 
 
 def check_export(folder: Path, several: bool = False) -> None:
-    """Refuses a folder that holds anything but an earlier export that has not been changed since.
-
-    With `several`, it is the folder of the numbered exports of several students.
-    """
+    """Refuses a folder that holds anything but an export (of `several` students, numbered ones) as kdnas left it."""
     paths = list(folder.iterdir()) if folder.is_dir() else []
     numbered = bool(paths) and all(path.is_dir() and path.name.isdecimal() for path in paths)
     reason = "is a file" if folder.exists() and not folder.is_dir() else ""

@@ -21,12 +21,7 @@ Encoder = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is run.
-
-    Args:
-        packed: on packed rows; else on padded ones.
-        head_apart: its head on the states that it is needed for alone; else on all of them, by the model itself.
-    """
+    """A way to run a model: on packed or padded rows; with its head on needed states alone, or by the model itself."""
 
     packed: bool
     head_apart: bool

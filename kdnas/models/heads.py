@@ -56,8 +56,7 @@ class Head(ABC):
     def new(self, config: PreTrainedConfig, seed: int, dropout: float | None = None) -> PreTrainedModel:
         """Builds a student whose weights depend on the seed alone; restores the state of the global generators.
 
-        With a `dropout`, all of its dropout layers have that probability while it is distilled. Its config keeps its
-        own values, for the export and fine-tuning.
+        A `dropout` holds while it is distilled; its config keeps its own values, for the export and fine-tuning.
         """
         check_dropout(dropout)
         own, built = family_of(config).dropouts(config), copy.deepcopy(config)

@@ -97,10 +97,7 @@ class ExportingModule(L.LightningModule):
     # -- divergence
 
     def record_divergence(self, lost: Collection[int] = ()) -> None:
-        """Records which trainees have diverged, from `results` and the weights; stops a training with none left.
-
-        Those that are `lost` ran out of memory: they are not trained, and have no metrics.
-        """
+        """Records which trainees diverged (not those `lost` for memory); stops a training with none left."""
         if self.trainer.sanity_checking:
             return
         for i in set(range(len(self.trainees))).difference(lost, self.diverged):

@@ -46,11 +46,7 @@ class Classes(Labels):
         return rows.filter(lambda encoded: [each >= 0 for each in encoded], input_columns=column, batched=True)
 
     def of_further(self, rows: Dataset, column: str) -> Labels:
-        """Maps the labels of a further source to the task's classes: names by name, numbers as class ids.
-
-        Raises:
-            LabelError: the source has other classes, or has names while the task's classes have none.
-        """
+        """Maps the labels of a further source to the task's classes: names by name, numbers as class ids."""
         rows = without_fractions(rows, column)
         feature = rows.features[column]
         labels = declared(feature) if isinstance(feature, ClassLabel) else labels_of(rows, column)

@@ -58,5 +58,4 @@ def listed(labels: Sequence[Any]) -> str:
 
 
 def or_as_many(allowed: str, count: int) -> str:
-    """Adds to what would be allowed the number of classes that there are."""
     return f"{allowed}, or task.num_labels={count}" if count > 1 else allowed

@@ -100,13 +100,7 @@ def user_callbacks(cfg: DictConfig) -> list[Callback]:
 def check_callbacks(
     callbacks: Sequence[Callback], metrics: Sequence[str], epochs: int | None, students: int = 1
 ) -> None:
-    """Refuses callbacks that monitor a metric that is not logged, or that cannot be used in this training.
-
-    Args:
-        metrics: the names of the metrics that the run logs; empty if they are not known.
-        epochs: the sum of the stages' epochs; None where the stages have none.
-        students: the number of students that are trained together.
-    """
+    """Refuses callbacks that monitor no logged metric (if these are known), or that cannot be used in this training."""
     for callback in callbacks:
         name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
         if monitor is not None and metrics and monitor not in metrics:

@@ -1,7 +1,6 @@
 """Trains only those rows of the word embeddings that occur in the data.
 
-Most of a small student's parameters are word embeddings, and most of their rows do not occur in a short training.
-Those rows have no gradient: only weight decay would change them.
+They hold most of a small student's parameters; a row that does not occur has no gradient, only weight decay.
 """
 
 from typing import Any

@@ -38,10 +38,7 @@ class Family:
         return Architecture.of({name: getattr(config, name) for name in Architecture.__dataclass_fields__})
 
     def resize(self, config: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
-        """Returns a config of the same vocabulary and positions with another architecture.
-
-        The `derived` sizes are derived again if the config's were derived. All others, as an `embedding_size`, stay.
-        """
+        """Returns a config with another architecture; sizes that are not `derived`, as an `embedding_size`, stay."""
         resized = copy.deepcopy(config)
         resized.update(architecture.to_dict() | {"dtype": "float32", "architectures": None})
         before = self.architecture(config)
