@@ -13,8 +13,7 @@ from transformers import BertConfig, BertModel
 
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
-from kdnas.models.constraints import WithinTeacher
-from kdnas.models.space import ENUMERABLE, SearchSpace
+from kdnas.models.space import ENUMERABLE, SearchSpace, WithinTeacher
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 NAMES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act")

@@ -143,7 +143,7 @@ def test_a_trainee_that_has_diverged_stays_so_in_a_resumed_run(teacher, tmp_path
 def test_any_number_that_is_not_finite_is_a_divergence(teacher, monkeypatch, part, value):
     if part == "loss":
         module = StudentDistiller(teacher, [SMALL], hidden_states())
-        monkeypatch.setattr(module.students[0], "figures", lambda: {"loss": value})
+        monkeypatch.setattr(module.students[0], "results", lambda: {"loss": value})
     else:
         module = FineTuner(partial(load_classifier, teacher), classification(2))
         unused = module.tokenizer.mask_token_id  # a word that no text has

@@ -26,9 +26,8 @@ from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.cards import card
 from kdnas.models.checkpoints import load_classifier, pack, unpack
-from kdnas.models.exports import check_export, export
+from kdnas.models.exports import card, check_export, export
 from kdnas.models.heads import Classifier, Encoder
 from kdnas.models.initialisation import PretrainedWeights
 from kdnas.models.loading import load_config, load_encoder, load_tokenizer

@@ -8,7 +8,7 @@ from test_distiller import DEEP, SMALL, WIDE, Texts, distiller, equal_states, tr
 
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.terms import Mean
-from kdnas.training.gradients import at_once, is_out_of_memory
+from kdnas.training.gang import at_once, is_out_of_memory
 from kdnas.training.student import Student
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import SyntheticNLI, TextDataModule
-from kdnas.datamodules.cutting import MOST, shortened
+from kdnas.datamodules.tokenization import MOST, shortened
 
 LIKE_MISSING = ["NA", "N/A", "null", "None", "nan", "NULL", "n/a", "NaN", "<NA>"]
 

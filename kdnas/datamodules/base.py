@@ -1,7 +1,5 @@
 """The base class of the data modules: sets of tokenized rows, in batches of like length."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from abc import abstractmethod
@@ -19,11 +17,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.base.errors import is_number, require, require_whole
 from kdnas.datamodules.bucketing import BucketSampler
-from kdnas.datamodules.examples import Examples
+from kdnas.datamodules.examples import HELD_OUT, TRAINING, TRANSFER, Examples, Summary, repeated
 from kdnas.datamodules.flat import Flat, FlatCorpus, PadCollator
 from kdnas.datamodules.masking import Masking, MaskingCollator
 from kdnas.datamodules.source import Source
-from kdnas.datamodules.summary import HELD_OUT, TRAINING, TRANSFER, Summary, repeated
 from kdnas.datamodules.tokenization import TRUNCATED, RowTokenizer
 from kdnas.tasks.labels import column_values
 
@@ -38,7 +35,6 @@ class EncodedDataModule(LightningDataModule):
 
     Args:
         tokenizer: the teacher's tokenizer; None for a data module that only checks its settings.
-        source: the dataset.
         proxy: the fraction of the training rows to train on, drawn once from the seed.
         rows: the most training rows, before the proxy is drawn; None for all.
         held_out: the most held-out rows, the same ones whatever the seed; None for all.
@@ -52,8 +48,6 @@ class EncodedDataModule(LightningDataModule):
         transfer: further rows without labels, which the first `transfer_epochs` train on too; None if there are none.
         transfer_epochs: the number of epochs that need no labels, taken from the module.
         first_epoch: the epoch that a resumed run goes on with.
-        rank, world: the index of this process among the `world` processes that share every batch (see `divide`).
-        train, validation: the rows, once `setup` has read them.
         examples: each set's rows by source, and counts of the rows left out, by the set's name.
         further: further held-out splits by name, if `load` has any; `val_dataloader` then gives a list of loaders, of
             which the first decides.
@@ -128,7 +122,7 @@ class EncodedDataModule(LightningDataModule):
             sets[TRANSFER] = self.fraction(self.transfer)
         summaries = {name: self._summary(name, rows) for name, rows in sets.items()}
         for summary in summaries.values():
-            summary.check(self.source)
+            summary.check(self.source.error)
         self._read = [rows for rows in (train, self.transfer, self.validation, *self.further.values()) if rows]
         sets = {name: rows.remove_columns(TRUNCATED) for name, rows in sets.items()}
         self.train, self.validation, self.transfer = (sets.get(name) for name in (TRAINING, HELD_OUT, TRANSFER))
@@ -137,7 +131,6 @@ class EncodedDataModule(LightningDataModule):
         self._log(summaries, sets)
 
     def read(self, name: str, source: Source, split: str, texts: Sequence[str], label: str | None = None) -> Examples:
-        """Reads rows of a split for the set of the given name."""
         examples = source.read(split, texts, label)
         self.examples.setdefault(name, []).append(examples)
         return examples
@@ -180,7 +173,6 @@ class EncodedDataModule(LightningDataModule):
 
     @property
     def sets(self) -> list[Dataset]:
-        """The sets of rows that are trained on or held out."""
         return [rows for rows in (self.train, self.transfer, *self._held_out) if rows]
 
     @property
@@ -195,11 +187,7 @@ class EncodedDataModule(LightningDataModule):
     # -- the batches
 
     def divide(self, rank: int, world: int) -> None:
-        """Makes the loaders give this process its shard of every batch: the `rank`-th of `world`.
-
-        Raises:
-            ConfigError: a batch or a held-out split has fewer rows than there are devices.
-        """
+        """Makes the loaders give this process its shard of every batch, which needs at least `world` rows."""
         least = f"at least {world}, the devices that share"
         require(self.batch_size >= world, "batch_size", self.batch_size, f"{least} each batch")
         for rows in self._held_out:

@@ -1,7 +1,5 @@
 """Batches of rows of similar length, so that little of a batch is padding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -24,8 +22,7 @@ class BucketSampler(Sampler[list[int]]):
         batch_size: rows a batch, over all processes (the last batch may be smaller); at least `world`.
         batch_tokens: the average number of tokens a batch, in place of `batch_size`; at least two of the longest rows.
         shuffle: whether to shuffle, for training; False gives the rows sorted by length, the same every time.
-        seed: the seed that, with the epoch, decides the order.
-        epoch: returns the current epoch. It is a function since Lightning does not set the epoch of a resumed run.
+        seed, epoch: decide the order. `epoch` is a function since Lightning does not set the epoch of a resumed run.
         rank, world: the index of this process among the `world` processes.
     """
 
@@ -73,7 +70,6 @@ class BucketSampler(Sampler[list[int]]):
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
     def _windows(self, order: Tensor) -> list[tuple[Tensor, int | None]]:
-        """Returns the rows to sort together and, with `batch_tokens`, the number of their batches."""
         if not self.batches:
             return [(window, None) for window in order.split(WINDOW * self.batch_size)]
         windows = -(-self.batches // WINDOW)

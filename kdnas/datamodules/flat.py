@@ -25,12 +25,7 @@ ALIGNED = 8
 
 
 class Flat(TorchDataset[dict[str, Tensor]]):
-    """The rows of a dataset that `EncodedDataModule.encode` has tokenized.
-
-    Args:
-        dataset: the rows.
-        row, token: the indices of its first row and token in a corpus of several datasets.
-    """
+    """The tokenized rows of a dataset; `row` and `token` are the indices of its first ones in a corpus."""
 
     def __init__(self, dataset: Dataset, row: int = 0, token: int = 0) -> None:
         table = dataset.with_format("arrow")[:]
@@ -55,7 +50,6 @@ class Flat(TorchDataset[dict[str, Tensor]]):
         return int(self.lengths.sum())
 
     def unlabelled(self) -> Flat:
-        """Returns the same rows without their labels."""
         other = object.__new__(Flat)
         other.__dict__ |= self.__dict__ | {"labels": None}
         return other
@@ -75,10 +69,7 @@ class PadCollator:
 
     Besides the models' inputs and `labels`, a batch has `lengths` (of the rows, a list), `tokens` and `rows` (the
     indices of its real tokens, concatenated, and of its rows in the corpus, NumPy arrays). These stay on the host.
-
-    Args:
-        padding: the id of the padding token.
-        limit: the length that no batch is padded beyond, as models may have no positions for more.
+    No batch is padded beyond the `limit`, as models may have no positions for more.
     """
 
     def __init__(self, padding: int, limit: int | None = None) -> None:
@@ -105,13 +96,7 @@ class PadCollator:
 
 
 class FlatCorpus:
-    """Several sets of rows with consecutive indices: everything that a run needs teacher outputs for.
-
-    Args:
-        datasets: the sets, in a fixed order.
-        collate: makes batches of rows.
-        budget: the most tokens of a batch.
-    """
+    """Several sets of rows with consecutive indices, in batches of at most `budget` tokens."""
 
     def __init__(self, datasets: Sequence[Dataset], collate: PadCollator, budget: int = 4096) -> None:
         self.sets: list[Flat] = []
@@ -139,7 +124,6 @@ class FlatCorpus:
             yield from self.batches_of(one)
 
     def batches_of(self, one: Flat) -> Iterator[BatchEncoding]:
-        """Yields every row of one of the sets once, in batches."""
         for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):
             with QuietHost().busy():  # held while the caller uses the batch
                 yield self.collate([one[row] for row in rows])

@@ -30,8 +30,6 @@ from transformers import BertTokenizer
 ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
 """The label ids of GLUE's MNLI."""
 CLASSES = ("entailment", "neutral", "contradiction")
-"""The names of the classes, by label id."""
-
 PATHS: dict[str, tuple[str, ...]] = {
     "size": ("small", "big"),
     "noun": (
@@ -61,12 +59,9 @@ PATHS: dict[str, tuple[str, ...]] = {
     ),
 }
 """Each dimension's trees, as the paths from the most general word to the most specific ones."""
-
 OPTIONAL = {"size": 0.4, "manner": 0.3, "place": 0.6}
 """The dimensions that a sentence may leave out, with the probability that it has them."""
-
 NAMES = frozenset({"anna", "clara", "ben", "david"})
-
 WORDS = {name: tuple(dict.fromkeys("/".join(paths).split("/"))) for name, paths in PATHS.items()}
 DIMENSION = {word: name for name, words in WORDS.items() for word in words}
 ABOVE: dict[str, frozenset[str]] = {}
@@ -98,7 +93,6 @@ OF_NAMES = {  # exactly one thing has the name, so "all" and "some" are equal
     "{} is not {}": Count(1, inside=True, at_least=False),
 }
 PATTERNS = OF_KINDS | OF_NAMES
-"""The patterns of sentences, and what they count."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,6 @@ class Meaning:
     count: Count
 
     def denied(self) -> Meaning:
-        """Returns the negation."""
         number, inside, at_least = self.count
         if self.kind <= NAMES:  # the one thing either has the property or lacks it
             return replace(self, count=Count(number, not inside, at_least))
@@ -186,7 +179,6 @@ def possible(has: frozenset[str], lacks: frozenset[str] | None, rules: list[Mean
 
 
 def relation(premise: Sentence, hypothesis: Sentence) -> int:
-    """Returns the label of a pair."""
     one, other = premise.meaning, hypothesis.meaning
     if not consistent(one, other.denied()):
         return ENTAILMENT
@@ -194,7 +186,6 @@ def relation(premise: Sentence, hypothesis: Sentence) -> int:
 
 
 def sentence(rng: Random) -> Sentence:
-    """Draws a sentence."""
     present = {name: rng.random() < OPTIONAL.get(name, 1.0) for name in WORDS}
     return well_formed("", {name: rng.choice(words) if present[name] else "" for name, words in WORDS.items()}, rng)
 
@@ -247,7 +238,6 @@ def pairs(rows: int, seed: int) -> list[dict[str, str | int]]:
 
 
 def vocabulary() -> list[str]:
-    """Returns the words that occur in sentences, sorted."""
     return sorted({*" ".join([*PATTERNS, *ABOVE]).replace("{}", "").split()})
 
 

@@ -1,7 +1,5 @@
 """Labelled single texts or pairs: GLUE's tasks, and datasets of the same form."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +8,8 @@ from datasets import Dataset, concatenate_datasets
 
 from kdnas.base.errors import require
 from kdnas.datamodules.base import HELD_OUT_SEED, EncodedDataModule
-from kdnas.datamodules.examples import Examples
+from kdnas.datamodules.examples import HELD_OUT, TRAINING, TRANSFER, Examples
 from kdnas.datamodules.source import Source, check_columns, further_source
-from kdnas.datamodules.summary import HELD_OUT, TRAINING, TRANSFER
 from kdnas.tasks.base import LabelledTask
 from kdnas.tasks.labels import LabelError, Labels
 
@@ -94,7 +91,6 @@ class LabelledDataModule(EncodedDataModule):
         return self.labels.counts(rows, "labels") if "labels" in rows.column_names else {}
 
     def _extend(self, train: Examples, held_out: Sequence[Examples]) -> Dataset:
-        """Joins the task's rows with those of labelled further sources; keeps unlabelled ones as `transfer`."""
         train.rows = train.rows.select_columns([*self.columns, self.label])
         for source, settings in self.extra:
             self._read_further(source, **settings)
@@ -111,7 +107,6 @@ class LabelledDataModule(EncodedDataModule):
     def _read_further(
         self, source: Source, columns: Sequence[str], split: str = "train", label: str | None = "label"
     ) -> None:
-        """Reads the rows of a further source, and renames its columns to the task's."""
         count = len(self.columns)
         require(len(columns) == count, f"{source.prefix}columns", columns, f"{count}, as the task's")
         examples = self.read(TRAINING if label else TRANSFER, source, split, columns, label)
@@ -128,7 +123,6 @@ class LabelledDataModule(EncodedDataModule):
 
 @contextmanager
 def _blaming(source: Source) -> Iterator[None]:
-    """Turns a `LabelError` into the `ConfigError` of the source."""
     try:
         yield
     except LabelError as error:

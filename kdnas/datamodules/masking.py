@@ -1,7 +1,5 @@
 """Masked text: which tokens a model has to predict, as a function of the seed, the epoch and the batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +25,6 @@ class Masking:
         probability: the probability of each token, or word, to be chosen.
         whole_word: whether to choose words, each with all its tokens; 80, 10 and 10 % still count by token, as in
             BERT. Words are what a fast tokenizer splits a text into before it looks for subwords.
-
-    Raises:
-        ConfigError: a probability out of range, or (in `check`) an unfit tokenizer.
     """
 
     probability: float = 0.15
@@ -57,11 +52,8 @@ class Masking:
 class MaskingCollator:
     """Makes a batch and masks it: `labels` (rows, length) hold the chosen tokens, and -100 elsewhere.
 
-    Where several devices share a batch, each masks its own rows, and not as one device would mask them all.
-
-    Args:
-        seed, epoch: decide the masks together with the batch's tokens; `epoch` returns the current epoch.
-        collate: makes the batch, with the `words` of its tokens if whole words are masked.
+    Seed, epoch and the batch's tokens decide the masks. Where several devices share a batch, each masks its own rows,
+    and not as one device would mask them all.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """Reads rows from a dataset on the hub, a local folder of the same layout, or files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,9 +12,8 @@ from datasets.exceptions import DatasetGenerationError
 
 from kdnas.base.errors import ConfigError, require
 from kdnas.base.files import reading
-from kdnas.datamodules.dialect import as_numbers, check_options, header, options_of, quote_notes
 from kdnas.datamodules.examples import Examples
-from kdnas.datamodules.files import find_files, reader_of
+from kdnas.datamodules.files import as_numbers, check_options, find_files, header, options_of, quote_notes, reader_of
 from kdnas.tasks.labels import content
 
 SAVED = ("state.json", "dataset_dict.json")
@@ -31,7 +28,7 @@ class Source:
         name: the name of the dataset's config.
         files: in place of both, files by split: for each a path, a pattern, or a list of these, relative to `path` if
             it is a folder.
-        csv: options of `pandas.read_csv`; null ones take the defaults of `kdnas.datamodules.dialect`.
+        csv: options of `pandas.read_csv`; null ones take the defaults of `kdnas.datamodules.files`.
         prefix: where these arguments are among the settings of the data, as `extra.0.`.
 
     Raises:
@@ -63,7 +60,6 @@ class Source:
         return ConfigError.of(f"{self.prefix}files", f"={{{files}}}: {message}")
 
     def not_utf8(self, error: UnicodeError) -> ConfigError:
-        """Makes the error of text in another encoding."""
         return self.error(f"holds text that is not UTF-8 ({error}); of CSV, data.csv.encoding can name another")
 
     def read(self, split: str, texts: Sequence[str], label: str | None = None) -> Examples:
@@ -99,7 +95,6 @@ class Source:
         return rows, builder
 
     def _builder(self, split: str, columns: Sequence[str]) -> DatasetBuilder:
-        """Returns the builder of one split alone or, for a dataset on the hub, of all splits."""
         if self.files is not None:
             self._check_split(split, self.files)
             files = self.files[split]
@@ -119,13 +114,11 @@ class Source:
 
     @cached_property
     def _dataset(self) -> DatasetBuilder:
-        """The builder of all splits, which knows the files of each."""
         if any(Path(str(self.path), name).exists() for name in SAVED):
             raise ValueError("it is as save_to_disk writes it, which is for load_from_disk; to_parquet writes files")
         return load_dataset_builder(str(self.path), self.name)  # never runs code of a dataset
 
     def _csv(self, split: str, files: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
-        """Returns the arguments to read CSV files with; if `columns` are given, only these are read, as text."""
         options = options_of(files, self._dataset.config if self.files is None else None, self.csv)
         if columns:
             self._check_columns(split, header(files[0], options, f"{self.prefix}csv"), columns)
@@ -139,13 +132,11 @@ class Source:
         return {}
 
     def _typed(self, rows: Dataset, label: str) -> Dataset:
-        """Casts the labels of CSV rows to numbers where all are numbers, and to the type that the dataset declares."""
         declared = (self._dataset.info.features or {}).get(label) if self.files is None else None
         rows = as_numbers(rows, label) if content(rows, label) == "string" else rows
         return rows.cast_column(label, declared) if declared else rows
 
     def _place(self, split: str) -> str:
-        """Returns the path that a split is read from, or the paths of its files."""
         return str(self.path) if self.files is None else ", ".join(self.files.get(split, ()))
 
     def _check_split(self, split: str, known: Iterable[str]) -> None:
@@ -161,7 +152,6 @@ class Source:
 
     @contextmanager
     def _blamed(self, split: str) -> Iterator[None]:
-        """Turns errors of the reader into a `ConfigError` that begins with the setting of the dataset."""
         place = f"{self.path}, name {self.name}" if self.name else self.path
         key, allowed = f"{self.prefix}path", "a folder that holds one, or a hub id within reach"
         if self.files is not None:
@@ -183,14 +173,9 @@ class Source:
 
 
 def further_source(source: Any, optional: Sequence[str], key: str) -> tuple[Source, dict[str, Any]]:
-    """Splits a mapping into a `Source` and the remaining settings.
+    """Splits a mapping, the setting `key` (as `extra.0`), into a `Source` and the remaining settings.
 
-    Args:
-        optional: the keys that the mapping may have besides `columns` and a source's own keys.
-        key: the setting that holds the mapping, as `extra.0`.
-
-    Raises:
-        ConfigError: a key is missing or unknown.
+    A `ConfigError` refuses missing and unknown keys; `optional` ones may stand beside `columns` and a source's own.
     """
     keys = set(source) if isinstance(source, Mapping) else set()
     allowed = ("path", "name", "files", "csv", *optional)
@@ -202,7 +187,6 @@ def further_source(source: Any, optional: Sequence[str], key: str) -> tuple[Sour
 
 
 def check_columns(columns: Any, key: str = "columns") -> list[str]:
-    """Checks the given text columns, and returns them."""
     fits = isinstance(columns, Sequence) and not isinstance(columns, str) and 1 <= len(columns) <= 2
     fits = fits and all(isinstance(column, str) for column in columns)
     require(fits, key, columns, "a list of one text column, or of two that make a pair")

@@ -1,7 +1,5 @@
 """The built-in task: language inference over a small grammar, generated without network access."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from datasets import Dataset
@@ -9,9 +7,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules import grammar
-from kdnas.datamodules.examples import Examples
+from kdnas.datamodules.examples import HELD_OUT, TRAINING, Examples
 from kdnas.datamodules.labelled import LabelledDataModule
-from kdnas.datamodules.summary import HELD_OUT, TRAINING
 from kdnas.tasks import Classification
 from kdnas.tasks.metrics import accuracy
 
@@ -20,12 +17,7 @@ UNLIKE_OTHERS = 1_000_003
 
 
 class SyntheticNLI(LabelledDataModule):
-    """NLI pairs from `kdnas.datamodules.grammar`; no held-out pair is among the training pairs.
-
-    Args:
-        rows, held_out: the number of pairs to generate.
-        settings: arguments of `EncodedDataModule`.
-    """
+    """NLI pairs from `kdnas.datamodules.grammar`; no held-out pair is among the training pairs."""
 
     def __init__(self, rows: int = 12_000, held_out: int = 1_000, **settings: Any) -> None:
         self.pairs, self.held_out_pairs = rows, held_out
@@ -53,11 +45,7 @@ class SyntheticNLI(LabelledDataModule):
 
 
 def untrained(num_labels: int, **architecture: Any) -> tuple[BertForSequenceClassification, Tokenizer]:
-    """Makes a randomly initialised BERT over the grammar's vocabulary, and its tokenizer: the teacher to be trained.
-
-    Args:
-        architecture: fields of `BertConfig`.
-    """
+    """Makes a random BERT over the grammar's vocabulary, and its tokenizer: the teacher to be trained."""
     tokenizer = grammar.tokenizer()
     positions = tokenizer.model_max_length
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": positions}

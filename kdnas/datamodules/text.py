@@ -1,7 +1,5 @@
 """Unlabelled text for distillation: single texts or pairs, from one or several datasets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +9,8 @@ from datasets import Dataset, concatenate_datasets
 from kdnas.base.errors import require, require_switch
 from kdnas.base.screen import activity
 from kdnas.datamodules.base import HELD_OUT_SEED, EncodedDataModule
-from kdnas.datamodules.examples import Examples
+from kdnas.datamodules.examples import HELD_OUT, TRAINING, Examples
 from kdnas.datamodules.source import Source, check_columns, further_source
-from kdnas.datamodules.summary import HELD_OUT, TRAINING
 from kdnas.tasks.labels import column_values
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -103,7 +100,6 @@ class TextDataModule(EncodedDataModule):
         return self.encode(train.rows, columns), self.encode(held_out.rows, columns)
 
     def _hold_out(self, train: Examples, source: Source) -> Examples:
-        """Moves 5 % of the training rows to held-out examples."""
         if len(train.rows) < 2:
             raise source.error(f"leaves one row; must be two to hold one out ({train})")
         size = max(1, round(0.05 * len(train.rows)))
@@ -115,7 +111,6 @@ class TextDataModule(EncodedDataModule):
 
 
 def split_sentences(examples: Examples, column: str) -> None:
-    """Replaces the texts by their sentences."""
 
     def split(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         found = [piece for text in batch[column] for piece in pieces(text)]

@@ -1,7 +1,5 @@
 """Tokenizes the rows of a dataset, once: `datasets` caches them by the fingerprint of all that decides the result."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,21 +10,16 @@ from transformers import BatchEncoding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.base.screen import activity
-from kdnas.datamodules.cutting import shortened
 from kdnas.datamodules.masking import Masking
 
 TRUNCATED = "truncated"
 """The column that says whether a row was truncated."""
+FEW, MOST = 16, 1_000_000
+"""Characters of a text that are tokenized: for each token of a row in the first attempt, and the most in all."""
 
 
 class RowTokenizer:
-    """Tokenizes rows of one text column, or of two as a pair.
-
-    Args:
-        tokenizer: its truncation settings are changed.
-        max_length: the most tokens of a row.
-        masking: adds the columns that it needs; None for none.
-    """
+    """Tokenizes rows of one text column, or of two as a pair, to at most `max_length` tokens."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, masking: Masking | None) -> None:
         self.tokenizer, self.max_length, self.masking = tokenizer, max_length, masking
@@ -55,7 +48,6 @@ class RowTokenizer:
             )
 
     def _truncated(self, encoded: BatchEncoding, texts: list[list[str]], short: list[list[str]]) -> list[bool]:
-        """Returns for each row whether it was truncated, as tokens or before as text."""
         if encoded.encodings is None:  # a slow tokenizer's
             whole = self.tokenizer(*short, verbose=False)["input_ids"]
             over = [len(row) > self.max_length for row in whole]
@@ -65,7 +57,6 @@ class RowTokenizer:
         return [a or b for a, b in zip(over, shorter, strict=True)]
 
     def _fingerprint(self, dataset: Dataset, columns: Sequence[str], label: str | None) -> str:
-        """Returns the fingerprint by which `datasets` caches tokenized rows; its own would hash all of this object."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         rules = json.loads(backend.to_str()) if backend is not None else {"vocabulary": self.tokenizer.get_vocab()}
         rules |= {"truncation": None, "padding": None}  # set by the last call
@@ -82,3 +73,26 @@ class RowTokenizer:
         # The rules of a slow tokenizer are in its arguments.
         more = f"{self.masking} {'' if backend is not None else self.tokenizer.init_kwargs}"
         return hashlib.sha256(f"{json.dumps(deciding, sort_keys=True)} {more}".encode()).hexdigest()[:16]
+
+
+def shortened(text: str, tokenizer: Tokenizer, tokens: int) -> str:
+    """Cuts a text, between words, to a part that still has more than `tokens` tokens; a shorter text stays whole.
+
+    The row is as of the whole text, except where a million characters give fewer tokens. (In a pair of long texts,
+    the truncation may give the odd token to the other text.)
+    """
+    size = FEW * tokens
+    while size < min(len(text), MOST):
+        part = _end(text, size) if tokenizer.truncation_side == "left" else _beginning(text, size)
+        if len(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]) > tokens:
+            return part
+        size *= 4
+    return text[-MOST:] if tokenizer.truncation_side == "left" else text[:MOST]
+
+
+def _beginning(text: str, size: int) -> str:
+    return "".join(text[:size].rsplit(maxsplit=1)[:1])
+
+
+def _end(text: str, size: int) -> str:
+    return "".join(text[-size:].split(maxsplit=1)[-1:])

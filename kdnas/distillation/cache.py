@@ -1,7 +1,5 @@
 """The teacher cache: outputs computed once and kept in memory, or on disk for other processes and later searches."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math
@@ -49,7 +47,6 @@ class Part:
 
 
 def parts_of(features: Collection[Feature], teacher: Teacher, corpus: Corpus) -> list[Part]:
-    """Returns the tensors to cache for the given features."""
     return [
         Part(
             feature,
@@ -164,8 +161,7 @@ class DiskOutputs(KeptOutputs):
     make room.
 
     Args:
-        folder: holds a folder for each combination of teacher, rows and precision. These can be removed whenever
-            nothing runs.
+        folder: has a folder for each teacher, rows and precision. These can be removed whenever nothing runs.
         limit: the most GB that all of them may take together.
     """
 
@@ -219,7 +215,6 @@ class DiskOutputs(KeptOutputs):
                     os.fsync(file.fileno())
 
     def _make_room(self, folder: Path, size: int) -> None:
-        """Removes the least recently used folders until `size` more bytes are within the limit."""
         others = [path for path in self.folder.iterdir() if path.is_dir() and path != folder]
         taken = {path: _bytes(path) for path in sorted(others, key=lambda path: path.stat().st_mtime)}
         taken[folder] = _bytes(folder)
@@ -262,7 +257,6 @@ def _put(kept: Tensor, items: Any, values: Tensor, teacher: Teacher) -> None:
 
 
 def _bytes(folder: Path) -> int:
-    """Returns the size of a folder's files in bytes; another process may be removing them."""
     total = 0
     for path in folder.glob("*"):
         with suppress(OSError):
@@ -280,6 +274,5 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _mapped(path: Path, part: Part, shared: bool = False) -> Tensor:
-    """Maps a file as a tensor, (items, width); with `shared`, changes are written to the file."""
     flat = torch.from_file(str(path), shared=shared, size=part.items * part.width, dtype=part.dtype)
     return flat.view(part.items, part.width)

@@ -1,7 +1,5 @@
 """Distillation losses: pure functions of tensors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -10,23 +8,16 @@ from torch.nn import functional
 
 
 def hidden_state_mse(projected: Tensor, target: Tensor, variance: Tensor | float = 1.0) -> Tensor:
-    """MSE(H_i^S W_i^j, H_j^T) / variance: one pair's term of KD-NAS v2, Eq. 1.
+    """MSE(H_i^S W_i^j, H_j^T) / variance, the mean over tokens and features: a pair's term of KD-NAS v2, Eq. 1.
 
     Eq. 1 prints H_j^S for H_i^S. With the variance of the teacher layer, 1 - loss is the explained variance.
-
-    Args:
-        projected: student states in the teacher's width, real tokens only, (tokens, d_T).
-        target: teacher states, (tokens, d_T).
-        variance: of the teacher layer, a scalar.
-
-    Returns:
-        A scalar: the mean over tokens and features.
+    Student states are in the teacher's width, and both of real tokens only, (tokens, d_T).
     """
     return mean_square(projected - target) / variance
 
 
 def mean_square(difference: Tensor) -> Tensor:
-    """The mean of the squares of a difference, (tokens, width).
+    """Returns the mean of the squares of a difference, (tokens, width).
 
     Summed up in fp32, without an fp32 copy of a difference in bf16: a token's norm is rounded, by 2^-9 at most.
     """
@@ -50,20 +41,11 @@ class _MeanSquare(torch.autograd.Function):
 
 
 def representation_kl(projected: Tensor, target: Tensor) -> Tensor:
-    """KL(softmax(z_T) || softmax(R(z_S))) over the features, the mean over tokens: KD-NAS v1, Eq. 1.
-
-    Args:
-        projected: student states in the teacher's width, (tokens, d_T).
-        target: teacher states, (tokens, d_T).
-    """
-    own, aim = (functional.log_softmax(states.float(), dim=-1) for states in (projected, target))
-    return functional.kl_div(own, aim, reduction="batchmean", log_target=True)
+    """KL(softmax(z_T) || softmax(R(z_S))) over the features, (tokens, d_T), mean over tokens: KD-NAS v1, Eq. 1."""
+    student, teacher = (functional.log_softmax(states.float(), dim=-1) for states in (projected, target))
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """1/2 ||logits_S - logits_T||^2, the mean over rows: KD-NAS v1, Eq. 2.
-
-    Args:
-        student, teacher: (rows, classes).
-    """
+    """1/2 ||logits_S - logits_T||^2 of logits, (rows, classes), the mean over rows: KD-NAS v1, Eq. 2."""
     return 0.5 * (student.float() - teacher.float()).square().sum(-1).mean()

@@ -4,8 +4,6 @@ A mapping takes the numbers of layers of student and teacher, L_S and L_T, and r
 teacher layers (1..L_T) that it is mapped to. The embedding output, layer 0, is never mapped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from kdnas.base.errors import ConfigError
@@ -45,15 +43,7 @@ MAPPINGS: dict[str, Callable[[int, int], Mapping]] = {
 
 
 def map_layers(mapping: Callable[[int, int], Mapping], student: int, teacher: int) -> Mapping:
-    """Returns the teacher layers of each student layer.
-
-    Args:
-        mapping: one of `MAPPINGS`.
-        student, teacher: their numbers of layers.
-
-    Raises:
-        ConfigError: the student is deeper than its teacher.
-    """
+    """Returns the teacher layers of each student layer; a `ConfigError` refuses a student deeper than its teacher."""
     if student > teacher:
         raise ConfigError(
             f"architecture.num_hidden_layers={student}: must be at most {teacher}, the layers of the teacher to map to"

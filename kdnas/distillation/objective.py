@@ -1,7 +1,5 @@
 """Objectives: the head of the student model, and the stages of its training, each a weighted sum of loss terms."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -30,7 +28,6 @@ class Stage:
         gradual: whether to begin with the head alone and unfreeze top-down; in the last epoch everything is trained.
         monitor: the held-out metric that decides which weights the next stage begins with: `loss`, or a metric
             (larger is better); None for the deciding one.
-        name: the name that users see.
         settings: the names of further values of the stage's config, which its terms refer to.
     """
 
@@ -68,7 +65,6 @@ class Objective:
     """What a student is distilled by.
 
     Args:
-        head: the kind of student model.
         stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.
         task: the task whose metrics are computed on held-out rows; None for none.
         settings: the keys of further values of the config, which terms refer to.
@@ -91,7 +87,6 @@ class Objective:
         return [LOSS, *dict.fromkeys(f"{LOSS}_{name}" for name in terms), *self.metrics]
 
     def teacher_features(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> frozenset[Feature]:
-        """Returns the features of the teacher that the stages of a student take."""
         with torch.device("meta"):
             built = [stage.build(student, teacher) for stage in self.stages]
         return frozenset().union(*(term.teacher for terms in built for term in terms.values()))
@@ -103,10 +98,7 @@ class Objective:
         return sum(epochs) if epochs else None
 
     def stage_at(self, epoch: int) -> tuple[int, int]:
-        """Returns the index of an epoch's stage, and the number of epochs of that stage before it.
-
-        Epochs past the end belong to the last stage.
-        """
+        """Returns the index of the stage of an epoch (past the end, the last), and the stage's epochs before it."""
         begin = 0
         for index, stage in enumerate(self.stages):
             if stage.epochs is None or epoch < begin + stage.epochs or index == len(self.stages) - 1:
@@ -126,11 +118,7 @@ def make_objective(head: Head | None = None, task: Task | None = None, **parts: 
 
     Args:
         head: the kind of student model; None for the task's.
-        task: the task of the labels; None without labels.
         parts: the stages by name, in order, and settings that their terms refer to.
-
-    Raises:
-        ConfigError: a value is out of range, or stages do not go together.
     """
     head = head or (task.head if task else Encoder())
     deciding = next(iter(task.metrics if task else ()), "loss")

@@ -28,9 +28,7 @@ class Teacher:
     """A description of the teacher, which is loaded only when it has to run.
 
     Args:
-        path: a folder or hub id.
         head: the kind of student model, which decides how the teacher is loaded.
-        config: the teacher's config.
         precision: the precision of its forward passes, as Lightning names it.
         context: makes the context manager of a forward pass in that precision.
         order: for each of the data's classes, the index of its logit in the teacher's; None where they are equal.
@@ -85,22 +83,15 @@ class TeacherOutputs(ABC):
 
     @abstractmethod
     def check(self, masked: bool) -> None:
-        """Refuses rows that it cannot give outputs for; `masked` says whether masks change the rows in every epoch.
-
-        Raises:
-            ConfigError: outputs of such rows cannot be cached.
-        """
+        """Refuses rows that it cannot give outputs for; `masked` says whether masks change them in every epoch."""
 
     @abstractmethod
     def open(
         self, teacher: Teacher, corpus: Corpus | None, features: Collection[Feature], device: torch.device
     ) -> TeacherOutputs:
-        """Prepares the outputs; returns the object to call from now on: this one, or another form if it does not fit.
+        """Prepares all features that will be needed, for a corpus (None where masks change the rows in every epoch).
 
-        Args:
-            corpus: the rows that outputs are needed for; None where masks change them in every epoch.
-            features: all features that will be needed.
-            device: the device of the batches.
+        Returns the object to call from now on: this one, or another form if it does not fit.
         """
 
     @abstractmethod
@@ -132,10 +123,6 @@ class OnlineTeacher(TeacherOutputs):
         return {feature: self._adapted(feature, value) for feature, value in values.items()}
 
     def _adapted(self, feature: Feature, values: Tensor) -> Tensor:
-        """Puts logits into the order of the data's classes; casts other values to the cache's dtype in bf16.
-
-        The cast loses nothing that the forward pass has, and students read less memory.
-        """
         if feature.kind is Kind.LOGITS:
             return values if self.teacher.order is None else values[:, list(self.teacher.order)]
         return values.to(KEPT) if self.teacher.precision == "bf16-mixed" else values

@@ -1,7 +1,5 @@
 """Loss terms: what a student is trained to match. A term belongs to one student and owns what it learns beside it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +29,6 @@ class Mean:
 
     @property
     def total(self) -> Tensor:
-        """The sum over the items."""
         return self.value * self.count
 
 
@@ -145,11 +142,7 @@ class Logits(LossTerm):
 
 
 class HardLabels(LossTerm):
-    """The loss of a task for the rows' labels: KD-NAS v1, Eq. 3.
-
-    Args:
-        task: the task of the labels.
-    """
+    """The loss of a task for the rows' labels: KD-NAS v1, Eq. 3."""
 
     student = frozenset({LOGITS})
     needs_labels = True
@@ -175,10 +168,8 @@ class MaskedTokens(LossTerm):
 
 
 def tokens_of(batch: BatchEncoding) -> Tensor:
-    """Counts the real tokens of a batch."""
     return batch["attention_mask"].sum()
 
 
 def rows_of(batch: BatchEncoding) -> Tensor:
-    """Counts the rows of a batch."""
     return batch["attention_mask"].new_full((), len(batch["attention_mask"]))

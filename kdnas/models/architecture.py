@@ -11,11 +11,7 @@ from kdnas.base.errors import ConfigError
 
 @dataclass(frozen=True)
 class Architecture:
-    """The five searched values, under the names of Hugging Face's configs.
-
-    Raises:
-        ConfigError: a value that no transformer can have.
-    """
+    """The five searched values, under the names of Hugging Face's configs; a `ConfigError` refuses impossible ones."""
 
     num_hidden_layers: int
     num_attention_heads: int

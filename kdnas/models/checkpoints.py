@@ -1,7 +1,5 @@
 """Lightning checkpoints that hold their students' configs and tokenizer, and models that start from them."""
 
-from __future__ import annotations
-
 import json
 import logging
 import tempfile
@@ -22,10 +20,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from kdnas.base.errors import ConfigError, require, require_switch, require_whole, shown
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
-from kdnas.models.building import make
+from kdnas.models.building import DATA, check_encoder, fill, from_folder, make
 from kdnas.models.families import architecture_of
 from kdnas.models.loading import check_config, load_config, load_tokenizer
-from kdnas.models.weights import DATA, check_encoder, fill, from_folder
 
 log = logging.getLogger(__name__)
 PACK = "kdnas"
@@ -33,11 +30,7 @@ PACK = "kdnas"
 
 
 def pack(models: dict[str, PreTrainedModel], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns what `on_save_checkpoint` stores under `PACK`: configs as JSON, and the tokenizer's files by name.
-
-    Args:
-        models: the models, by the prefix of their weights in the LightningModule's state dict.
-    """
+    """Returns, for `PACK`, the configs as JSON by the prefix of each model's weights, and the tokenizer's files."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = {path.name: _content(path.read_bytes()) for path in Path(folder).iterdir() if path.is_file()}
@@ -73,10 +66,7 @@ def unpack(
 ) -> tuple[PreTrainedConfig, dict[str, Tensor], Tokenizer]:
     """Reads the config, weights and tokenizer of one of the Hugging Face models in a Lightning checkpoint.
 
-    Args:
-        student: the index of the student; None takes the first, and logs it if there are several.
-        key: the setting that error messages name.
-        like: with `student=None`, take the first student of this architecture.
+    With `student=None` it is the first one, or the first of the architecture `like`; `key` is the setting to blame.
     """
     checkpoint = read(path, key)
     if PACK not in checkpoint:
@@ -105,11 +95,7 @@ def unpack(
 def architectures(
     checkpoint: dict[str, Any], key: str = "paths.output", path: object = "last.ckpt"
 ) -> list[Architecture]:
-    """Returns the architectures of the Hugging Face models in a checkpoint (see `read`); none if it is not of kdnas.
-
-    Args:
-        key, path: the setting that error messages name, and its value.
-    """
+    """Returns the architectures of the models in a checkpoint (see `read`); none if it is not of kdnas."""
     texts = checkpoint.get(PACK, {"configs": {}})["configs"].values()
     return [architecture_of(_config(text, key, path)) for text in texts]
 

@@ -1,7 +1,5 @@
 """The names of classes in a model's config, and the order of the teacher's classes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
@@ -10,16 +8,10 @@ from transformers import PreTrainedConfig
 from kdnas.base.errors import ConfigError
 
 UNNAMED = re.compile(r"(label|class)[ _-]?\d+", re.IGNORECASE)
-"""A pattern for the default names of classes, as LABEL_0."""
 
 
 def name_classes(config: PreTrainedConfig, count: int, names: Sequence[str] | None = None) -> None:
-    """Writes the number of classes and their names into a config, in place of earlier ones.
-
-    Args:
-        count: the number of classes; 1 for regression.
-        names: the names in the order of the class ids; None for LABEL_0, LABEL_1, ...
-    """
+    """Writes `count` classes (1 for regression) and their names into a config; without names, LABEL_0, LABEL_1, ..."""
     names = names or [f"LABEL_{i}" for i in range(count)]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
@@ -49,12 +41,8 @@ def order_of(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | N
 def teacher_order(path: str, teacher: Sequence[str] | None, data: Sequence[str] | None) -> tuple[int, ...] | None:
     """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal.
 
-    Args:
-        path: the teacher's path, for messages.
-        teacher, data: the names of the teacher's classes and of the data's; None where the classes have no names.
-
     Raises:
-        ConfigError: both have names, and these are not the same.
+        ConfigError: both have names (None for no names), and these are not the same.
     """
     if teacher is None or data is None:
         return None

@@ -1,7 +1,5 @@
 """Checks that a model takes everything that its tokenizer gives."""
 
-from __future__ import annotations
-
 import copy
 
 import torch
@@ -20,17 +18,7 @@ TEXT = "The cat's seven lives, 12.5 \u00e9t\u00e9 \u732b \U0001f408!"
 
 
 def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts_per_row: int, max_length: int) -> None:
-    """Refuses a tokenizer and a model that do not fit, or rows too long for them, before any real work.
-
-    Args:
-        config: the model's config.
-        source: the setting that names both, with its value, as `teacher.path=...`, for the message.
-        texts_per_row: 1, or 2 where rows are pairs of texts.
-        max_length: the most tokens of a row.
-
-    Raises:
-        ConfigError: they do not fit.
-    """
+    """Refuses a tokenizer and a model (of the setting `source`) that do not fit, or rows too long for them."""
     longest = min(family_of(config).positions(config), tokenizer.model_max_length)
     require(max_length <= longest, "data.max_length", max_length, f"at most the teacher's {longest}")
     _check_ids(config, tokenizer, source)
@@ -46,7 +34,6 @@ def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts
 
 
 def _check_ids(config: PreTrainedConfig, tokenizer: Tokenizer, source: str) -> None:
-    """Refuses token ids that the model has no embedding for, and a tokenizer without a padding token."""
     token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     if largest >= config.vocab_size:
         raise ConfigError(
@@ -77,7 +64,6 @@ def _check_beginning(batch: BatchEncoding, source: str) -> None:
 
 
 def _check_types(config: PreTrainedConfig, batch: BatchEncoding, source: str) -> None:
-    """Refuses token_type_ids that the model has no embedding for."""
     largest = max((max(row) for row in batch.get("token_type_ids", [])), default=0)
     types = family_of(config).token_types(config)
     if types and largest >= types:
@@ -103,9 +89,6 @@ def _check_run(config: PreTrainedConfig, tokenizer: Tokenizer, batch: BatchEncod
         for name, rows in (batch | {"attention_mask": mask}).items()
         if name in MODEL_INPUTS
     }
-    inputs["attention_mask"] = pad_sequence(
-        [torch.ones(len(row), dtype=torch.long) for row in batch["input_ids"]], batch_first=True
-    )
     tiny = new_encoder(family.resize(config, TINY)).eval()
     try:
         states = tiny(**inputs).last_hidden_state

@@ -1,7 +1,5 @@
 """Counts a model's parameters and floating-point operations, without building its weights."""
 
-from __future__ import annotations
-
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,11 +15,7 @@ def count_parameters(config: PreTrainedConfig) -> int:
 
 
 def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
-    """Counts the floating-point operations of one forward pass (matrix products and attention).
-
-    Args:
-        batch_size, length: the input's rows and its tokens a row.
-    """
+    """Counts the floating-point operations of a forward pass (matrix products and attention)."""
     # Fake tensors on the meta device: on the CPU, fused attention is not counted; with real meta tensors, transformers
     # fails when it reads the mask's values. Fakes cannot be made in inference mode, in which a validation may ask.
     with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"):

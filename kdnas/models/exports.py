@@ -1,39 +1,68 @@
 """Exports models as Hugging Face folders: atomically, and never over files that kdnas did not write."""
 
-from __future__ import annotations
-
+import inspect
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from kdnas import __version__
 from kdnas.base.disk import writing
 from kdnas.base.errors import ConfigError
 from kdnas.base.files import fingerprint
-from kdnas.models.cards import card
+from kdnas.models.families import architecture_of
 
 MARK = "kdnas.json"
 """The file that marks a folder as an export of kdnas: it holds a digest of every file that kdnas wrote there."""
 README = "README.md"
 KEPT = (README, "LICENSE", "LICENSE.md", ".gitattributes", ".gitignore")
 """Files about a model that a user may add to an export or edit; a new export in its place keeps them."""
+HUB_ID = r"[\w.-]+/[\w.-]+"
+USES = {
+    "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
+    "ForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
+}
+"""The Auto class and the hub's pipeline tag of a model, by the end of its class's name."""
+CARD = """---
+{data}
+---
+
+# {title}
+
+Made by kdnas {version}, which searches for small students of language-model encoders and distils them.
+
+| | |
+|---|---|
+{rows}
+
+```python
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("{title}"{arguments})
+tokenizer = AutoTokenizer.from_pretrained("{title}")
+```
+"""
+POOLING = """
+There is no trained pooler here: a `pooler_output` would be of random weights. As the vector of a text, take the mean of
+the last hidden states over its real tokens:
+
+```python
+batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+states, real = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
+vectors = (states * real).sum(1) / real.sum(1)
+```
+"""
 
 
 def check_export(folder: Path, several: bool = False) -> None:
-    """Refuses a folder that holds anything but an earlier export that has not been changed since.
-
-    Args:
-        folder: the folder of the export, or of the numbered exports of several students.
-        several: whether several students will be exported.
-
-    Raises:
-        ConfigError: the folder is a file, or holds anything else.
-    """
+    """Refuses a folder that holds anything but an export (of `several` students, numbered ones) as kdnas left it."""
     paths = list(folder.iterdir()) if folder.is_dir() else []
     numbered = bool(paths) and all(path.is_dir() and path.name.isdecimal() for path in paths)
     reason = "is a file" if folder.exists() and not folder.is_dir() else ""
@@ -58,7 +87,6 @@ def _foreign(folder: Path, kept: Collection[str]) -> str:
 
 
 def _written(folder: Path) -> dict[str, str] | None:
-    """Returns the digests of the files that kdnas wrote into a folder; None if it is no export of kdnas."""
     try:
         files = json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -73,11 +101,7 @@ def export(
     about: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Path:
-    """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model card; atomically.
-
-    Args:
-        about, metrics: how the model was made and its held-out metrics, for the model card (`kdnas.models.cards`).
-    """
+    """Writes a folder that transformers' `from_pretrained` loads: model, tokenizer and model `card`; atomically."""
     check_export(folder)
     folder = folder.resolve()  # the target, if it is a link
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +127,6 @@ def export(
 
 
 def _mark(folder: Path) -> None:
-    """Writes `MARK`: digests of all files of a folder."""
     files = {path.relative_to(folder).as_posix(): fingerprint(path) for path in folder.rglob("*") if path.is_file()}
     (folder / MARK).write_text(json.dumps({"files": files}, indent=1, sort_keys=True) + "\n")
 
@@ -122,3 +145,34 @@ def _keep(old: Path, fresh: Path) -> None:
     for name in KEPT:
         if (old / name).is_file() and written.get(name) != fingerprint(old / name):
             shutil.copy2(old / name, fresh / name)
+
+
+def card(model: PreTrainedModel, title: str, about: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+    """Returns the model card of an exported model, in Markdown with the hub's metadata and held-out metrics.
+
+    `about` says how the model was made, by heading; a value is text, or a model's folder or hub id.
+    """
+    kind = type(model).__name__
+    auto, use = next((uses for end, uses in USES.items() if kind.endswith(end)), ("AutoModel", "feature-extraction"))
+    bare = model.base_model is model
+    # Other families have no pooler, or no argument to leave it out.
+    pools = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    origins = [value for value in about.values() if re.fullmatch(HUB_ID, value) and not Path(value).exists()]
+    data = ModelCardData(
+        base_model=origins[0] if origins else None,
+        library_name="transformers",
+        pipeline_tag=use,
+        tags=["kdnas", "knowledge-distillation"],
+    )
+    rows = {name: Path(value).name if Path(value).exists() else value for name, value in about.items()}
+    rows |= {"architecture": str(architecture_of(model.config)), "parameters": f"{model.num_parameters() / 1e6:.1f}M"}
+    rows |= {"held out": ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())} if metrics else {}
+    text = CARD.format(
+        data=data.to_yaml(),
+        title=title,
+        version=__version__,
+        rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
+        auto=auto,
+        arguments=", add_pooling_layer=False" if bare and pools else "",
+    )
+    return text + POOLING * bare

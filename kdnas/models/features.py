@@ -1,6 +1,4 @@
-"""What a model can be asked for: each feature is one value, which models, the teacher cache and loss terms share."""
-
-from __future__ import annotations
+"""Features: the values that models, the teacher cache and loss terms exchange."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,10 +32,7 @@ class Per(StrEnum):
 class Feature:
     """A tensor that a model computes for a batch, (items, width).
 
-    Args:
-        kind: what is computed.
-        layer: the layer, from 1; 0 for the embedding output (a hidden state), and for logits.
-        per: the items.
+    Layers count from 1; 0 is the embedding output (a hidden state), and for logits.
     """
 
     kind: Kind
@@ -67,7 +62,6 @@ class Feature:
 
 
 Features: TypeAlias = Mapping[Feature, Tensor]
-"""The features of a batch."""
 LOGITS = Feature(Kind.LOGITS, per=Per.ROW)
 """The logits of a classifier, (rows, classes)."""
 MASKED_LOGITS = Feature(Kind.LOGITS, per=Per.MASKED_TOKEN)
@@ -75,5 +69,4 @@ MASKED_LOGITS = Feature(Kind.LOGITS, per=Per.MASKED_TOKEN)
 
 
 def hidden_state(layer: int, per: Per = Per.TOKEN) -> Feature:
-    """Returns the feature of a layer's hidden states."""
     return Feature(Kind.HIDDEN_STATE, layer, per)

@@ -1,7 +1,5 @@
 """The forward pass: a model runs on a batch's real tokens, without padding, if its family can; and gives features."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -24,12 +22,7 @@ Encoder = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is run.
-
-    Args:
-        packed: on packed rows; else on padded ones.
-        head_apart: its head on the states that it is needed for alone; else on all of them, by the model itself.
-    """
+    """A way to run a model: on packed or padded rows; with its head on needed states alone, or by the model itself."""
 
     packed: bool
     head_apart: bool
@@ -42,10 +35,9 @@ WAYS = (Way(True, True), Way(False, True), Way(False, False))
 def outputs(
     model: PreTrainedModel, batch: BatchEncoding, features: Collection[Feature], compiled: Encoder | None = None
 ) -> dict[Feature, Tensor]:
-    """Runs a model on a batch.
+    """Runs an encoder, a sequence classifier or a masked language model on a batch.
 
     Args:
-        model: an encoder, a sequence classifier or a masked language model.
         features: what to return, as (items, width) each.
         compiled: the model's encoder, compiled with dynamic shapes.
 
@@ -56,7 +48,6 @@ def outputs(
 
 
 def has_head(model: PreTrainedModel) -> bool:
-    """Returns whether a model has a head."""
     return model.base_model is not model
 
 
@@ -97,12 +88,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Pass:
-    """A forward pass that is over.
-
-    Args:
-        result: the output of the encoder, or of the whole model with its `logits`.
-        attention: the attention of packed rows; None for padded ones.
-    """
+    """The result of a forward pass: the encoder's or, with `logits`, the whole model's; `attention` of packed rows."""
 
     model: PreTrainedModel
     batch: BatchEncoding
@@ -111,7 +97,6 @@ class _Pass:
     attention: Attention | None = None
 
     def value(self, feature: Feature) -> Tensor:
-        """Returns a feature, (items, width)."""
         if feature.kind is Kind.LOGITS:
             return self.masked_logits if feature == MASKED_LOGITS else self.logits
         if feature.kind is Kind.HIDDEN_STATE:
@@ -127,7 +112,6 @@ class _Pass:
 
     @property
     def logits(self) -> Tensor:
-        """The logits of a classifier, (rows, classes)."""
         if "logits" in self.result:
             return self.result.logits
         first = self.real(self.result.last_hidden_state).index_select(0, self.layout.first)
@@ -135,16 +119,12 @@ class _Pass:
 
     @property
     def masked_logits(self) -> Tensor:
-        """The logits of the masked tokens, (masked tokens, vocabulary)."""
         masked = self.layout.masked(self.batch)
         if "logits" in self.result:
             return self.real(self.result.logits).index_select(0, masked)
         # The head on masked tokens alone: on all of them, it would dominate a small student's cost.
         states = self.real(self.result.last_hidden_state).index_select(0, masked)
         return family_of(self.model.config).apply_head(self.model, states)
-
-
-# -- which ways give what transformers gives
 
 
 _known: dict[type[PreTrainedModel], Way] = {}

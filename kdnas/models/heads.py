@@ -1,7 +1,5 @@
 """The kinds of student model: an encoder, a masked language model, a classifier; and how a head's model unfreezes."""
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,14 +18,12 @@ from transformers import (
 
 from kdnas.base.errors import ConfigError, is_number, require, require_whole
 from kdnas.base.files import reading
-from kdnas.models.building import make, new_encoder
-from kdnas.models.classes import name_classes, names_of, teacher_order
+from kdnas.models.building import WEIGHTS, check_finite, make, new_encoder
+from kdnas.models.classes import name_classes, names_of
 from kdnas.models.families import family_of
 from kdnas.models.loading import load_config, load_encoder
-from kdnas.models.weights import WEIGHTS, check_finite
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-"""Hugging Face's names of what the outputs of a classifier are for."""
 
 
 class Head(ABC):
@@ -45,12 +41,6 @@ class Head(ABC):
         """Returns the names that a teacher has for the classes, for data that have none; None without names."""
         return None
 
-    def teacher_order(
-        self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
-    ) -> tuple[int, ...] | None:
-        """Returns, for each of the data's classes, the index of its logit in the teacher's; None if all are equal."""
-        return None
-
     def config(self, path: str) -> PreTrainedConfig:
         """Loads the teacher's config."""
         return load_config(path)
@@ -66,9 +56,7 @@ class Head(ABC):
     def new(self, config: PreTrainedConfig, seed: int, dropout: float | None = None) -> PreTrainedModel:
         """Builds a student whose weights depend on the seed alone; restores the state of the global generators.
 
-        Args:
-            dropout: the probability of all of its dropout layers while it is distilled; None for the config's values.
-                Its config keeps its own values, for the export and fine-tuning.
+        A `dropout` holds while it is distilled; its config keeps its own values, for the export and fine-tuning.
         """
         check_dropout(dropout)
         own, built = family_of(config).dropouts(config), copy.deepcopy(config)
@@ -106,10 +94,6 @@ class MaskedLM(Encoder):
 class Classifier(Head):
     """A model with a linear layer on a pooled row; the teacher must be fine-tuned on the same classes.
 
-    Args:
-        num_labels: the number of its outputs.
-        problem_type: what they are for, as in a model's config.
-
     Raises:
         ConfigError: the teacher has another number of classes, or (in `load`) no trained classifier.
     """
@@ -126,11 +110,6 @@ class Classifier(Head):
 
     def names_of_teacher(self, teacher: PreTrainedConfig) -> tuple[str, ...] | None:
         return names_of(teacher)
-
-    def teacher_order(
-        self, path: str, teacher: PreTrainedConfig, names: Sequence[str] | None
-    ) -> tuple[int, ...] | None:
-        return teacher_order(path, names_of(teacher), names)
 
     def config(self, path: str) -> PreTrainedConfig:
         config = load_config(path)
@@ -157,7 +136,6 @@ class Classifier(Head):
 
 
 def check_dropout(share: Any) -> None:
-    """Refuses a value that is no probability."""
     fits = share is None or (is_number(share) and 0 <= share < 1)
     require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
 

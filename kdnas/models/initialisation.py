@@ -1,7 +1,5 @@
 """Student sources: where the weights of a student's encoder begin. A config picks one (`conf/student/init`)."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +10,17 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from kdnas.base.errors import ConfigError
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
+from kdnas.models.building import check_encoder, fill, from_folder
 from kdnas.models.checkpoints import is_checkpoint, unpack
 from kdnas.models.families import architecture_of
 from kdnas.models.loading import load_config
-from kdnas.models.weights import check_encoder, fill, from_folder
 
 KEY = "student.init.source"
 """The setting that names a checkpoint to start from."""
 
 
 class StudentSource(ABC):
-    """Gives a new student's encoder its first weights.
-
-    Attributes:
-        origin: the model that the weights come from, for the model card; None for none.
-    """
+    """Gives a new student's encoder its first weights; `origin` is the model that they come from, if any."""
 
     origin: str | None = None
 
@@ -50,6 +44,9 @@ class PretrainedWeights(StudentSource):
     Args:
         source: an encoder, a masked language model or a classifier: a Lightning checkpoint of kdnas (with several
             students, the first of the student's architecture is taken), a Hugging Face folder, or a hub id.
+
+    Raises:
+        ConfigError: (when called) a damaged file, or another family, architecture, vocabulary or number of positions.
     """
 
     source: str
@@ -59,11 +56,6 @@ class PretrainedWeights(StudentSource):
         return self.source
 
     def __call__(self, encoder: PreTrainedModel) -> None:
-        """Copies the weights into an encoder.
-
-        Raises:
-            ConfigError: a missing or damaged file, or another family, architecture, vocabulary or number of positions.
-        """
         config, weights = _read(self.source, architecture_of(encoder.config))
         for name in ("model_type", *Architecture.__dataclass_fields__, "vocab_size", "max_position_embeddings"):
             found, needed = getattr(config, name), getattr(encoder.config, name)
@@ -73,7 +65,6 @@ class PretrainedWeights(StudentSource):
 
 
 def _read(source: str, like: Architecture) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
-    """Reads the config and weights of a pretrained encoder; of several students, the first of an architecture."""
     if isinstance(source, str) and is_checkpoint(source):
         config, weights, _ = unpack(Path(source), key=KEY, like=like)
         return config, weights

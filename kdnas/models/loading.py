@@ -1,32 +1,22 @@
 """Loads configs, tokenizers and encoders from folders and the hub; refuses what is no supported encoder."""
 
-from __future__ import annotations
-
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.base.errors import ConfigError, require, require_whole, shown
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
-from kdnas.models.building import without_pooler
+from kdnas.models.building import DATA, check_encoder, from_folder, without_pooler
 from kdnas.models.families import architecture_of, family_of
 from kdnas.models.resizing import check_activation
 from kdnas.models.trial import refusal
-from kdnas.models.weights import DATA, check_encoder, from_folder
 
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 """The attention implementations that a config may name; other names load code from the hub."""
 
 
 def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
-    """Loads the config of a model on disk or on the hub.
-
-    Args:
-        key: the setting that error messages name.
-
-    Raises:
-        ConfigError: no model there, or one that is no supported encoder.
-    """
+    """Loads the config of a supported encoder on disk or on the hub; `key` is the setting that error messages name."""
     if not isinstance(path, str) or not path:
         raise ConfigError(f"{key}={shown(path)}: must be a folder that holds a model, or a hub id")
     with reading(key, path):
@@ -35,14 +25,7 @@ def load_config(path: str, key: str = "teacher.path") -> PreTrainedConfig:
 
 
 def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedConfig:
-    """Refuses the config of a model that is no supported encoder, or that would load code from the hub.
-
-    Args:
-        key, path: the setting that error messages name, and its value.
-
-    Raises:
-        ConfigError: what is wrong with the config, or what its family cannot do.
-    """
+    """Refuses the config of a model that is no supported encoder, or that would load code from the hub."""
     family_of(config)
     missing = [name for name in Architecture.__dataclass_fields__ if not hasattr(config, name)]
     if missing:
@@ -68,7 +51,6 @@ def check_config(config: PreTrainedConfig, key: str, path: str) -> PreTrainedCon
 
 
 def _check_values(config: PreTrainedConfig) -> None:
-    """Refuses values that are invalid for every encoder."""
     check_activation(architecture_of(config).hidden_act)
     require_whole("vocab_size", config.vocab_size, 1)
     padding = config.pad_token_id
@@ -80,7 +62,7 @@ def _check_values(config: PreTrainedConfig) -> None:
 
 
 def load_tokenizer(path: str, key: str = "teacher.path") -> Tokenizer:
-    """Loads a model's tokenizer; `key` is the setting that error messages name."""
+    """Loads a model's tokenizer; `key` as in `load_config`."""
     with reading(key, path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, **DATA)
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers' stand-in for a missing tokenizer

@@ -66,12 +66,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Attention:
-    """The packed attention of one forward pass.
-
-    Attributes:
-        runs: see `Layout`.
-        inputs: for each layer so far, its queries, keys and values, (1, heads, tokens, head size).
-    """
+    """The packed attention of a pass; `inputs` are each layer's queries, keys and values, (1, heads, tokens, size)."""
 
     runs: Sequence[tuple[int, int]]
     inputs: list[dict[Kind, Tensor]]

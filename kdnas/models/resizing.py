@@ -1,7 +1,5 @@
 """A student's config: the teacher's with another architecture."""
 
-from __future__ import annotations
-
 from transformers import PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
@@ -25,6 +23,5 @@ def take_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> None:
 
 
 def check_activation(name: str) -> None:
-    """Refuses an activation that transformers does not know."""
     if name not in ACT2FN:
         raise ConfigError(f"architecture.hidden_act={name}: must be one of {', '.join(sorted(ACT2FN))}")

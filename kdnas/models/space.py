@@ -1,16 +1,20 @@
 """The search space: lists of values by dimension, and constraints."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from random import Random
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from kdnas.base.errors import ConfigError, require
 from kdnas.models.architecture import Architecture
+from kdnas.models.counting import count_parameters
+from kdnas.models.families import architecture_of
+from kdnas.models.loading import load_config
+from kdnas.models.resizing import student_config
 
 ENUMERABLE = 100_000
 """The most points of a space that is listed; larger ones are only sampled."""
@@ -20,8 +24,6 @@ Constraint = Callable[[Architecture], bool]
 
 class SearchSpace:
     """All architectures of listed values, less what the constraints exclude.
-
-    The arguments are a list of values for each dimension, and the constraints.
 
     Args:
         constraints: each returns whether an architecture belongs to the space. Heads that do not divide the hidden
@@ -50,14 +52,13 @@ class SearchSpace:
         for name, values in listed.items():
             fits = isinstance(values, Sequence) and not isinstance(values, str)
             require(fits, name, values, f"a list, as [{values}]")
-        self.dimensions = {name: tuple(values) for name, values in listed.items()}
-        for name, values in self.dimensions.items():
             if name == "hidden_act":
                 what, fits = "names", all(isinstance(value, str) for value in values)
             else:
                 what, fits = "whole numbers from 1", all(isinstance(value, int) and value > 0 for value in values)
             fits = fits and 0 < len(values) == len(set(values))
             require(fits, name, list(values), f"a list of one or more different {what}")
+        self.dimensions = {name: tuple(values) for name, values in listed.items()}
         self.constraints = tuple(constraints)
         self.grid_size = math.prod(len(values) for values in self.dimensions.values())
         if self.enumerable and not self.members:
@@ -89,7 +90,6 @@ class SearchSpace:
 
     @property
     def example(self) -> Architecture:
-        """A member."""
         return self.members[0] if self.enumerable else self.sample(Random(0), besides=set())
 
     def _enumerate(self) -> Iterator[Architecture]:
@@ -128,3 +128,31 @@ class SearchSpace:
                 if drawn is not None and drawn not in besides:
                     return drawn
         raise LookupError("the search space holds no further architecture")
+
+
+class WithinTeacher:
+    """A constraint: no more layers and, with `parameters`, no more parameters than the teacher (a path or hub id)."""
+
+    def __init__(self, teacher: str, parameters: bool = False) -> None:
+        self.path = teacher
+        self.parameters = parameters
+
+    def __call__(self, architecture: Architecture) -> bool:
+        teacher = architecture_of(_config(self.path))
+        if architecture.num_hidden_layers > teacher.num_hidden_layers:
+            return False
+        return not self.parameters or self._count(architecture) <= self._count(teacher)
+
+    def _count(self, of: Architecture) -> int:
+        return _parameters(self.path, of.num_hidden_layers, of.hidden_size, of.intermediate_size)
+
+
+@lru_cache(maxsize=8)
+def _config(path: str) -> PreTrainedConfig:
+    return load_config(path)
+
+
+@cache
+def _parameters(path: str, num_hidden_layers: int, hidden_size: int, intermediate_size: int) -> int:
+    architecture = Architecture(num_hidden_layers, 1, hidden_size, intermediate_size, "gelu")
+    return count_parameters(student_config(load_config(path), architecture))

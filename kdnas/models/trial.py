@@ -1,7 +1,5 @@
 """Tests, on a tiny model, whether models of a config's family can be distilled, measured, exported and fine-tuned."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable
@@ -30,16 +28,13 @@ LENGTH = 8
 SPARE = 4_000_000
 """The most parameters of a tiny model. One with more has tables of other inputs, which no architecture shrinks."""
 TINY = Architecture(2, 2, 16, 24, "gelu")
+_faults: dict[str, str | None] = {}
 ARCHITECTURES = (TINY, Architecture(3, 3, 12, 40, "relu"))
 """Two architectures that differ in all five values, so that both a teacher's and a student's are tested."""
 
 
 def check_architecture(config: PreTrainedConfig) -> None:
-    """Refuses a student's config whose five values cannot be combined in its family.
-
-    Raises:
-        ConfigError: the model cannot be built or run.
-    """
+    """Refuses (by a ConfigError) a student's config whose five values cannot be combined in its family."""
     layer = copy.deepcopy(config)
     layer.num_hidden_layers = 1
     try:
@@ -67,23 +62,6 @@ def refusal(config: PreTrainedConfig) -> str | None:
         return reason(error)
 
 
-# -- on a tiny model
-
-
-def by_config(function: Callable[[PreTrainedConfig], T]) -> Callable[[PreTrainedConfig], T]:
-    """Caches a function's results by the content of the config."""
-    known: dict[str, T] = {}
-
-    @wraps(function)
-    def cached(config: PreTrainedConfig) -> T:
-        key = f"{type(config)} {config.to_json_string(use_diff=False)}"
-        if key not in known:
-            known[key] = function(config)
-        return known[key]
-
-    return cached
-
-
 def apart(function: Callable[..., T]) -> Callable[..., T]:
     """Runs a function on the CPU, with gradients and in fp32, and restores the state of the global generator."""
 
@@ -97,9 +75,15 @@ def apart(function: Callable[..., T]) -> Callable[..., T]:
     return alone
 
 
-@by_config
-@apart
 def _fault(config: PreTrainedConfig) -> str | None:
+    key = f"{type(config)} {config.to_json_string(use_diff=False)}"
+    if key not in _faults:
+        _faults[key] = _find_fault(config)
+    return _faults[key]
+
+
+@apart
+def _find_fault(config: PreTrainedConfig) -> str | None:
     """Runs a tiny model through every step of a student's life; returns what is wrong with it, if anything."""
     if count_parameters(config) > SPARE:
         return "it has tables of other inputs than text, as large for every student"
@@ -123,7 +107,6 @@ def _fault(config: PreTrainedConfig) -> str | None:
 
 @torch.no_grad()
 def _reads_both_ways(config: PreTrainedConfig) -> bool:
-    """Returns whether the first token's state depends on the last token."""
     encoder = new_encoder(config).eval()
     tokens = torch.arange(LENGTH) + 8  # no special ones
     other = torch.cat([tokens[:-1], tokens[-1:] + 1])
@@ -134,7 +117,6 @@ def _reads_both_ways(config: PreTrainedConfig) -> bool:
 
 @torch.no_grad()
 def _misdescribed(config: PreTrainedConfig, encoder: PreTrainedModel) -> str | None:
-    """Returns what the config's family says that is not so, if anything."""
     family = family_of(config)
     try:
         family.blocks(encoder)

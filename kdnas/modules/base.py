@@ -1,9 +1,6 @@
 """The base class of the LightningModules: training, validation on held-out data, and models to export."""
 
-from __future__ import annotations
-
 import math
-from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +23,6 @@ from kdnas.training.split_metrics import SplitMetrics
 BEST = "best"
 """The checkpoint's key for the best weights so far."""
 CLIP: Mapping[str, Any] = {"norm": nn.utils.clip_grad_norm_, "value": nn.utils.clip_grad_value_}
-"""The gradient clipping functions, by Lightning's names."""
 DIVERGED = "diverged"
 """The checkpoint's key for the trainees that have diverged."""
 
@@ -41,11 +37,14 @@ class ExportingModule(L.LightningModule):
     Args:
         learning_rate: the peak learning rate.
         warmup: the share of all steps over which the learning rate rises; then it falls linearly to zero.
-        betas, weight_decay: arguments of AdamW.
 
     Attributes:
-        tokenizer: the tokenizer of the models.
+        source_config: the config of the model that the tokenizer came with.
         head: the kind of the models, with their classes.
+        exports: the models to export, by the prefix of their weights in the state dict.
+        trainees: the modules that are trained independently of each other.
+        held_out: the metrics of each trainee on held-out data; empty for an objective without metrics.
+        about: how the models were made, by heading, for the model card.
         monitor: the held-out metric that decides which weights are the best; larger is better, except of `loss`.
         results: the held-out metrics of the last validation, for each trainee.
         diverged: the reasons of the trainees that have diverged, by index. They are never trained again.
@@ -55,7 +54,12 @@ class ExportingModule(L.LightningModule):
     """
 
     tokenizer: Tokenizer
+    source_config: PreTrainedConfig
     head: Head
+    exports: dict[str, PreTrainedModel]
+    trainees: Sequence[nn.Module]
+    held_out: Sequence[SplitMetrics]
+    about: dict[str, str]
     monitor: str
     phase = ""
     epochs: int | None = None
@@ -68,31 +72,6 @@ class ExportingModule(L.LightningModule):
         self.results: list[dict[str, float]] = []
         self.diverged: dict[int, str] = {}
         self._best: BestWeights | None = None
-
-    @property
-    @abstractmethod
-    def source_config(self) -> PreTrainedConfig:
-        """The config of the model that the tokenizer came with."""
-
-    @property
-    @abstractmethod
-    def exports(self) -> dict[str, PreTrainedModel]:
-        """The models to export, by the prefix of their weights in the state dict."""
-
-    @property
-    @abstractmethod
-    def trainees(self) -> Sequence[nn.Module]:
-        """The modules that are trained independently of each other."""
-
-    @property
-    @abstractmethod
-    def held_out(self) -> Sequence[SplitMetrics]:
-        """Each trainee's metrics on held-out data; they are empty for an objective without metrics."""
-
-    @property
-    @abstractmethod
-    def about(self) -> dict[str, str]:
-        """How the models were made, by heading, for the model card."""
 
     def name_classes(self, names: Sequence[str] | None) -> None:
         """Writes the names of the data's classes into the models' configs; None if they have no names."""
@@ -118,12 +97,8 @@ class ExportingModule(L.LightningModule):
 
     # -- divergence
 
-    def judge(self, lost: Collection[int] = ()) -> None:
-        """Records which trainees have diverged, from `results` and the weights; stops a training with none left.
-
-        Args:
-            lost: the indices of trainees that ran out of memory: they are not trained, and have no metrics.
-        """
+    def record_divergence(self, lost: Collection[int] = ()) -> None:
+        """Records which trainees diverged (not those `lost` for memory); stops a training with none left."""
         if self.trainer.sanity_checking:
             return
         for i in set(range(len(self.trainees))).difference(lost, self.diverged):
@@ -134,7 +109,6 @@ class ExportingModule(L.LightningModule):
             self.trainer.should_stop = True
 
     def _divergence(self, i: int) -> str | None:
-        """Returns which value of a trainee is not finite; None if all are."""
         if not math.isfinite(loss := self.results[i].get("loss", 0.0)):
             return f"held-out loss {loss}"
         if not self.held_out[i].finite:
@@ -154,17 +128,12 @@ class ExportingModule(L.LightningModule):
 
     @property
     def _now(self) -> str:
-        """The current stage and epoch, for messages."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             return "at the end"
         return f"in {self.phase + ', ' if self.phase else ''}epoch {self.trainer.current_epoch + 1}"
 
     def refuse_diverged(self) -> None:
-        """Raises an error if a trainee has diverged.
-
-        Raises:
-            DivergedError: a trainee has diverged.
-        """
+        """Raises a `DivergedError` if a trainee has diverged."""
         models = list(self.exports.values())
         for i, reason in self.diverged.items():
             of = f" of {architecture_of(models[i].config)}" if len(models) > 1 else ""
@@ -177,7 +146,6 @@ class ExportingModule(L.LightningModule):
 
     @property
     def peak(self) -> float:
-        """The current peak learning rate."""
         return self.learning_rate
 
     @property
@@ -195,10 +163,7 @@ class ExportingModule(L.LightningModule):
             group["lr"] = self.peak * linear(self.progress(batch_idx), self.warmup)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips each trainee's gradients separately. Lightning's own clipping refuses fused optimizers."""
         clip = CLIP[gradient_clip_algorithm or "norm"]
@@ -236,7 +201,6 @@ class ExportingModule(L.LightningModule):
 
 
 def finite(model: nn.Module) -> bool:
-    """Returns whether all of a model's weights are finite."""
     return not bool(sum((~value.isfinite()).any() for value in model.parameters()))  # one device sync
 
 

@@ -1,7 +1,5 @@
 """The student distiller: k students learn from one teacher."""
 
-from __future__ import annotations
-
 import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -12,12 +10,13 @@ from typing import Any
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
-from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import BatchEncoding
 
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
+from kdnas.models.classes import teacher_order
 from kdnas.models.families import architecture_of
 from kdnas.models.features import LOGITS, Feature, Features
 from kdnas.models.initialisation import RandomWeights, StudentSource
@@ -27,7 +26,6 @@ from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
 from kdnas.training.calibration import feature_variances
 from kdnas.training.gang import Gang
-from kdnas.training.split_metrics import SplitMetrics
 from kdnas.training.student import Student
 
 LOST = "lost"
@@ -44,14 +42,9 @@ class StudentDistiller(ExportingModule):
 
     Args:
         teacher: the teacher's path or hub id; checkpoints hold its tokenizer and never its weights.
-        architectures: one for each student.
-        objective: the stages, each a weighted sum of loss terms.
         learning_rate: the peak learning rate of stages that have none of their own.
         warmup: the share of a stage's steps over which the learning rate rises.
-        betas, weight_decay: arguments of AdamW.
-        dropout: the students' dropout while they are distilled; None for the teacher's. Exported configs always have
-            the teacher's.
-        seed: the seed of the students' initial weights.
+        dropout: the students' dropout while they are distilled; None for the teacher's, which exported configs have.
         init: where the students' weights begin (see `kdnas.models.initialisation`); None for random weights.
         also: the names of the held-out splits besides the first; their metrics decide nothing.
         compile: whether to compile the students by `torch.compile`.
@@ -86,7 +79,7 @@ class StudentDistiller(ExportingModule):
             raise ConfigError("architectures=[]: must name at least one student")
         self.objective, self.head, self.init = objective, objective.head, init or RandomWeights()
         self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
-        self.teacher_config = objective.head.config(teacher)
+        self.teacher_config = self.source_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
         configs = [student_config(self.teacher_config, architecture) for architecture in architectures]
         for config in configs:
@@ -94,10 +87,18 @@ class StudentDistiller(ExportingModule):
             check_architecture(config)
             self.head.describe(config)
         self.class_order: tuple[int, ...] | None = None
-        self.students = nn.ModuleList(
+        self.trainees: list[Student] = [
             Student(config, self.teacher_config, objective, seed, self.init, list(also or ()), dropout)
             for config in configs
-        )
+        ]
+        self.students = nn.ModuleList(self.trainees)  # registers them as submodules
+        self.architectures = [architecture_of(config) for config in configs]
+        self.exports = {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
+        self.held_out = [student.metrics for student in self.trainees]
+        stages = ", then ".join(stage.name.replace("_", " ") for stage in objective.stages)
+        self.about = {"distilled from": teacher, "objective": stages}
+        if self.init.origin:
+            self.about["initial weights"] = self.init.origin
         for student in self.trainees if compile else ():
             student.compile_encoder()
         self.teacher: TeacherOutputs | None = None
@@ -106,40 +107,11 @@ class StudentDistiller(ExportingModule):
         unlabelled = takewhile(lambda stage: not any(t.needs_labels for t in stage.terms.values()), objective.stages)
         self.transfer_epochs = sum(stage.epochs or 0 for stage in unlabelled)
 
-    @property
-    def trainees(self) -> list[Student]:
-        return [student for student in self.students if isinstance(student, Student)]
-
-    @property
-    def architectures(self) -> list[Architecture]:
-        return [architecture_of(student.model.config) for student in self.trainees]
-
-    @property
-    def exports(self) -> dict[str, PreTrainedModel]:
-        return {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
-
-    @property
-    def source_config(self) -> PreTrainedConfig:
-        return self.teacher_config
-
-    @property
-    def held_out(self) -> Sequence[SplitMetrics]:
-        return [student.metrics for student in self.trainees]
-
-    @property
-    def about(self) -> dict[str, str]:
-        stages = ", then ".join(stage.name.replace("_", " ") for stage in self.objective.stages)
-        initial = {"initial weights": self.init.origin} if self.init.origin else {}
-        return {"distilled from": self.teacher_path, "objective": stages, **initial}
-
     def name_classes(self, names: Sequence[str] | None) -> None:
-        """Names the students' classes after the data's, and finds the order of the teacher's logits by their names.
-
-        Raises:
-            ConfigError: the teacher's classes have other names.
-        """
-        super().name_classes(names or self.head.names_of_teacher(self.teacher_config))
-        self.class_order = self.head.teacher_order(self.teacher_path, self.teacher_config, names)
+        """Names the classes as the data's or else the teacher's, and finds the order of the teacher's logits."""
+        known = self.head.names_of_teacher(self.teacher_config)
+        super().name_classes(names or known)
+        self.class_order = teacher_order(self.teacher_path, known, names)
 
     def check_teacher(self) -> None:
         """Loads the teacher, if it is needed, and refuses weights that are damaged, do not fit or are not finite."""
@@ -235,7 +207,6 @@ class StudentDistiller(ExportingModule):
             return self.teacher(batch, features)
 
     def _measured(self, name: str) -> AbstractContextManager[None]:
-        """Measures a named part of the step with the Trainer's profiler, if there is one."""
         trainer: Any = self._trainer
         return trainer.profiler.profile(name) if trainer is not None else nullcontext()
 
@@ -272,21 +243,17 @@ class StudentDistiller(ExportingModule):
         self.gang.watch(batch, self.ask_teacher(batch), dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self.results = [student.figures() for student in self.trainees]
-        self.judge(lost=[i for i, student in enumerate(self.trainees) if student.lost])
+        self.results = [student.results() for student in self.trainees]
+        self.record_divergence(lost=[i for i, student in enumerate(self.trainees) if student.lost])
         for name in self.results[0]:
-            values = [figures[name] for figures in self.results]
+            values = [result[name] for result in self.results]
             if len(values) > 1:
                 self.log_dict({f"val/{name}/{i}": value for i, value in enumerate(values)}, sync_dist=True)
             there = [value for value, student in zip(values, self.trainees, strict=True) if not student.lost]
             self.log(f"val/{name}", sum(there) / len(there), prog_bar=True, sync_dist=True)
 
     def refuse_lost(self) -> None:
-        """Raises an error if students were lost.
-
-        Raises:
-            ConfigError: some students ran out of memory.
-        """
+        """Raises a `ConfigError` if students ran out of memory."""
         lost = [str(one) for one, student in zip(self.architectures, self.trainees, strict=True) if student.lost]
         if lost:
             raise ConfigError(f"architectures={', '.join(lost)}: no memory for it beside the others; must be alone")

@@ -1,13 +1,11 @@
 """Fine-tuning of a distilled encoder on a task."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import BatchEncoding, PreTrainedModel
 
 from kdnas.base.errors import ConfigError, require
 from kdnas.models.features import LOGITS
@@ -23,9 +21,7 @@ class FineTuner(ExportingModule):
 
     Args:
         source: called with `num_labels`, returns the model and its tokenizer.
-        task: has the head, the loss and the metrics.
         also: the names of further held-out splits, whose loaders follow the first; their metrics decide nothing.
-        learning_rate, warmup, betas, weight_decay: as in `ExportingModule`.
 
     Logs:
         `train/loss`, and `val/<metric>` over all held-out rows; for a further split, `val/<metric>_<split>`.
@@ -46,35 +42,18 @@ class FineTuner(ExportingModule):
         self.task, self.head = task, task.head
         self.model: PreTrainedModel
         self.model, self.tokenizer = source(num_labels=task.num_labels)
-        self.start = getattr(source, "keywords", {}).get("source")
+        self.source_config, self.exports, self.trainees = self.model.config, {"model.": self.model}, [self.model]
+        start = getattr(source, "keywords", {}).get("source")
+        self.about = {"fine-tuned from": start} if start else {}
         self.model.train()  # `from_pretrained` returns models in evaluation mode, and Lightning keeps it
         self.name_classes(None)
         self.monitor = next(iter(task.metrics))
         self.metrics = SplitMetrics(task, also)
-
-    @property
-    def source_config(self) -> PreTrainedConfig:
-        return self.model.config
+        self.held_out = [self.metrics]
 
     def check(self, masked: bool) -> None:
         if masked:
             raise ConfigError("data.masking: hides the labels of a task; must be left out of fine-tuning")
-
-    @property
-    def exports(self) -> dict[str, PreTrainedModel]:
-        return {"model.": self.model}
-
-    @property
-    def trainees(self) -> Sequence[PreTrainedModel]:
-        return [self.model]
-
-    @property
-    def held_out(self) -> Sequence[SplitMetrics]:
-        return [self.metrics]
-
-    @property
-    def about(self) -> dict[str, str]:
-        return {"fine-tuned from": self.start} if self.start else {}
 
     def forward(self, batch: BatchEncoding) -> Tensor:
         """Returns the logits of a batch, (rows, num_labels)."""
@@ -94,5 +73,5 @@ class FineTuner(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [self.metrics.compute()]
-        self.judge()
+        self.record_divergence()
         self.log_dict({f"val/{name}": value for name, value in self.results[0].items()}, prog_bar=True, sync_dist=True)

@@ -1,7 +1,5 @@
 """The interface of tasks. A new task is a subclass and a config in `conf/task` that names it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,7 +40,6 @@ class LabelledTask(Task):
         num_labels: the number of logits a row.
         metrics: torchmetrics objects by name.
         metric: the name of the metric that picks the best epoch, is rewarded, and is shown first; None for the first.
-        name: the task's name.
         columns: the dataset's text columns: one, or two that make a pair.
         validation: the held-out split.
         also: further held-out splits, by the suffix of their metrics' names.
@@ -77,15 +74,7 @@ class LabelledTask(Task):
 
     @abstractmethod
     def read_labels(self, splits: Mapping[str, Dataset], column: str) -> Labels:
-        """Finds out how the labels of a dataset are encoded.
-
-        Args:
-            splits: the rows of each split by name; the first is the training split.
-            column: the label column.
-
-        Raises:
-            LabelError: the column does not hold the task's labels.
-        """
+        """Finds out how the labels of splits (the first is for training) are encoded; a `LabelError` refuses others."""
 
     @abstractmethod
     def example(self) -> tuple[Tensor, Tensor]:
@@ -95,22 +84,13 @@ class LabelledTask(Task):
     def constants(self, labels: Tensor, names: Sequence[str] | None) -> dict[str, Tensor]:
         """Returns the logits, (num_labels,), of models that predict the same for every row, by a description.
 
-        The best of them is chance.
-
-        Args:
-            labels: the held-out labels.
-            names: the names of the data's classes; None if they have no names.
+        The best of them on the held-out labels is chance. The names are those of the data's classes, if they have any.
         """
 
     def fitting_order(self, predicted: Tensor, labels: Tensor) -> list[int] | None:
-        """Returns an order of the classes in which predictions fit the labels far better than as they are.
+        """Returns, for each predicted class id, the one that fits held-out labels far better.
 
-        Args:
-            predicted: the predictions for held-out rows.
-            labels: their labels.
-
-        Returns:
-            For each predicted class id, the one that fits; None without classes, or if there is no such order.
+        None without classes, or if there is no such order.
         """
         return None
 

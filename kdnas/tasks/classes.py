@@ -1,7 +1,5 @@
 """Maps the labels of a classification (names, numbers or truth values) to class ids, the same in all splits."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +14,11 @@ from kdnas.tasks.labels import LabelError, Labels, cells, column_values, content
 
 log = logging.getLogger(__name__)
 Label = str | int
-"""A label: a name, or a whole number."""
 
 
 @dataclass(frozen=True)
 class Classes(Labels):
-    """The classes of a task.
-
-    Args:
-        ids: the class id of each label.
-        names: the names of the classes, in the order of their ids; None where they are numbers only.
-    """
+    """The classes of a task: the id of each label, and the names by id (None where they are numbers only)."""
 
     ids: Mapping[Label, int]
     names: tuple[str, ...] | None = None
@@ -54,11 +46,7 @@ class Classes(Labels):
         return rows.filter(lambda encoded: [each >= 0 for each in encoded], input_columns=column, batched=True)
 
     def of_further(self, rows: Dataset, column: str) -> Labels:
-        """Maps the labels of a further source to the task's classes: names by name, numbers as class ids.
-
-        Raises:
-            LabelError: the source has other classes, or has names while the task's classes have none.
-        """
+        """Maps the labels of a further source to the task's classes: names by name, numbers as class ids."""
         rows = without_fractions(rows, column)
         feature = rows.features[column]
         labels = declared(feature) if isinstance(feature, ClassLabel) else labels_of(rows, column)
@@ -88,7 +76,6 @@ def classes_of(
 
     Args:
         splits: the rows of each split by name; the first is the training split.
-        num_labels: the number of classes.
         names: the names of classes that are numbers in the data, or the order of classes that are names; None for the
             data's own.
 
@@ -123,7 +110,7 @@ def classes_of(
 
 
 def check_names(names: Any, num_labels: int) -> tuple[str, ...] | None:
-    """Checks the given names of a task's classes, and returns them; None if there are none."""
+    """Checks the names of a task's classes, and returns them; None if there are none."""
     if names is None:
         return None
     fits = isinstance(names, list | tuple) and all(isinstance(name, str | int) and str(name) for name in names)
@@ -149,11 +136,7 @@ def label_of(value: Any, feature: Any) -> Label | None:
 
 
 def labels_of(rows: Dataset, column: str) -> list[Label]:
-    """Returns the distinct labels of the rows: numbers by value, then names alphabetically.
-
-    Raises:
-        LabelError: a cell cannot be the label of a class.
-    """
+    """Returns the distinct labels of the rows: numbers by value, then names alphabetically."""
     labels: set[Label] = set()
     for cell in cells(rows, column):
         label = label_of(cell, rows.features[column])
@@ -204,7 +187,6 @@ def _numbers(labels: Sequence[int], ids: list[int], named: bool, column: str, he
 
 
 def _are_ids(feature: ClassLabel | Value, ids: Mapping[Label, int]) -> bool:
-    """Returns whether the labels are already class ids, so that they need not be mapped one by one."""
     if isinstance(feature, ClassLabel):
         return all(ids.get(label) == i for i, label in enumerate(declared(feature)))
     return "int" in feature.dtype and all(label == i for label, i in ids.items())

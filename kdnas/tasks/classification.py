@@ -1,8 +1,7 @@
-"""Classification: the label is one of several classes."""
-
-from __future__ import annotations
+"""Classification: the label is one of several classes of a row, or the token that was masked."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from torch.nn import functional
 from torch.nn.functional import one_hot
 
 from kdnas.base.errors import require_whole
-from kdnas.models.heads import Classifier
-from kdnas.tasks.base import LabelledTask
+from kdnas.models.heads import Classifier, MaskedLM
+from kdnas.tasks.base import LabelledTask, Task
 from kdnas.tasks.classes import check_names, classes_of
 from kdnas.tasks.labels import Labels
 
@@ -22,12 +21,7 @@ EVIDENT = 3
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the mean over rows of -log softmax(logits)[label]: KD-NAS v1, Eq. 3.
-
-    Args:
-        logits: (rows, classes).
-        labels: (rows,), class ids.
-    """
+    """Returns the mean over rows of -log softmax(logits)[label]: KD-NAS v1, Eq. 3; logits are (rows, classes)."""
     return functional.cross_entropy(logits.float(), labels)
 
 
@@ -35,10 +29,8 @@ class Classification(LabelledTask):
     """One of several classes a row.
 
     Args:
-        num_labels: the number of classes.
         labels: the names of the classes in the order of their ids, where the data has numbers; the order of the
             classes, where the data has names; None for the dataset's own names and order, or else sorted names.
-        settings: arguments of `LabelledTask`.
     """
 
     unfit_metrics = "torchmetrics.regression"
@@ -74,3 +66,20 @@ class Classification(LabelledTask):
 
     def read_labels(self, splits: Mapping[str, Dataset], column: str) -> Labels:
         return classes_of(splits, column, self.num_labels, self.labels)
+
+
+class MaskedTokens(Task):
+    """The masked tokens of a text (Devlin et al., 2019, section 3.1). It has no metric beside the loss."""
+
+    head = MaskedLM()
+    metrics = MappingProxyType({})
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Returns the mean cross entropy of logits, (masked tokens, vocabulary), for token ids.
+
+        Without masked tokens it is 0, with gradients of 0.
+        """
+        return cross_entropy(logits, labels) if len(labels) else logits.sum()  # of no logits: keeps the graph
+
+    def decode(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1)

@@ -10,7 +10,6 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
 SHOWN = 8
-"""The most labels that a message lists."""
 
 
 class LabelError(ValueError):
@@ -22,27 +21,16 @@ class LabelError(ValueError):
 
 
 class Labels(ABC):
-    """The encoding of a dataset's labels: the same for all splits.
-
-    Attributes:
-        names: the names of the classes, in the order of their ids; None if there are no classes or no names.
-    """
+    """The encoding of a dataset's labels, the same for all splits; `names` are those of the classes, by id."""
 
     names: tuple[str, ...] | None = None
 
     @abstractmethod
     def encode(self, rows: Dataset, column: str) -> Dataset:
-        """Returns the rows that have a label, with what the task's loss takes in its place.
-
-        That is a number a row, or a list of numbers of one length.
-        """
+        """Returns the rows that have a label; each as a number, or a list of numbers of one length, for the loss."""
 
     def of_further(self, rows: Dataset, column: str) -> Labels:
-        """Returns the encoding of a further source's labels, as the same classes.
-
-        Raises:
-            LabelError: the source has other labels.
-        """
+        """Returns the encoding of a further source's labels, as the same classes; a `LabelError` refuses others."""
         return self
 
     def counts(self, rows: Dataset, column: str) -> dict[str, int]:
@@ -51,7 +39,6 @@ class Labels(ABC):
 
 
 def column_values(rows: Dataset, column: str) -> pa.ChunkedArray:
-    """Returns a column's values in the order of the rows."""
     return rows.select_columns([column]).with_format("arrow")[:][column]
 
 
@@ -67,10 +54,8 @@ def content(rows: Dataset, column: str) -> str:
 
 
 def listed(labels: Sequence[Any]) -> str:
-    """Joins the first few labels, for messages."""
     return ", ".join(map(str, labels[:SHOWN])) + (", ..." if len(labels) > SHOWN else "")
 
 
 def or_as_many(allowed: str, count: int) -> str:
-    """Adds to what would be allowed the number of classes that there are."""
     return f"{allowed}, or task.num_labels={count}" if count > 1 else allowed

@@ -1,12 +1,4 @@
-"""The metrics of tasks, for any number of classes, with a defined value in every case.
-
-A correlation is 0 where it is undefined, as scikit-learn defines Matthews' coefficient. SciPy returns NaN, which
-cannot be compared to choose the best epoch. torchmetrics returns a large positive or negative number for a classifier
-that predicts one class only, NaN for a regressor that predicts one value only, and a rank correlation near 1 for a
-regressor that predicts NaN.
-"""
-
-from __future__ import annotations
+"""The metrics of tasks, for any number of classes: 0 where undefined, as NaN could not choose the best epoch."""
 
 import logging
 from collections.abc import Mapping
@@ -16,12 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
-from torchmetrics.classification import (
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-)
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 from torchmetrics.utilities.data import dim_zero_cat
 
 from kdnas.base.errors import require, require_whole
@@ -30,14 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def deciding_first(metrics: Mapping[str, Any], deciding: str | None) -> dict[str, Metric]:
-    """Returns a task's metrics, the deciding one first.
-
-    Args:
-        deciding: the name of the deciding metric; None for the first.
-
-    Raises:
-        ConfigError: there is no such metric, or less of it is better.
-    """
+    """Returns a task's metrics, the deciding one (None for the first) first; more of it must be better."""
     require(isinstance(metrics, Mapping) and bool(metrics), "metrics", metrics, "at least one, by name")
     first = next(iter(metrics)) if deciding is None else deciding
     require(first in metrics, "metric", first, f"one of {', '.join(metrics)}")
@@ -48,13 +28,13 @@ def deciding_first(metrics: Mapping[str, Any], deciding: str | None) -> dict[str
 
 
 def accuracy(num_labels: int) -> Metric:
-    """Makes the accuracy metric: the share of rows that are classified correctly."""
+    """The share of rows that are classified correctly."""
     require_whole("num_labels", num_labels, 2)
     return MulticlassAccuracy(num_labels, average="micro")
 
 
 def f1(num_labels: int) -> Metric:
-    """Makes the F1 metric: F1 of the second of two classes, as in GLUE; macro F1 for more classes."""
+    """F1 of the second of two classes, as in GLUE; macro F1 for more classes."""
     require_whole("num_labels", num_labels, 2)
     if num_labels == 2:
         return BinaryF1Score()
@@ -68,7 +48,6 @@ def _note_macro(num_labels: int) -> None:
 
 
 def macro_f1(num_labels: int) -> Metric:
-    """Makes the macro F1 metric: the mean of the classes' F1."""
     require_whole("num_labels", num_labels, 2)
     return MulticlassF1Score(num_labels, average="macro")
 

@@ -1,7 +1,5 @@
 """Regression: the label is a number."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,12 +15,7 @@ from kdnas.tasks.labels import LabelError, Labels, cells, content, listed, or_as
 
 
 class Regression(LabelledTask):
-    """A number a row, as STS-B's similarity of two sentences.
-
-    Args:
-        labels: None; a number has no class names.
-        settings: arguments of `LabelledTask`.
-    """
+    """A number a row, as STS-B's similarity of two sentences."""
 
     unfit_metrics = "torchmetrics.classification"
 
@@ -33,12 +26,7 @@ class Regression(LabelledTask):
         super().__init__(num_labels, **settings)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the mean squared error over rows.
-
-        Args:
-            logits: (rows, 1).
-            labels: (rows,).
-        """
+        """Returns the mean squared error of logits, (rows, 1), over rows."""
         return functional.mse_loss(logits.float().squeeze(-1), labels.float())
 
     def decode(self, logits: Tensor) -> Tensor:
@@ -57,8 +45,6 @@ class Regression(LabelledTask):
 
 
 class Numbers(Labels):
-    """Labels that are numbers to predict."""
-
     def encode(self, rows: Dataset, column: str) -> Dataset:
         return rows if "float" in content(rows, column) else rows.cast_column(column, Value("float64"))
 

@@ -1,7 +1,5 @@
 """The Trainer's arguments and the user's callbacks: each is used, or refused before anything is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,67 +39,50 @@ REFUSED_CALLBACKS: dict[type[Callback], str] = {
 """Callbacks of Lightning that would change how kdnas trains behind its back, and the alternative."""
 
 
-def check_arguments(given: DictConfig, epochs: int | None = None, profile: bool = False) -> None:
-    """Refuses arguments that would be ignored, or that Lightning would fail on in the middle of a training.
-
-    Args:
-        given: the config's `trainer`.
-        epochs: the sum of the stages' epochs; None where the stages have none.
-        profile: whether the run writes a table of where its time went.
-    """
+def check_arguments(trainer: DictConfig, epochs: int | None = None, profile: bool = False) -> None:
+    """Refuses arguments that would be ignored, or fail within a training; stages that have epochs set their number."""
     for name, none in (("max_epochs", None), ("max_steps", -1)):
-        if epochs is not None and given[name] != none:
+        if epochs is not None and trainer[name] != none:
             raise ConfigError(
-                f"trainer.{name}={given[name]}: must be {shown(none)}; "
+                f"trainer.{name}={trainer[name]}: must be {shown(none)}; "
                 "the stages have epochs of their own, as objective.labels.epochs"
             )
-    settings = {name: plain(given[name]) for name in given if name != "callbacks"}
+    settings = {name: plain(trainer[name]) for name in trainer if name != "callbacks" and trainer[name] is not None}
     for name, (harmless, instead) in REFUSED.items():
         value = settings.get(name)
         if value is not None and not any(value == known and type(value) is type(known) for known in harmless):
             raise ConfigError(f"trainer.{name}={shown(value)}: must be left out; {instead}")
-    for name, least in (
-        ("max_epochs", -1),
-        ("max_steps", -1),
-        ("min_epochs", 0),
-        ("min_steps", 0),
-        ("accumulate_grad_batches", 1),
-        ("check_val_every_n_epoch", 1),
-        ("log_every_n_steps", 0),
-        ("num_sanity_val_steps", -1),
+    for least, names in (
+        (-1, ("max_epochs", "max_steps", "num_sanity_val_steps")),
+        (0, ("min_epochs", "min_steps", "log_every_n_steps")),
+        (1, ("accumulate_grad_batches", "check_val_every_n_epoch")),
     ):
-        if settings.get(name) is not None:
-            require_whole(f"trainer.{name}", settings[name], least)
+        for name in names:
+            require_whole(f"trainer.{name}", settings.get(name, least), least)
     for name in ("enable_progress_bar", "enable_model_summary", "detect_anomaly", "inference_mode"):
-        if settings.get(name) is not None:
-            require_switch(f"trainer.{name}", settings[name])
+        require_switch(f"trainer.{name}", settings.get(name, False))
     for name in ("limit_train_batches", "limit_val_batches"):
-        value = settings.get(name)
-        fits = value is None or (is_number(value) and (value >= 1 if isinstance(value, int) else 0 < value <= 1))
-        require(
-            fits, f"trainer.{name}", value, "a number of batches from 1, or a share of them above 0.0 and up to 1.0"
-        )
+        value = settings.get(name, 1)
+        fits = is_number(value) and (value >= 1 if isinstance(value, int) else 0 < value <= 1)
+        allowed = "a number of batches from 1, or a share of them above 0.0 and up to 1.0"
+        require(fits, f"trainer.{name}", value, allowed)
     for unit in ("epochs", "steps"):
         lower, upper = settings.get(f"min_{unit}"), settings.get(f"max_{unit}")
         if lower is not None and upper not in (None, -1) and lower > upper:
             raise ConfigError(f"trainer.min_{unit}={lower}: must be at most trainer.max_{unit}={upper}")
-    clip = settings.get("gradient_clip_val")
-    require(clip is None or (is_number(clip) and clip >= 0), "trainer.gradient_clip_val", clip, "null or from 0")
-    if epochs is None and given.max_epochs in (None, -1) and given.max_steps == -1:
+    clip = settings.get("gradient_clip_val", 0)
+    require(is_number(clip) and clip >= 0, "trainer.gradient_clip_val", clip, "null or from 0")
+    if epochs is None and trainer.max_epochs in (None, -1) and trainer.max_steps == -1:
         raise ConfigError(
-            f"trainer.max_epochs={shown(given.max_epochs)}: must be a number, or trainer.max_steps be one; the "
+            f"trainer.max_epochs={shown(trainer.max_epochs)}: must be a number, or trainer.max_steps be one; the "
             "learning rate falls to zero at the end"
         )
-    if profile and given.get("profiler") is not None:
-        raise ConfigError(f"trainer.profiler={given.profiler}: must be left out with profile=true")
+    if profile and trainer.get("profiler") is not None:
+        raise ConfigError(f"trainer.profiler={trainer.profiler}: must be left out with profile=true")
 
 
 def user_callbacks(cfg: DictConfig) -> list[Callback]:
-    """Instantiates the callbacks that a user adds: those of the group `callbacks`, then the list `trainer.callbacks`.
-
-    Raises:
-        ConfigError: one of them is not a callback.
-    """
+    """Instantiates the callbacks that a user adds: the group `callbacks`, then the list `trainer.callbacks`."""
     made = []
     for name, wanted in (cfg.get("callbacks") or {}).items():
         one = instantiate(wanted) if OmegaConf.is_config(wanted) else wanted
@@ -119,13 +100,7 @@ def user_callbacks(cfg: DictConfig) -> list[Callback]:
 def check_callbacks(
     callbacks: Sequence[Callback], metrics: Sequence[str], epochs: int | None, students: int = 1
 ) -> None:
-    """Refuses callbacks that monitor a metric that is not logged, or that cannot be used in this training.
-
-    Args:
-        metrics: the names of the metrics that the run logs; empty if they are not known.
-        epochs: the sum of the stages' epochs; None where the stages have none.
-        students: the number of students that are trained together.
-    """
+    """Refuses callbacks that monitor no logged metric (if these are known), or that cannot be used in this training."""
     for callback in callbacks:
         name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
         if monitor is not None and metrics and monitor not in metrics:

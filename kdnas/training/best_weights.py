@@ -1,7 +1,5 @@
 """The best weights of each model by held-out data, kept in memory during the training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +11,6 @@ class BestWeights:
     """Each trainee's weights at its best held-out score so far, on the CPU.
 
     A score of NaN replaces all earlier ones: a trainee that has diverged does not fall back on weights of before.
-
-    Args:
-        trainees: the modules that are trained; each has best weights of its own.
     """
 
     def __init__(self, trainees: Sequence[nn.Module]) -> None:

@@ -1,7 +1,5 @@
 """What loss terms are fitted to the teacher by, before training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable
 
 import torch
@@ -19,12 +17,7 @@ def feature_variances(
     teacher: Callable[[BatchEncoding, Collection[Feature]], Features],
     device: torch.device,
 ) -> dict[Feature, float]:
-    """Returns the variance of each of the teacher's features over the items of all devices, averaged over the width.
-
-    Args:
-        batches: this device's batches.
-        teacher: computes features of a batch on the device.
-    """
+    """Returns the variance of each of the teacher's features over the items of all devices, averaged over the width."""
     zero = torch.zeros((), dtype=torch.double, device=device)
     counts, sums, squares = (dict.fromkeys(sorted(features), zero) for _ in range(3))
     with QuietHost().busy():

@@ -1,19 +1,17 @@
 """Students that train on the same batches: side by side in threads on a CPU, else one after the other."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from kdnas.models.families import architecture_of
 from kdnas.models.features import Features
 from kdnas.models.packing import Layout
-from kdnas.training.gradients import at_once, is_out_of_memory
 from kdnas.training.student import Student
 from kdnas.training.student_threads import SideBySide, draws, places
 from kdnas.training.trainer import balanced
@@ -22,23 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class Gang:
-    """The students of one training, k >= 1. Each is trained as it would be alone.
-
-    Args:
-        students: all of them.
-        measured: makes a context manager that measures a named part of a step.
-    """
+    """The students of one training, k >= 1, each trained as it would be alone; `measured` measures a part of a step."""
 
     def __init__(self, students: Sequence[Student], measured: Callable[[str], AbstractContextManager[None]]) -> None:
         self.students, self.measured = students, measured
         self.threads: SideBySide | None = None
 
     def share_cores(self, device: torch.device, context: Callable[[], AbstractContextManager[None]]) -> None:
-        """Uses threads from now on if they change results by rounding alone: on a CPU, without random numbers.
-
-        Args:
-            context: makes the context of each thread's work, such as autocast.
-        """
+        """Uses threads, each in a `context`, if this changes rounding alone: on a CPU, without random numbers."""
         self.threads, several = None, min(len(self.students), places())
         changes = any(draws(student.model) or student.compiled is not None for student in self.students)
         if several > 1 and device.type == "cpu" and not torch.distributed.is_initialized() and not changes:
@@ -56,10 +45,8 @@ class Gang:
     def losses(self, batch: BatchEncoding, teacher: Features, scale: float = 1.0) -> Tensor:
         """Returns the losses of the remaining students for a batch, (students,).
 
-        With several students, their backward passes are run too, which frees the activations of each.
-
-        Args:
-            scale: what the gradients of several students are multiplied by.
+        With several students, their backward passes are run too, which frees the activations of each; `scale` is a
+        factor for their gradients.
         """
         students = self.remaining
         losses: list[Tensor | None] = [None] * len(students)
@@ -75,7 +62,6 @@ class Gang:
         )
 
     def watch(self, batch: BatchEncoding, teacher: Features, split: int) -> None:
-        """Updates the held-out losses and metrics of the remaining students."""
         if self.threads:
             Layout.of(batch)
             self.threads.map(lambda student: student.watch(batch, teacher, split), self.remaining)
@@ -94,7 +80,6 @@ class Gang:
             return at_once(loss, list(student.parameters()), scale)
 
     def _beside(self, student: Student, batch: BatchEncoding, teacher: Features, scale: float) -> Tensor | None:
-        """Computes a student's loss in a thread beside others; returns None if it runs out of memory."""
         try:
             return self._loss(student, batch, teacher, scale)
         except (RuntimeError, MemoryError) as error:
@@ -103,7 +88,7 @@ class Gang:
         return None
 
     def _alone(self, student: Student, batch: BatchEncoding, teacher: Features, scale: float) -> Tensor:
-        """Computes a student's loss alone. A student of several that runs out of memory is lost; the others go on."""
+        """Computes the loss of a student alone. One of several that runs out of memory is lost; the others go on."""
         try:
             return self._loss(student, batch, teacher, scale)
         except (RuntimeError, MemoryError) as error:
@@ -113,3 +98,36 @@ class Gang:
         student.lose()  # outside of the handler, whose traceback keeps the memory in use
         log.warning("%s: does not fit into memory beside the others of its gang", architecture_of(student.model.config))
         return torch.zeros((), device=batch["attention_mask"].device)
+
+
+def at_once(loss: Tensor, parameters: Sequence[nn.Parameter], scale: float = 1.0) -> Tensor:
+    """Computes a loss's gradients now and stores them for `backward`, so that the activations can be freed.
+
+    Args:
+        scale: a factor for the gradients. It replaces the gradient that `backward` would pass on: the result may
+            only be added to others and, by Lightning, divided.
+
+    Returns:
+        A scalar equal to the loss, whose `backward` adds the stored gradients to the parameters.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    if scale != 1.0:
+        gradients = tuple(None if gradient is None else gradient * scale for gradient in gradients)
+    return _Computed.apply(loss.detach(), list(gradients), *trained)
+
+
+class _Computed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, _: Any) -> Any:
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, *gradients
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,7 +1,5 @@
 """The optimizer and the learning rate schedule of every training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -11,11 +9,6 @@ from kdnas.base.errors import is_number, require
 
 
 def check_optimization(learning_rate: Any, warmup: Any, betas: Any, weight_decay: Any) -> None:
-    """Refuses settings of the optimizer or the schedule that are out of range.
-
-    Raises:
-        ConfigError: the first such setting.
-    """
     rates = is_number(learning_rate) and learning_rate >= 0
     require(rates, "learning_rate", learning_rate, "a number from 0")
     require(is_number(warmup) and 0 <= warmup < 1, "warmup", warmup, "from 0 to below 1")
@@ -34,9 +27,7 @@ def adamw(
 ) -> torch.optim.AdamW:
     """Makes AdamW with the fused step; biases and layer norms have no weight decay.
 
-    Args:
-        precision: the Trainer's precision. In fp16 the step is not fused, as it would hide the unscaled gradients from
-            clipping.
+    In fp16 (`precision`, the Trainer's) the step is not fused, as it would hide the unscaled gradients from clipping.
     """
     parameters = list(module.parameters())
     groups = [
@@ -47,12 +38,7 @@ def adamw(
 
 
 def linear(progress: float, warmup: float) -> float:
-    """Returns the learning rate as a share of its peak: it rises linearly during warm-up, then falls linearly to zero.
-
-    Args:
-        progress: the progress of the training, from 0 to 1.
-        warmup: the share of the training that is warm-up.
-    """
+    """Returns the share of the peak learning rate: it rises linearly in the warm-up, then falls linearly to zero."""
     if progress < warmup:
         return progress / warmup
     return (1 - progress) / (1 - warmup) if progress < 1 else 0.0

@@ -1,7 +1,5 @@
 """The choice of a training's precision (`trainer.precision=auto`): the one that the machine is faster in."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path
@@ -23,12 +21,9 @@ ATTEMPTS = 10
 
 
 def fastest_precision(device: str) -> str:
-    """Returns `bf16-mixed` where matrix products are faster in bf16, else `32-true`.
+    """Returns `bf16-mixed` where matrix products are faster in bf16 on a device (cpu, cuda or mps), else `32-true`.
 
     The speed-up is measured once for each device and version of torch, and stored in the host's folder.
-
-    Args:
-        device: cpu, cuda or mps.
     """
     path = host_folder() / "precision.json"
     key = f"{device_name(device)}, torch {torch.__version__}"
@@ -43,11 +38,7 @@ def fastest_precision(device: str) -> str:
 
 
 def speedup(device: str) -> float:
-    """Returns the speed-up of a matrix product in bf16 over fp32; 0 where bf16 is not supported.
-
-    Raises:
-        torch.OutOfMemoryError: the device is full, which says nothing about bf16.
-    """
+    """Returns the speed-up of a matrix product in bf16 over fp32; 0 where bf16 is not supported."""
     try:
         fp32, bf16 = (rate(device, *SIZES, dtype) for dtype in (torch.float32, torch.bfloat16))
     except torch.OutOfMemoryError:
@@ -76,7 +67,6 @@ def rate(device: str, rows: int, inner: int, columns: int, dtype: torch.dtype) -
 
 
 def _read(path: Path) -> dict[str, float]:
-    """Reads the measured speed-ups by key; empty if the file does not exist or is damaged."""
     try:
         known = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,7 +1,5 @@
 """The metrics of a task on each of its held-out splits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import Tensor, nn
@@ -11,12 +9,7 @@ from kdnas.tasks import Task
 
 
 class SplitMetrics(nn.Module):
-    """The same metrics on each held-out split.
-
-    Args:
-        task: decodes logits, and has the metrics; None for no metrics.
-        also: the names of the splits after the first; their metrics are called `<metric>_<split>`.
-    """
+    """The metrics of a task (if any) on each held-out split; of further splits (`also`), `<metric>_<split>`."""
 
     def __init__(self, task: Task | None, also: Iterable[str] | None = None) -> None:
         super().__init__()

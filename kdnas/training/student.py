@@ -1,7 +1,5 @@
 """One student: its model, the loss terms of each stage, and its held-out loss and metrics."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,10 +23,7 @@ class Student(nn.Module):
 
     Args:
         config, teacher: the configs of student and teacher.
-        objective: what it is trained by.
         seed: the seed of its initial weights and those of its terms.
-        init: where its weights begin.
-        also: the names of the held-out splits besides the first.
         dropout: its dropout while it is distilled; None for its config's.
 
     Attributes:
@@ -79,7 +74,6 @@ class Student(nn.Module):
 
     @property
     def all_terms(self) -> list[LossTerm]:
-        """The loss terms of all stages."""
         return [term for terms in self.stages for term in terms.values()]
 
     @property
@@ -113,7 +107,6 @@ class Student(nn.Module):
         return sum(losses[name] * weights[name] if name in weights else losses[name] for name in losses)
 
     def begin(self) -> None:
-        """Resets the held-out loss and metrics."""
         for mean in self.means.values():
             mean.reset()
         self.metrics.reset()
@@ -126,7 +119,7 @@ class Student(nn.Module):
         if self.metrics.names:
             self.metrics.update(split, own[LOGITS], batch["labels"])
 
-    def figures(self) -> dict[str, float]:
+    def results(self) -> dict[str, float]:
         """Returns the held-out loss, each term's if there are several, and the metrics; NaN for a lost student."""
         losses = {name: math.nan if self.lost else self.means[name].compute() for name in self.terms}
         several = {f"loss_{name}": loss for name, loss in losses.items()} if len(losses) > 1 else {}
@@ -147,7 +140,6 @@ class RunningMean(nn.Module):
         self.count.reset()
 
     def update(self, mean: Mean) -> None:
-        """Adds a batch."""
         self.total.update(mean.total)
         self.count.update(mean.count)
 

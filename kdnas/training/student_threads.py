@@ -3,8 +3,6 @@
 The matrix products of a small student do not keep many cores busy, and much of its step runs on one core.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -18,16 +16,10 @@ from torch import nn
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 START_S = 60
-"""Seconds to wait for the threads to start."""
 
 
 class SideBySide:
-    """A pool of threads that divide PyTorch's own threads among them.
-
-    Args:
-        places: the number of threads, at most `torch.get_num_threads()`.
-        context: makes the context that each piece of work runs in, as autocast, which PyTorch sets by thread.
-    """
+    """A pool of threads that divide PyTorch's own; each works in a `context`, as autocast, set by thread."""
 
     def __init__(self, places: int, context: Callable[[], AbstractContextManager[None]]) -> None:
         cores, begun = torch.get_num_threads(), Barrier(places, timeout=START_S)
@@ -37,11 +29,7 @@ class SideBySide:
         torch.set_num_threads(cores)  # the last number set is also that of threads still to come
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Returns the result of each item, in order, when all are done.
-
-        Raises:
-            Exception: the exception of the first item that raised one.
-        """
+        """Returns the result of each item, in order, when all are done; or raises the first of their exceptions."""
         gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
         def apart(item: Item) -> Result:
@@ -60,7 +48,6 @@ class SideBySide:
 
 
 def _take(cores: int) -> None:
-    """Sets the number of cores of the current thread."""
     torch.get_num_threads()  # a thread's first call sets its number to the last one set in any thread
     torch.set_num_threads(cores)
 

@@ -1,7 +1,5 @@
 """The Trainer, and trainings on several devices (DDP): each process has the students and its shard of every batch."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -26,19 +24,15 @@ from kdnas.training.precision import fastest_precision
 STRATEGIES = ("auto", "ddp")
 
 
-def make_trainer(given: DictConfig, **settings: Any) -> L.Trainer:
-    """Builds the Trainer of a training.
-
-    Args:
-        given: the config's `trainer`.
-        settings: arguments of the Trainer in place of the config's; `callbacks` among them.
+def make_trainer(config: DictConfig, **settings: Any) -> L.Trainer:
+    """Builds the Trainer of a training from the config's `trainer`; `settings` (as `callbacks`) replace its own.
 
     Raises:
         ConfigError: Lightning refuses the settings, or the strategy is not supported.
     """
-    if given.strategy not in STRATEGIES:
+    if config.strategy not in STRATEGIES:
         raise ConfigError(
-            f"trainer.strategy={given.strategy}: must be one of {', '.join(STRATEGIES)}; "
+            f"trainer.strategy={config.strategy}: must be one of {', '.join(STRATEGIES)}; "
             "a student of an encoder's size fits on one device, so there is nothing to cut up"
         )
     settings = {"callbacks": None, "strategy": "auto"} | settings
@@ -47,17 +41,17 @@ def make_trainer(given: DictConfig, **settings: Any) -> L.Trainer:
     try:
         if on_slurm():  # submitit requeues jobs, if they are to be requeued
             settings["plugins"].append(SLURMEnvironment(auto_requeue=False))
-        if given.precision == "auto" or (given.devices, given.num_nodes) != (1, 1):
+        if config.precision == "auto" or (config.devices, config.num_nodes) != (1, 1):
             # Only a Trainer tells which devices Lightning takes, and both settings depend on them.
-            devices = {"strategy": given.strategy, "precision": "32-true", "logger": False, "callbacks": None}
-            probe = instantiate(given, **settings | devices)
-            if given.precision == "auto":
+            devices = {"strategy": config.strategy, "precision": "32-true", "logger": False, "callbacks": None}
+            probe = instantiate(config, **settings | devices)
+            if config.precision == "auto":
                 settings["precision"] = fastest_precision(probe.strategy.root_device.type)
             if count(probe) > 1:
                 # Stages freeze parameters that other stages train. Buffers hold no statistics that could differ, and
                 # DDP would broadcast them before held-out batches too, whose number may differ between devices.
                 settings["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-        return instantiate(given, **settings)
+        return instantiate(config, **settings)
     except (MisconfigurationException, ImportError, RuntimeError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 
@@ -82,19 +76,11 @@ def on_slurm() -> bool:
     return SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
 
 
-def check_devices(trainer: L.Trainer, given: Any, searching: bool) -> None:
-    """Refuses several devices where they cannot be used.
-
-    Args:
-        given: the setting `trainer.devices`, for the message.
-        searching: whether the training is a candidate of a search.
-
-    Raises:
-        ConfigError: in a search, in a multirun outside of SLURM, or if SLURM has started another number of tasks.
-    """
+def check_devices(trainer: L.Trainer, devices: Any, searching: bool) -> None:
+    """Refuses several devices in a search, in a multirun outside of SLURM, and unless SLURM's tasks are as many."""
     if count(trainer) == 1:
         return
-    several = f"trainer.devices={given}: {count(trainer)} in all"
+    several = f"trainer.devices={devices}: {count(trainer)} in all"
     if searching:
         raise ConfigError(f"{several}; must be 1 in a search, which trains each candidate on one device")
     if on_slurm():

@@ -1,10 +1,7 @@
 """Trains only those rows of the word embeddings that occur in the data.
 
-Most of a small student's parameters are word embeddings, and most of their rows do not occur in a short training.
-Those rows have no gradient: only weight decay would change them.
+They hold most of a small student's parameters; a row that does not occur has no gradient, only weight decay.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -18,12 +15,7 @@ WORTH = 0.8
 
 
 class UsedRows(nn.Module):
-    """Replaces an embedding; its state dict is that of the whole table.
-
-    Args:
-        table: the embedding, (vocabulary, d).
-        used: the ids that occur, sorted, (used,).
-    """
+    """Replaces an embedding by the rows of the `used` ids, sorted; its state dict is that of the whole table."""
 
     table: nn.Embedding
     places: Tensor
@@ -47,13 +39,11 @@ class UsedRows(nn.Module):
         return functional.embedding(self.places[ids], self.rows, self.padding)
 
     def whole(self) -> Tensor:
-        """Returns the whole table, (vocabulary, d)."""
         weight = self.rest.clone()
         weight[self.used.to(weight.device)] = self.rows.detach().to(weight.device)
         return weight
 
     def restored(self) -> nn.Embedding:
-        """Returns the replaced embedding, with the trained rows."""
         self.table.weight.data = self.whole()
         return self.table
 

@@ -1,7 +1,5 @@
 """What differs between model families, and the table of families by `model_type`."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -36,16 +34,11 @@ class Family:
     layers = "encoder.layer"
     embeddings: tuple[str, ...] = ("embeddings",)
 
-    # -- configs
-
     def architecture(self, config: PreTrainedConfig) -> Architecture:
         return Architecture.of({name: getattr(config, name) for name in Architecture.__dataclass_fields__})
 
     def resize(self, config: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
-        """Returns a config of the same vocabulary and positions with another architecture.
-
-        The `derived` sizes are derived again if the config's were derived. All others, as an `embedding_size`, stay.
-        """
+        """Returns a config with another architecture; sizes that are not `derived`, as an `embedding_size`, stay."""
         resized = copy.deepcopy(config)
         resized.update(architecture.to_dict() | {"dtype": "float32", "architectures": None})
         before = self.architecture(config)
@@ -66,8 +59,6 @@ class Family:
         """Returns every dropout probability in a config, by its name there."""
         return {name: value for name, value in vars(config).items() if "dropout" in name and is_number(value)}
 
-    # -- inputs
-
     def first_position(self, config: PreTrainedConfig) -> int:
         """Returns the index of a row's first token in the table of positions."""
         return 0
@@ -81,12 +72,6 @@ class Family:
         """Returns the number of token types (segments); 0 if the model takes no `token_type_ids`, or ignores them."""
         return getattr(config, "type_vocab_size", None) or 0
 
-    def window(self, config: PreTrainedConfig) -> int | None:
-        """Returns the width, in tokens, of the sliding window that some layers attend to; None without one."""
-        return getattr(config, "sliding_window", None)
-
-    # -- modules
-
     def blocks(self, model: PreTrainedModel) -> list[list[nn.Module]]:
         """Returns what a classifier's training unfreezes one after the other: the last layer first, embeddings last.
 
@@ -98,13 +83,9 @@ class Family:
         return [*([layer] for layer in reversed([*layers])), [encoder.get_submodule(path) for path in self.embeddings]]
 
     def apply_head(self, model: PreTrainedModel, states: Tensor) -> Tensor:
-        """Applies a model's pooler and head to the encoder's states.
+        """Applies a model's pooler and head to states, (masked tokens, width) or, of first tokens, (rows, 1, width).
 
-        Args:
-            states: (masked tokens, width) for a language model, (rows, 1, width) of the first tokens for a classifier.
-
-        Returns:
-            The logits, (masked tokens, vocabulary) or (rows, classes).
+        Returns the logits, (masked tokens, vocabulary) or (rows, classes).
         """
         pooler = getattr(model.base_model, "pooler", None)
         if pooler is not None:
@@ -116,7 +97,6 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {}
-"""The families by their configs' `model_type`."""
 DEFAULT = Family()
 Kind = TypeVar("Kind", bound=type[Family])
 
@@ -143,5 +123,4 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
-    """Returns the architecture of a model's config."""
     return family_of(config).architecture(config)
