@@ -20,17 +20,13 @@ STAT, CORES = Path("/proc/stat"), Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of one inference.
-
-    Attributes:
-        elapsed: wall-clock time in milliseconds.
-        worked: milliseconds by the device's clock, which on a CPU is processor time, summed over threads.
-        interrupted: whether the scheduler preempted it.
-    """
+    """The times of one inference, in milliseconds."""
 
     elapsed: float
     worked: float
+    """The time by the device's clock, which on a CPU is processor time, summed over threads."""
     interrupted: bool
+    """Whether the scheduler preempted the inference."""
 
     @property
     def undisturbed(self) -> bool:
@@ -86,3 +82,8 @@ def time_of_other_programs() -> float:
     except (OSError, ValueError):
         return 0.0
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def load() -> float:
+    """Returns the host's load average of the last minute."""
+    return os.getloadavg()[0]

@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig
 
-from kdnas.costs.device_names import device_name
+from kdnas.costs.devices import device_name
 from kdnas.costs.protocol import Protocol
 from kdnas.costs.runtimes import Runtime
 from kdnas.costs.targets import Target

@@ -1,4 +1,4 @@
-"""Measures the latency of a model."""
+"""Measures the latency of a model, by its config."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from kdnas.base.errors import ConfigError, is_number, require_switch
 from kdnas.base.files import check_folder, make_folder
 from kdnas.base.shared import shared
 from kdnas.costs.cost import Latency
+from kdnas.costs.disturbance import load
 from kdnas.costs.measure import reliable
-from kdnas.costs.waiting import load
 
 
 class LatencyTable:

@@ -1,14 +1,15 @@
-"""What a runtime must offer, and the choice of the runtime that a target names."""
+"""Runtimes: the libraries that can run a model on a target, and the choice of the one that a target names."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 
+import torch
 from transformers import PreTrainedModel
 
 from kdnas.base.errors import ConfigError
-from kdnas.costs.devices import available_devices
+from kdnas.costs.devices import DEVICES, available_devices
 from kdnas.costs.protocol import Protocol
 from kdnas.costs.targets import Target
 
@@ -69,3 +70,24 @@ def runtime_for(target: Target, runtimes: Mapping[str, Runtime]) -> Runtime:
 def _require(fits: bool, target: Target, otherwise: str) -> None:
     if not fits:
         raise ConfigError.of("accelerators", f"={target}: {otherwise}")
+
+
+class Torch(Runtime):
+    """PyTorch in eager mode: a Hugging Face model as it is, without conversion."""
+
+    devices = tuple(DEVICES)
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": torch.__version__}  # ends in +cpu, +cu130 or the like
+
+    def load(self, model: PreTrainedModel, target: Target, protocol: Protocol) -> Callable[[], object]:
+        synchronize = DEVICES[target.device].synchronize
+        model = model.eval().to(target.device, dtype=getattr(torch, protocol.dtype))
+        tokens = torch.full((protocol.batch_size, protocol.length), 1, dtype=torch.long, device=target.device)
+        mask = torch.ones_like(tokens)
+
+        def infer() -> None:
+            model(input_ids=tokens, attention_mask=mask)
+            synchronize()
+
+        return infer
