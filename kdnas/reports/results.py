@@ -18,11 +18,9 @@ class Results:
     """A search's results.
 
     Attributes:
-        name: the name of the search.
         ranking: the finished candidates, the best first.
         top: the number of best candidates that are shown, besides those distilled in full.
         failed: the trials of the candidates that failed.
-        teacher: the teacher's cost.
         teacher_metrics, chance: held-out metrics of the teacher, and of the best constant prediction.
         precision: the precision that every candidate was trained in, as Lightning names it.
         rows: the number of examples that the held-out metrics are computed on; None if it is not known.
@@ -42,14 +40,7 @@ class Results:
     def of(
         cls, name: str, candidates: Study, finalists: Study | None = None, top: int = 0, ranking: Ranking | None = None
     ) -> Results:
-        """Reads the studies of a search.
-
-        Args:
-            name: the name of the search.
-            candidates, finalists: the studies of mini-KD and of the full distillations.
-            top: the number of best candidates to show.
-            ranking: orders the candidates; None for `ByReward`.
-        """
+        """Reads the studies of a search: of mini-KD, and of the full distillations."""
         return cls(
             name,
             final_ranking(ranking or ByReward(), candidates, finalists),
@@ -100,4 +91,4 @@ class Results:
     def busy(self) -> bool:
         """Whether a latency that the tables show was measured on a busy host."""
         costs = [self.teacher, *(one.cost for one in self.shown)]
-        return any(latency.busy for cost in costs if cost for latency in cost.latency.values())
+        return any(cost.busy for cost in costs if cost)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from kdnas.base.errors import require
 from kdnas.base.metrics import quality
-from kdnas.reports.costs import cost_columns, latency_columns, speed_ups
+from kdnas.reports.cells import cost_columns, latency_columns, speed_ups
 from kdnas.reports.results import Results
-from kdnas.search.observation import Observation
+from kdnas.search.journal import JOURNAL, open_storage
 from kdnas.search.ranking import Ranked
+from kdnas.search.study import Study
 
 HELD_OUT = "held-out "
 TEXTS = ("model", "state", "reason", "architecture", "hidden_act", "chosen by", "export", "precision")
@@ -51,16 +55,15 @@ def candidates(results: Results) -> pd.DataFrame:
     (by the controller), `seconds` of the training, `precision`, and the ranks by reward, by the deciding metric and by
     latency, all of mini-KD.
     """
-    rows = [_candidate(one) | _more(one.mini) | {"state": "finished"} for one in results.ranking]
+    rows = [_candidate(one) | {"state": "finished", **one.architecture.to_dict()} for one in results.ranking]
     for trial in results.failed:
-        architecture = [trial.params[name] for name in trial.params]
         rows.append(
             {
                 "model": "candidate",
                 "state": "failed",
                 "reason": trial.user_attrs.get("reason", "unknown"),
                 "trial": trial.number,
-                "architecture": f"[{', '.join(map(str, architecture))}]",
+                "architecture": f"[{', '.join(map(str, trial.params.values()))}]",
                 "chosen by": trial.user_attrs.get("origin"),
                 "episode": trial.user_attrs.get("episode", 0) + 1,
                 "predicted reward": trial.user_attrs.get("prediction"),
@@ -83,6 +86,28 @@ def candidates(results: Results) -> pd.DataFrame:
     return frame
 
 
+def open_search(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """Reads the candidates of a search, finished or not, from its folder.
+
+    Args:
+        folder: the search folder (`search.dir`).
+
+    Returns:
+        A row a candidate, the best first, failed ones last. Among the columns: `rank`, `trial`, `state` (finished or
+        failed) and `reason`; the five values of the architecture; `parameters (M)` and `FLOPs (G)`; `held-out loss`
+        and the other held-out metrics; `latency DEVICE (ms)` and its `spread`, `busy` and `speed-up` for each device;
+        `reward`, `chosen by`, `episode`; and for those distilled in full `full held-out loss` (and so on), `full
+        reward` and `export`, the folder of the exported model. Unknown values are NaN.
+
+    Raises:
+        ConfigError: the folder holds no search, or its journal is damaged.
+    """
+    path = Path(folder)
+    require((path / JOURNAL).is_file(), "folder", folder, f"a search folder; it has no {JOURNAL}")
+    storage = open_storage(path)
+    return whole_numbers(candidates(Results.of(path.name, Study(storage), Study(storage, "full"))))
+
+
 def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     """Converts ranks, trials, episodes and the sizes of architectures to integers."""
     numbers = [name for name in frame if name in WHOLE or "rank" in str(name).split()]
@@ -101,7 +126,6 @@ def _held_out(results: Results) -> list[str]:
 
 
 def _measured(results: Results) -> list[str]:
-    """Returns the names of the columns of held-out metrics and latencies."""
     return [*_held_out(results), *(name for device in results.devices for name in latency_columns(device))]
 
 
@@ -119,6 +143,8 @@ def _candidate(one: Ranked) -> dict[str, Any]:
         "architecture": str(one.architecture),
         **{f"{HELD_OUT}{name}": value for name, value in one.mini.metrics.items()},
         "reward": one.mini.reward,
+        "predicted reward": one.mini.prediction,
+        "seconds": one.mini.seconds,
         "chosen by": one.mini.origin,
         "episode": one.mini.episode + 1,
         "export": one.export or math.nan,
@@ -128,10 +154,6 @@ def _candidate(one: Ranked) -> dict[str, Any]:
         row |= {f"full {HELD_OUT}{name}": value for name, value in one.full.metrics.items()}
         row["full reward"] = one.full.reward
     return row
-
-
-def _more(seen: Observation) -> dict[str, Any]:
-    return seen.architecture.to_dict() | {"predicted reward": seen.prediction, "seconds": seen.seconds}
 
 
 def _random(results: Results) -> list[dict[str, Any]]:

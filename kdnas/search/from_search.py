@@ -11,11 +11,10 @@ from kdnas.search.study import Study
 
 
 def ranked_architecture(search: str, rank: int = 1, trial: int | None = None) -> Architecture:
-    """Returns the architecture with a rank in a finished search.
+    """Returns the architecture with a final rank in a finished search, 1 for the best candidate.
 
     Args:
         search: the search's folder.
-        rank: the final rank, 1 for the best candidate.
         trial: the number of a finished candidate, in place of a rank.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from kdnas.base.config import override, plain
+from kdnas.base.config import LONGEST, override, plain
 from kdnas.base.errors import ConfigError, require
 from kdnas.models.architecture import Architecture
-from kdnas.search.names import named, spans
 
 TITLES = {"mini": "trial", "full": "finalist"}
 """What log lines call the trials of a kind of job; other kinds go by their own names."""
@@ -48,22 +48,14 @@ class Job:
 
     def to_override(self) -> str:
         """Returns the job as an override, `job={...}`. Behind a user's own overrides it repeats the job by hand."""
-        values: dict[str, Any] = {"name": self.name, "kind": self.kind}
-        if self.trials:
-            values["trials"] = list(self.trials)
-        if self.architectures:
-            values["architectures"] = [architecture.to_dict() for architecture in self.architectures]
-        values |= {"search": self.search} if self.search else {}
-        values |= {"fidelity": dict(self.fidelity)} if self.fidelity else {}
-        return override("job", values)
+        values: dict[str, Any] = {"name": self.name, "kind": self.kind, "trials": list(self.trials)}
+        values["architectures"] = [architecture.to_dict() for architecture in self.architectures]
+        values |= {"search": self.search, "fidelity": dict(self.fidelity)}
+        return override("job", {name: value for name, value in values.items() if value})
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Job:
-        """Reads the job of a config.
-
-        Raises:
-            ConfigError: `job` is not a job.
-        """
+        """Reads the job of a config; raises a ConfigError if `job` is not a job."""
         return cls._from(plain(cfg.job))
 
     @classmethod
@@ -91,3 +83,28 @@ class Job:
             search=str(values.get("search") or ""),
             fidelity=values.get("fidelity") or {},
         )
+
+
+def named(numbers: Sequence[int]) -> str:
+    """Returns the folder name of a job with these trials: 0000+0001, or 0000-0059 where that would be too long."""
+    name = "+".join(f"{number:04d}" for number in numbers)
+    if len(name) > LONGEST:
+        name = spans(numbers, 4)
+    if len(name) > LONGEST:  # many gaps, as members of a gang were run alone
+        name = f"{min(numbers):04d}-{max(numbers):04d}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
+
+
+def spans(numbers: Sequence[int], digits: int = 1) -> str:
+    """Formats numbers in order, with runs of three or more as ranges: 0-59+61."""
+    rows: list[list[int]] = []
+    for number in sorted(numbers):
+        if rows and number == rows[-1][-1] + 1:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    parts = [[row[0], row[-1]] if len(row) > 2 else row for row in rows]
+    marks = ["-" if len(row) > 2 else "+" for row in rows]
+    return "+".join(
+        mark.join(f"{number:0{digits}d}" for number in part) for mark, part in zip(marks, parts, strict=True)
+    )

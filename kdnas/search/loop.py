@@ -19,13 +19,7 @@ Evaluate = Callable[[Sequence[Job]], Sequence[str]]
 
 
 class Loop:
-    """Runs one search, which goes on from the state of its studies.
-
-    Args:
-        search: the search.
-        schedule: decides which jobs are run.
-        evaluate: runs jobs; each job reports its trials to the study itself.
-    """
+    """Runs one search, which goes on from the state of its studies. Each job reports its trials to the study itself."""
 
     def __init__(self, search: Search, schedule: Schedule, evaluate: Evaluate) -> None:
         self.search, self.schedule, self.evaluate = search, schedule, evaluate

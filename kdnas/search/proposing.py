@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
-from kdnas.search.controllers import ControllerFactory
-from kdnas.search.controllers.origins import Draws
 from kdnas.search.gangs import balanced
 from kdnas.search.study import Study
 
+ControllerFactory = Callable[..., BaseSampler]
+"""Makes a sampler: `controller(seed=0)`."""
 REPEATS = 200
 """The most proposals in a row that are known or outside the space; after them, an architecture is drawn at random."""
+WITHIN = ("_random_sampler", "_independent_sampler")
+"""The attributes in which Optuna's samplers keep the sampler of their random draws."""
 
 
 class Proposer:
-    """Adds the candidates that a controller chooses to a study.
-
-    Args:
-        space: the architectures to choose from.
-        controller: makes the sampler that chooses, from a seed.
-        seed: the search's seed.
-    """
+    """Adds the candidates that a controller chooses from a space to a study."""
 
     def __init__(self, space: SearchSpace, controller: ControllerFactory, seed: int) -> None:
         self.space, self.controller, self.seed = space, controller, seed
@@ -126,3 +123,35 @@ def _architecture(params: Mapping[str, Any]) -> Architecture | None:
         return Architecture.of(params)
     except ConfigError:
         return None
+
+
+class Draws:
+    """Counts the values that a sampler draws at random from now on, whatever its start-up rule is."""
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self.always = isinstance(sampler, RandomSampler)
+        self.count = 0
+        for name in WITHIN:
+            if hasattr(sampler, name):
+                setattr(sampler, name, _Watched(getattr(sampler, name), self))
+
+    def origin(self, since: int, values: int) -> str:
+        """Returns `random` if all `values` values were drawn at random since the count `since`, else `controller`.
+
+        A genetic algorithm draws only the mutated values of a child at random; the others are its parents'.
+        """
+        return "random" if self.always or self.count - since >= values else "controller"
+
+
+class _Watched:
+    """Wraps a sampler to count its independent draws."""
+
+    def __init__(self, sampler: BaseSampler, draws: Draws) -> None:
+        self._sampler, self._draws = sampler, draws
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
+
+    def sample_independent(self, *arguments: Any) -> Any:
+        self._draws.count += 1
+        return self._sampler.sample_independent(*arguments)

@@ -15,17 +15,12 @@ from kdnas.search.study import Study
 
 @dataclass(frozen=True)
 class Candidate:
-    """One finished candidate.
-
-    Attributes:
-        mini: the observation of mini-KD.
-        full: the observation of the full distillation; None if there was none.
-        export: the folder of the student distilled in full.
-    """
+    """One finished candidate: its observations by mini-KD and, if there was one, by the full distillation."""
 
     mini: Observation
     full: Observation | None = None
     export: str | None = None
+    """The folder of the student distilled in full."""
 
     @property
     def architecture(self) -> Architecture:
@@ -44,12 +39,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranked(Candidate):
-    """A candidate with its place in the search's final order.
-
-    Attributes:
-        rank: the final rank, from 1.
-        mini_rank: the rank by the results of mini-KD alone.
-    """
+    """A candidate with its final rank, from 1, and its rank by the results of mini-KD alone."""
 
     rank: int = 0
     mini_rank: int = 0
@@ -70,7 +60,6 @@ class ByReward:
     """
 
     def order(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Returns the candidates, the best first."""
         by_mini = sorted(candidates, key=lambda one: (-one.mini.reward, one.mini.trial))
         finalists = sorted((one for one in by_mini if one.full), key=lambda one: -one.decisive.reward)
         return undominated_first(finalists) + [one for one in by_mini if not one.full]
@@ -91,9 +80,9 @@ def dominates(one: Candidate, other: Candidate) -> bool:
     """Returns whether `one` is at least as good and as fast on every device as `other`, and better in one respect."""
     if one.cost is None or other.cost is None:
         return False
-    latencies = other.cost.latency
     pairs = [
-        (seen.median, latencies[device].median) for device, seen in one.cost.latency.items() if device in latencies
+        (one.cost.latency[target].median, other.cost.latency[target].median)
+        for target in one.cost.latency.keys() & other.cost.latency.keys()
     ]
     pairs.append((-quality(one.decisive.metrics), -quality(other.decisive.metrics)))
     return all(first <= second for first, second in pairs) and any(first < second for first, second in pairs)
@@ -110,11 +99,7 @@ def candidates(mini: Study, full: Study | None = None) -> list[Candidate]:
 
 
 def final_ranking(ranking: Ranking, mini: Study, full: Study | None = None) -> list[Ranked]:
-    """Ranks the finished candidates of a search, the best first.
-
-    Args:
-        mini, full: the studies of mini-KD and of the full distillations.
-    """
+    """Ranks the finished candidates of a search, the best first, from the studies of mini-KD and full distillations."""
     before = ranking.order(candidates(mini))
     places = {one.mini.trial: place for place, one in enumerate(before, start=1)}
     return [

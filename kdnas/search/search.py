@@ -49,14 +49,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Search:
-    """What a schedule decides from, and adds trials to.
-
-    Args:
-        settings: the size of the search.
-        mini, full: the studies of the candidates and of the finalists.
-        proposer: adds new candidates to `mini`.
-        ranking: orders the finished candidates.
-    """
+    """What a schedule decides from, and adds trials to: `mini` is the study of candidates, `full` the finalists'."""
 
     settings: SearchSettings
     mini: Study

@@ -69,12 +69,10 @@ class Study(Facts):
         return [Observation.of(trial, known.get(_correction(trial.number))) for trial in trials]
 
     def trial(self, number: int) -> FrozenTrial:
-        """Returns the trial with a number."""
         storage = self.optuna._storage
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number))
 
     def architecture(self, number: int) -> Architecture:
-        """Returns the architecture of the trial with a number."""
         return Architecture.of(self.trial(number).params)
 
     def architectures(self) -> list[Architecture]:
@@ -93,12 +91,9 @@ class Study(Facts):
         return jobs
 
     def count_only(self, settings: Mapping[str, Any]) -> bool:
-        """Counts only the trials of these settings from now on.
+        """Counts only the trials of these settings from now on; returns whether any earlier trial is left out.
 
         Other trials stay in the study, and count again when their settings are back.
-
-        Returns:
-            Whether there were earlier trials that are not counted any more.
         """
         counted = self.counted()
         if not self.begin_generation(settings):
@@ -156,7 +151,6 @@ class Study(Facts):
         """Records the results of a running trial; a trial that has already finished stays as it is.
 
         Args:
-            number: the trial's number.
             more: further attributes of the trial: the `seconds` of its training, its `export` folder.
         """
         if self.trial(number).state.is_finished():

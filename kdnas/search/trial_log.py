@@ -31,8 +31,7 @@ class TrialLog:
 
     def __init__(self, episodes: int, total: int, write: Callable[[str], None] = log.info) -> None:
         self.episodes, self.total, self.write = episodes, total, write
-        self.logged: set[int] = set()
-        """The numbers of the trials that have ended, and need no line any more."""
+        self.logged: set[int] = set()  # the numbers of the trials that need no line any more
         self.learns = False
         self.best: FrozenTrial | None = None
         self.before = 0
@@ -67,7 +66,6 @@ class TrialLog:
                 self.learns = True
 
     def _ended(self, study: Study) -> list[FrozenTrial]:
-        """Returns the trials that have ended since the last call, and updates the best trial."""
         ended = [trial for trial in study.counted(*ENDED) if trial.number not in self.logged]
         self.logged |= {trial.number for trial in ended}
         complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
@@ -95,7 +93,7 @@ class FinalistLog(TrialLog):
 
     Args:
         candidates: the study of the candidates that the finalists were chosen from.
-        total, write: see `TrialLog`, of the finalists.
+        total: the number of finalists.
     """
 
     noun = "finalists"

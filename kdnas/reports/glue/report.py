@@ -15,12 +15,10 @@ from kdnas.base.errors import ConfigError, mounted
 from kdnas.costs import CostModel
 from kdnas.models.counting import count_parameters
 from kdnas.models.loading import load_config
-from kdnas.reports.cells import BUSY, BUSY_NOTE, WIDTH, grid, markdown
-from kdnas.reports.costs import cost_columns, devices
+from kdnas.reports.cells import BUSY, BUSY_NOTE, WIDTH, cost_columns, devices, grid, markdown
 from kdnas.reports.files import write_files
 from kdnas.reports.glue.runs import read, unfinished
-from kdnas.reports.glue.table import metrics, table
-from kdnas.reports.glue.text import as_text, convention, further_metrics
+from kdnas.reports.glue.table import as_text, convention, further_metrics, metrics, table
 from kdnas.reports.plots import score_plot
 
 
@@ -86,7 +84,6 @@ def contents(
 
 
 def show(tables: Iterable[pd.DataFrame], notes: Iterable[str]) -> None:
-    """Prints tables and notes."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)

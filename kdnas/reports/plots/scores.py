@@ -10,9 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdnas.reports.plots.drawing import COLOURS, FRONT, TEACHER, counted, dot, new_figure
-from kdnas.reports.plots.front import pareto
-from kdnas.reports.plots.labels import label_spots
+from kdnas.reports.plots.drawing import COLOURS, FRONT, TEACHER, counted, dot, label_spots, new_figure, pareto
 
 
 def score_plot(table: pd.DataFrame, devices: Sequence[str], teacher: str | None, score: str) -> Figure | None:

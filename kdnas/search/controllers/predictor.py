@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kdnas.base.files import whole
+from kdnas.search.controllers.grid import State
 
-State = tuple[int, ...]
-"""A point of the search space: the index of its value in each dimension."""
 Episode = Sequence[tuple[State, float]]
 """The (state, reward) pairs of one episode, in the order they were proposed."""
 
