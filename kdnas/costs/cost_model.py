@@ -80,11 +80,7 @@ class CostModel:
         return cost
 
     def latency(self, config: PreTrainedConfig, target: Target) -> Latency:
-        """Looks a latency up or, if the table lacks it, measures it while the host is quiet and stores it.
-
-        Args:
-            target: one of `targets`.
-        """
+        """Looks a latency up or, if the table lacks it, measures it while the host is quiet and stores it."""
         key = table_key(config, target, self._runtimes[target], self.protocol.on(target))
         if found := self.table.find(key):
             return found

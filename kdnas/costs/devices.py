@@ -18,20 +18,12 @@ import torch
 
 @dataclass(frozen=True)
 class Device:
-    """What a measurement needs of a kind of device.
+    """What a measurement needs of a kind of device."""
 
-    Attributes:
-        available: returns whether this machine has one.
-        synchronize: waits for all queued work.
-        clock: returns the time in seconds; on a CPU, processor time, which does not include waiting for a processor
-            that other programs use.
-        in_use: returns the share of the device that other programs use.
-    """
-
-    available: Callable[[], bool]
-    synchronize: Callable[[], None] = lambda: None
-    clock: Callable[[], float] = time.perf_counter
-    in_use: Callable[[], float] = lambda: 0.0
+    available: Callable[[], bool]  # returns whether this machine has one
+    synchronize: Callable[[], None] = lambda: None  # waits for all queued work
+    clock: Callable[[], float] = time.perf_counter  # returns the time in seconds
+    in_use: Callable[[], float] = lambda: 0.0  # returns the share of the device that other programs use
 
 
 def gpu_in_use(pause: float = 1.2) -> float:
@@ -49,6 +41,7 @@ def gpu_in_use(pause: float = 1.2) -> float:
 
 
 DEVICES = {
+    # Processor time does not include waiting for a processor that other programs use.
     "cpu": Device(lambda: True, clock=time.process_time),
     "cuda": Device(torch.cuda.is_available, torch.cuda.synchronize, in_use=gpu_in_use),
     "mps": Device(torch.backends.mps.is_available, torch.mps.synchronize),

@@ -23,10 +23,8 @@ class Timing:
     """The times of one inference, in milliseconds."""
 
     elapsed: float
-    worked: float
-    """The time by the device's clock, which on a CPU is processor time, summed over threads."""
-    interrupted: bool
-    """Whether the scheduler preempted the inference."""
+    worked: float  # the time by the device's clock, which on a CPU is processor time, summed over threads
+    interrupted: bool  # whether the scheduler preempted the inference
 
     @property
     def undisturbed(self) -> bool:

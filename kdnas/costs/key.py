@@ -56,7 +56,6 @@ def config_digest(config: PreTrainedConfig) -> str:
 
 
 def versions(runtime: Runtime) -> dict[str, str]:
-    """Returns the versions of all that computes, by name."""
     python = ".".join(platform.python_version_tuple()[:2])
     return runtime.versions() | {"transformers": transformers.__version__, "python": python}
 

@@ -17,27 +17,15 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of a latency measurement.
-
-    Args:
-        batch_size, length: the shape of the input; every position is a real token.
-        threads: the number of CPU threads during the measurement.
-        warmup: the number of inferences before those that are counted.
-        repeats: the number of counted inferences of one run.
-        runs: the number of runs, each with a new model, so that an unlucky memory layout shows in the spread.
-        dtype: the dtype of weights and activations, as torch names it; a target can name another.
-
-    Raises:
-        ConfigError: a setting out of range.
-    """
+    """The settings of a latency measurement; raises a ConfigError for a setting out of range."""
 
     batch_size: int = 1
-    length: int = 128
-    threads: int = 1
-    warmup: int = 5
-    repeats: int = 30
-    runs: int = 3
-    dtype: str = "float32"
+    length: int = 128  # of the input in tokens, without padding
+    threads: int = 1  # the number of CPU threads during the measurement
+    warmup: int = 5  # the number of inferences before those that are counted
+    repeats: int = 30  # the number of counted inferences of one run
+    runs: int = 3  # each with a new model, so that an unlucky memory layout shows in the spread
+    dtype: str = "float32"  # of weights and activations, as torch names it; a target can name another
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "length", "threads", "repeats", "runs"):
@@ -54,10 +42,6 @@ class Protocol:
         return replace(self, dtype=DTYPES[target.dtype]) if target.dtype else self
 
     def check(self, config: PreTrainedConfig) -> None:
-        """Refuses a length that models of this config cannot take.
-
-        Raises:
-            ConfigError: the input is longer than the model's positions.
-        """
+        """Raises a ConfigError if the input is longer than the positions of models of this config."""
         longest = family_of(config).positions(config)
         require(self.length <= longest, "length", self.length, f"at most {longest}")

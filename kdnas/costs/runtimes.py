@@ -15,15 +15,10 @@ from kdnas.costs.targets import Target
 
 
 class Runtime(ABC):
-    """A library that runs models. Targets use it by its name in `latency.runtimes`.
+    """A library that runs models. Targets use it by its name in `latency.runtimes`."""
 
-    Attributes:
-        devices: the devices that it runs on.
-        quantisations: the quantisations that it offers.
-    """
-
-    devices: Collection[str] = ("cpu",)
-    quantisations: Collection[str] = ()
+    devices: Collection[str] = ("cpu",)  # the devices that it runs on
+    quantisations: Collection[str] = ()  # the quantisations that it offers
 
     def available(self) -> bool:
         """Returns whether the library is installed."""
@@ -48,9 +43,6 @@ class Runtime(ABC):
 
 def runtime_for(target: Target, runtimes: Mapping[str, Runtime]) -> Runtime:
     """Returns the runtime that a target names.
-
-    Args:
-        runtimes: the known runtimes by name.
 
     Raises:
         ConfigError: this machine lacks the device or the runtime, or they do not go together.

@@ -16,19 +16,12 @@ TORCH = "torch"
 
 @dataclass(frozen=True)
 class Target:
-    """A device, and how a model runs on it. The text of a target is its name in settings, tables and columns.
+    """A device, and how a model runs on it. The text of a target is its name in settings, tables and columns."""
 
-    Attributes:
-        device: a key of `kdnas.costs.devices.DEVICES`.
-        runtime: the library that runs the model, by its name in `latency.runtimes`.
-        dtype: a key of `DTYPES`, for weights and activations; None for the protocol's dtype.
-        quantisation: one of `QUANTISATIONS`, or None.
-    """
-
-    device: str
-    runtime: str = TORCH
-    dtype: str | None = None
-    quantisation: str | None = None
+    device: str  # a key of `kdnas.costs.devices.DEVICES`
+    runtime: str = TORCH  # the library that runs the model, by its name in `latency.runtimes`
+    dtype: str | None = None  # a key of `DTYPES`, for weights and activations; None for the protocol's dtype
+    quantisation: str | None = None  # one of `QUANTISATIONS`
 
     @classmethod
     def of(cls, text: str) -> Target:
@@ -50,7 +43,6 @@ class Target:
 
 
 def _kind(word: str) -> str:
-    """Returns the name of the attribute that a word of a target's text sets."""
     if word in DTYPES:
         return "dtype"
     return "quantisation" if word in QUANTISATIONS else "runtime"

@@ -15,26 +15,17 @@ from kdnas.search.study import Study
 
 @dataclass(frozen=True)
 class Results:
-    """A search's results.
-
-    Attributes:
-        ranking: the finished candidates, the best first.
-        top: the number of best candidates that are shown, besides those distilled in full.
-        failed: the trials of the candidates that failed.
-        teacher_metrics, chance: held-out metrics of the teacher, and of the best constant prediction.
-        precision: the precision that every candidate was trained in, as Lightning names it.
-        rows: the number of examples that the held-out metrics are computed on; None if it is not known.
-    """
+    """A search's results. What is not known is None or empty."""
 
     name: str
-    ranking: list[Ranked]
-    top: int
-    failed: list[FrozenTrial] = field(default_factory=list)
+    ranking: list[Ranked]  # the finished candidates, the best first
+    top: int  # the number of best candidates that are shown, besides those distilled in full
+    failed: list[FrozenTrial] = field(default_factory=list)  # the trials of the candidates that failed
     teacher: Cost | None = None
-    teacher_metrics: Mapping[str, float] = field(default_factory=dict)
-    chance: Mapping[str, float] = field(default_factory=dict)
-    precision: str | None = None
-    rows: int | None = None
+    teacher_metrics: Mapping[str, float] = field(default_factory=dict)  # held-out, as all metrics
+    chance: Mapping[str, float] = field(default_factory=dict)  # the metrics of the best constant prediction
+    precision: str | None = None  # in which every candidate was trained, as Lightning names it
+    rows: int | None = None  # the number of examples that the held-out metrics are computed on
 
     @classmethod
     def of(

@@ -20,21 +20,14 @@ TITLES = {"mini": "trial", "full": "finalist"}
 
 @dataclass(frozen=True)
 class Job:
-    """What one run is for. A run that a user starts is a job too: of the kind `full`, without trials.
+    """What one run is for. A run that a user starts is a job too: of the kind `full`, without trials."""
 
-    Args:
-        kind: a key of `search.stages`, the table of what jobs run and of the settings that they change.
-        trials: the numbers of the trials that the job trains and reports to the study; empty for other jobs.
-        architectures: the students, one for each trial; empty for the config's own.
-        search: the id of the search whose study the job reports to.
-        fidelity: the settings that this job alone changes, nested as in a config: `{"trainer": {"max_epochs": 2}}`.
-    """
-
-    kind: str
-    trials: tuple[int, ...] = ()
-    architectures: tuple[Architecture, ...] = ()
-    search: str = ""
+    kind: str  # a key of `search.stages`, the table of what jobs run and of the settings that they change
+    trials: tuple[int, ...] = ()  # the numbers of the trials that the job trains and reports to the study
+    architectures: tuple[Architecture, ...] = ()  # the students, one for each trial; empty for the config's own
+    search: str = ""  # the id of the search whose study the job reports to
     fidelity: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that this job alone changes, nested as in a config: `{"trainer": {"max_epochs": 2}}`."""
 
     @property
     def name(self) -> str:

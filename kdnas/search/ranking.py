@@ -19,8 +19,7 @@ class Candidate:
 
     mini: Observation
     full: Observation | None = None
-    export: str | None = None
-    """The folder of the student distilled in full."""
+    export: str | None = None  # the folder of the student distilled in full
 
     @property
     def architecture(self) -> Architecture:
