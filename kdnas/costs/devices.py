@@ -106,8 +106,7 @@ def _text(path: str) -> str:
 def output_of(command: list[str], **environment: str) -> str:
     """Runs a system command and returns its output; empty if it does not exist or fails."""
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True, env=os.environ | environment
-        )
+        variables = os.environ | environment
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=variables)
         return done.stdout.strip()
     return ""

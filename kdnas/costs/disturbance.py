@@ -50,10 +50,7 @@ class OtherPrograms:
     """Watches how much other programs use the host's processors.
 
     A program that runs beside a measurement can slow it down without interrupting it: two processors can be threads of
-    one core. The system lets programs share a core when no other core is free.
-
-    Args:
-        threads: the number of threads of the measurement.
+    one core. The system lets programs share a core when no other core is free. The measurement has `threads` threads.
     """
 
     def __init__(self, threads: int) -> None:

@@ -20,7 +20,6 @@ class LatencyTable:
     """Latencies by their keys (see `kdnas.costs.key`), shared by all searches that use the file.
 
     Args:
-        path: the file; made when absent.
         fresh: whether to find only latencies that this process has added.
 
     Raises:

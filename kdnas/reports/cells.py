@@ -45,11 +45,7 @@ def devices(frame: pd.DataFrame) -> list[str]:
 
 
 def speed_ups(frame: pd.DataFrame, teacher: Mapping[str, float]) -> dict[str, pd.Series]:
-    """Returns a column `speed-up DEVICE` for each device of the teacher: its latency over the row's.
-
-    Args:
-        teacher: the teacher's median latency in ms on each device.
-    """
+    """Returns a column `speed-up DEVICE` for each device of the teacher: its latency in ms over the row's."""
     return {f"speed-up {device}": median / frame[f"latency {device} (ms)"] for device, median in teacher.items()}
 
 
@@ -70,13 +66,7 @@ def markdown(text: pd.DataFrame) -> str:
 
 
 def grid(columns: Mapping[str, Sequence[str]], left: Sequence[str], wraps: bool = False) -> Table:
-    """Makes a table for a terminal.
-
-    Args:
-        columns: the cells of each column by its heading.
-        left: the headings of the left-aligned columns.
-        wraps: whether cells that do not fit are wrapped.
-    """
+    """Makes a table for a terminal from the cells of each column by its heading; `left` are left-aligned columns."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in columns:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=not wraps)

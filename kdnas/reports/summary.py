@@ -76,10 +76,9 @@ def files(results: Results, written: Sequence[Path]) -> str:
 
 
 def commands(results: Results, folder: Path, distil: Sequence[str], finetune: Sequence[str]) -> str:
-    """Returns the commands that distil, fine-tune and load the best candidate.
+    """Returns the commands that distil, fine-tune and load the best candidate of a search folder.
 
     Args:
-        folder: the search folder.
         distil: the words of a command that distils with the search's teacher, data and settings.
         finetune: the words of a command that fine-tunes on the search's task, without the checkpoint.
     """

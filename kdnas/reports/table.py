@@ -29,10 +29,9 @@ def table(results: Results) -> pd.DataFrame:
 
     Columns: `model` (candidate, teacher, chance or random), `rank` (the finalists' full results decide), `mini rank`
     (by the rewards of mini-KD), `trial`, `architecture`, `parameters (M)`, `held-out accuracy` and the other held-out
-    metrics, the deciding one first; for each device `latency DEVICE (ms)`, `spread DEVICE (ms)` (half the width of the
-    middle 90 %), `busy DEVICE` (whether the host was busy, so that the latency is unreliable) and `speed-up DEVICE`
-    (the teacher's latency over the candidate's); `reward`, `chosen by`, `episode`; for the finalists `full held-out
-    accuracy` (and so on), `full reward` and `export` (the student's folder). Unknown values are NaN.
+    metrics, the deciding one first; for each device those of `cost_columns` and `speed-up DEVICE`; `reward`, `chosen
+    by`, `episode`; for the finalists `full held-out accuracy` (and so on), `full reward` and `export` (the student's
+    folder). Unknown values are NaN.
 
     The row `chance` is the best constant prediction. `random, mean of n` is the mean of the candidates chosen at
     random, with the speed-up of their mean latency; `random, best of n` is the one with the highest reward.

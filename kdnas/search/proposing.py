@@ -42,10 +42,7 @@ class Proposer:
         The choice is a function of the earlier episodes' trials and the seed alone: the controller chooses in a
         rehearsal, an in-memory study with copies of these trials. So rejected proposals leave no trace, and an episode
         that was interrupted while it was written is completed with the same architectures. If the space is exhausted,
-        fewer than `count` are added.
-
-        Args:
-            gang: the number of consecutive trials that share a job.
+        fewer than `count` are added. Each `gang` consecutive trials share a job.
         """
         trials = study.trials()
         there = {study.architecture(trial.number) for trial in trials if trial.user_attrs["episode"] == episode}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from kdnas.base.errors import ConfigError, require
 from kdnas.base.metrics import quality
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
+from kdnas.search.journal import JOURNAL, open_storage
 from kdnas.search.observation import Observation
 from kdnas.search.study import Study
 
@@ -105,6 +108,30 @@ def final_ranking(ranking: Ranking, mini: Study, full: Study | None = None) -> l
         Ranked(one.mini, one.full, one.export, rank, places[one.mini.trial])
         for rank, one in enumerate(ranking.order(candidates(mini, full)), start=1)
     ]
+
+
+def ranked_architecture(search: str, rank: int = 1, trial: int | None = None) -> Architecture:
+    """Returns the architecture with a final rank in a finished search, 1 for the best candidate.
+
+    Args:
+        search: the search's folder.
+        trial: the number of a finished candidate, in place of a rank.
+
+    Raises:
+        ConfigError: the folder holds no search, an unfinished one, or no such candidate.
+    """
+    folder = Path(search)
+    if not (folder / JOURNAL).is_file():
+        raise ConfigError(f"search.dir={search}: holds no search (no {JOURNAL})")
+    study = Study(open_storage(folder))
+    if study.order is None:
+        raise ConfigError(f"search.dir={search}: this search has not finished; run the same command again to go on")
+    if trial is None:
+        fits = isinstance(rank, int) and 1 <= rank <= len(study.order)
+        require(fits, "rank", rank, f"from 1 to {len(study.order)}, the candidates of {search}")
+        trial = study.order[rank - 1]
+    require(trial in study.order, "trial", trial, f"a finished candidate of {search}")
+    return study.architecture(trial)
 
 
 def better_cost(first: Cost | None, second: Cost | None) -> Cost | None:

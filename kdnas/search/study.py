@@ -32,7 +32,6 @@ class Study(Facts):
     """The trials of one stage of a search.
 
     Args:
-        storage: an Optuna storage; `open_storage` opens a search folder's.
         stage: `mini` or `full`.
         controller: the sampler that learns from each trial as it finishes; None if there is none.
     """

@@ -19,13 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class TrialLog:
-    """Logs each candidate that ends: the progress of the search, its metrics and latency, and the time left.
-
-    Args:
-        episodes: the number of episodes of the search.
-        total: the number of candidates of the search.
-        write: logs a line.
-    """
+    """Logs each candidate that ends: the progress of the search, its metrics and latency, and the time left."""
 
     noun = "candidates"
 
@@ -89,12 +83,7 @@ class TrialLog:
 
 
 class FinalistLog(TrialLog):
-    """Logs each finalist that ends, with its rewards after the full distillation and after mini-KD.
-
-    Args:
-        candidates: the study of the candidates that the finalists were chosen from.
-        total: the number of finalists.
-    """
+    """Logs each finalist that ends, with its rewards after the full distillation and after mini-KD."""
 
     noun = "finalists"
 

@@ -32,8 +32,7 @@ def report(
     """Reads the runs, prints the table and writes it; returns the paths of the files.
 
     Args:
-        folder: the folder of the runs.
-        output: the folder to write to.
+        folder, output: the folder of the runs, and the folder to write to.
         tasks: for each task the metric that stands for it; None leaves a task out.
         teacher: the label of the teacher's runs; None for no comparison.
         latency: measures the models; None leaves latencies and FLOPs out.

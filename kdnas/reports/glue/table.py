@@ -31,7 +31,6 @@ def table(
         runs: as `kdnas.reports.glue.runs.read` returns them.
         tasks: for each task the metric that stands for it.
         costs: the columns of each model's cost.
-        teacher: the teacher's label; None for no comparison.
     """
     groups = {"average": list(tasks)}
     if COLA in tasks and len(tasks) > 1:
@@ -45,7 +44,6 @@ def table(
 
 
 def _scores(runs: pd.DataFrame, tasks: Mapping[str, str], groups: Mapping[str, list[str]]) -> dict[str, float]:
-    """Returns a model's mean scores and averages by column."""
     deciding = runs[runs["metric"] == runs["task"].map(tasks)]
     scores = deciding.pivot(index="seed", columns="task", values="score").reindex(columns=list(tasks))
     row: dict[str, float] = {}
@@ -111,11 +109,7 @@ def _score(mean: float, deviation: float, seeds: float, of: float, between: str 
 
 
 def further_metrics(every: pd.DataFrame, tasks: Mapping[str, str]) -> pd.DataFrame:
-    """Formats the metrics that do not stand for a task; empty if there are none.
-
-    Args:
-        every: as `metrics` returns them.
-    """
+    """Formats the metrics (see `metrics`) that do not stand for a task; empty if there are none."""
     rest = every[every["metric"] != every["task"].map(tasks)]
     if rest.empty:
         return pd.DataFrame()

@@ -18,8 +18,7 @@ def score_plot(table: pd.DataFrame, devices: Sequence[str], teacher: str | None,
 
     Args:
         table: has `model`, `average` and `latency DEVICE (ms)`; a model that lacks one of them is left out.
-        devices: the devices of the latencies.
-        teacher: the name of the teacher in `model`, drawn in its own colour; None for no teacher.
+        teacher: the name of the teacher in `model`, drawn in its own colour.
         score: the label of the average.
     """
     points = table.dropna(subset=["average", *(f"latency {device} (ms)" for device in devices)])

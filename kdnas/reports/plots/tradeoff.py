@@ -117,8 +117,7 @@ def _points(results: Results) -> pd.DataFrame:
 def _draw_candidates(axes: Axes, points: pd.DataFrame, *reach: float) -> None:
     """Draws one panel: bubbles (triangles where the loss is cut, hollow where the host was busy), front and finalists.
 
-    Args:
-        reach: further latencies that the axis must include.
+    The axis includes the latencies of `reach` as well.
     """
     quiet = points["busy"] != True  # noqa: E712 (a column)
     cut = points["loss"] > points["drawn loss"]
@@ -182,7 +181,6 @@ def _draw_chance(axes: Axes, loss: float) -> None:
 
 
 def _widen(axes: Axes, across: float | None, up: float) -> None:
-    """Widens the axes to include a point."""
     logarithmic = axes.get_xscale() == "log"
     for value, limits, setter in ((across, axes.get_xlim(), axes.set_xlim), (up, axes.get_ylim(), axes.set_ylim)):
         if value is None:

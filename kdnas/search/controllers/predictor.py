@@ -44,8 +44,6 @@ class RewardPredictor(nn.Module):
 
     Args:
         sizes: the number of values of each of the D dimensions.
-        embedding: the width of a dimension's embedding.
-        hidden_size: the number of cells of the LSTM.
         seed: the seed of the initial weights; no global generator is used.
     """
 
@@ -144,7 +142,6 @@ def learn(
     alone. An episode's pairs are one batch, and are read with the best states before the episode.
 
     Args:
-        episodes: the (state, reward) pairs of each episode.
         sizes: the number of values of each dimension.
         known: the number of first episodes that `before` has been trained on; training goes on after them.
         before: a trained predictor, which stays as it is; None for initial weights.
