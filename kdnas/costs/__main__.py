@@ -17,16 +17,11 @@ from kdnas.costs.table import read_table
 from kdnas.models.architecture import Architecture
 
 MISSING = "–"
-WIDTH = 160
-"""The width of the output in characters where it is not a terminal."""
+WIDTH = 160  # the width of the output in characters where it is not a terminal
 
 
 def list_latencies(path: Path) -> None:
-    """Prints the latest latency of each key in the table, a line each.
-
-    Raises:
-        ConfigError: there is no table, or it holds no latency.
-    """
+    """Prints the latest latency of each key in the table, a line each; raises a ConfigError if there is none."""
     latest = {str(row["key"]): row for row in read_table(path)}
     if not latest:
         raise ConfigError(f"{path}: must be a table of latencies, as runs/latency.jsonl; holds none")

@@ -18,15 +18,13 @@ from kdnas.costs.devices import available_devices
 from kdnas.costs.disturbance import load
 from kdnas.costs.key import table_key
 from kdnas.costs.measure import measure
-from kdnas.costs.protocol import Protocol
 from kdnas.costs.runtimes import Runtime, Torch, runtime_for
 from kdnas.costs.table import LatencyTable
-from kdnas.costs.targets import TORCH, Target
+from kdnas.costs.targets import TORCH, Protocol, Target
 from kdnas.models.counting import count_flops, count_parameters
 
 log = logging.getLogger(__name__)
-LONGEST = 10.0
-"""The longest pause in seconds between two attempts to measure; pauses begin at one second and double."""
+LONGEST = 10.0  # the longest pause in seconds between two attempts to measure; pauses begin at one second and double
 
 
 class CostModel:

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
-SLACK = 1.1
-"""The largest ratio of elapsed time to processor time of an undisturbed inference."""
-SERVICES = 0.25
-"""The number of processors that the services of a quiet host may use."""
-SHORTEST = 0.2
-"""The fewest seconds to watch a host for: it counts processor time in hundredths of a second."""
+SLACK = 1.1  # the largest ratio of elapsed time to processor time of an undisturbed inference
+SERVICES = 0.25  # the number of processors that the services of a quiet host may use
+SHORTEST = 0.2  # the fewest seconds to watch a host for: it counts processor time in hundredths of a second
 STAT, CORES = Path("/proc/stat"), Path("/sys/devices/system/cpu")
 
 

@@ -16,9 +16,8 @@ import transformers
 from transformers import PreTrainedConfig
 
 from kdnas.costs.devices import device_name
-from kdnas.costs.protocol import Protocol
 from kdnas.costs.runtimes import Runtime
-from kdnas.costs.targets import Target
+from kdnas.costs.targets import Protocol, Target
 from kdnas.models.architecture import Architecture
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 
 from kdnas.base.errors import ConfigError
 from kdnas.costs.devices import DEVICES, available_devices
-from kdnas.costs.protocol import Protocol
-from kdnas.costs.targets import Target
+from kdnas.costs.targets import Protocol, Target
 
 
 class Runtime(ABC):
@@ -42,11 +41,7 @@ class Runtime(ABC):
 
 
 def runtime_for(target: Target, runtimes: Mapping[str, Runtime]) -> Runtime:
-    """Returns the runtime that a target names.
-
-    Raises:
-        ConfigError: this machine lacks the device or the runtime, or they do not go together.
-    """
+    """Returns the runtime that a target names; raises a ConfigError if it cannot run there on this machine."""
     devices = available_devices()
     _require(target.device in devices, target, f"not on this machine; it has {', '.join(devices)}")
     installed = [name for name, runtime in runtimes.items() if runtime.available()]

@@ -12,10 +12,8 @@ from rich.text import Text
 
 from kdnas.costs.cost import Cost
 
-WIDTH = 120
-"""The width of a table in characters where the output is not a terminal."""
-BUSY = "*"
-"""The mark of latencies that were measured on a busy host."""
+WIDTH = 120  # the width of a table in characters where the output is not a terminal
+BUSY = "*"  # the mark of latencies that were measured on a busy host
 BUSY_NOTE = f"{BUSY} measured on a busy host: not to be relied on."
 
 

@@ -11,8 +11,7 @@ from kdnas.reports.results import Results
 
 NO_CANDIDATE = "No candidate has finished."
 ARCHITECTURE = "Architectures are [layers, attention heads, hidden size, intermediate size, activation]."
-FEW = 0.25
-"""A search counts as a random search if the controller has chosen less than this share of its candidates."""
+FEW = 0.25  # a search counts as a random search if the controller has chosen less than this share of its candidates
 
 
 def notes(results: Results) -> list[str]:

@@ -50,7 +50,6 @@ def _winner(results: Results, best: Ranked) -> list[str]:
 
 
 def _random(results: Results) -> list[str]:
-    """Compares the rewards of the controller's choices with those of random ones."""
     groups: Mapping[str, list[float]] = {"at random": [], "by the controller": []}
     for one in results.ranking:
         groups["at random" if one.mini.origin == "random" else "by the controller"].append(one.mini.reward)

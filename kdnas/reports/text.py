@@ -13,8 +13,7 @@ from kdnas.reports.notes import ARCHITECTURE, NO_CANDIDATE, notes
 from kdnas.reports.results import Results
 from kdnas.reports.table import HELD_OUT, table
 
-LEFT = ("architecture", "on", "chosen\nby")
-"""The left-aligned columns."""
+LEFT = ("architecture", "on", "chosen\nby")  # the left-aligned columns
 
 
 def as_text(results: Results) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -90,14 +91,7 @@ def named(numbers: Sequence[int]) -> str:
 
 def spans(numbers: Sequence[int], digits: int = 1) -> str:
     """Formats numbers in order, with runs of three or more as ranges: 0-59+61."""
-    rows: list[list[int]] = []
-    for number in sorted(numbers):
-        if rows and number == rows[-1][-1] + 1:
-            rows[-1].append(number)
-        else:
-            rows.append([number])
-    parts = [[row[0], row[-1]] if len(row) > 2 else row for row in rows]
-    marks = ["-" if len(row) > 2 else "+" for row in rows]
-    return "+".join(
-        mark.join(f"{number:0{digits}d}" for number in part) for mark, part in zip(marks, parts, strict=True)
-    )
+    pairs = enumerate(sorted(numbers))
+    runs = [[number for _, number in run] for _, run in groupby(pairs, lambda pair: pair[1] - pair[0])]
+    texts = [[f"{number:0{digits}d}" for number in run] for run in runs]
+    return "+".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else "+".join(run) for run in texts)

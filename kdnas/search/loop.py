@@ -25,11 +25,7 @@ class Loop:
         self.search, self.schedule, self.evaluate = search, schedule, evaluate
 
     def run(self) -> None:
-        """Runs the schedule to its end. Finished trials are not run again.
-
-        Raises:
-            ConfigError: too many candidates, or all finalists, failed.
-        """
+        """Runs what is left of the schedule; raises a ConfigError if too many candidates or all finalists fail."""
         self.search.mini.order = None
         before = {trial.number for trial in self.search.mini.trials(*ENDED)}
         for jobs in self.schedule.batches(self.search):

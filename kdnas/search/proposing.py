@@ -17,8 +17,7 @@ from kdnas.models.space import SearchSpace
 from kdnas.search.gangs import balanced
 from kdnas.search.study import Study
 
-ControllerFactory = Callable[..., BaseSampler]
-"""Makes a sampler: `controller(seed=0)`."""
+ControllerFactory = Callable[..., BaseSampler]  # makes a sampler: `controller(seed=0)`
 REPEATS = 200
 """The most proposals in a row that are known or outside the space; after them, an architecture is drawn at random."""
 WITHIN = ("_random_sampler", "_independent_sampler")

@@ -58,11 +58,7 @@ class Search:
         self.proposer.propose(self.mini, self.settings.candidates, episode, self.settings.gang)
 
     def best(self) -> list[Observation]:
-        """Returns the finished candidates, the best by mini-KD first.
-
-        Raises:
-            ConfigError: no candidate has finished.
-        """
+        """Returns the finished candidates, the best by mini-KD first; raises a ConfigError if there is none."""
         if found := self.ranking.order(candidates(self.mini)):
             return [one.mini for one in found]
         raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")

@@ -10,8 +10,7 @@ import pandas as pd
 from kdnas.reports.cells import busy_marks, cells, devices, speed_ups
 
 MISSING = "–"
-COLA = "cola"
-"""The task that small students are poor at, so that papers also average without it."""
+COLA = "cola"  # the task that small students are poor at, so that papers also average without it
 
 
 def table(
@@ -60,7 +59,6 @@ def _summary(name: str, mean: float, seeds: pd.Series) -> dict[str, float]:
 
 
 def _compared(frame: pd.DataFrame, teacher: str, groups: Mapping[str, list[str]]) -> pd.DataFrame:
-    """Adds the columns that compare with the teacher, and moves its row to the end."""
     for name in groups:
         frame[name.replace("average", "% of teacher")] = 100 * frame[name] / frame.at[teacher, name]
     latency = {device: frame.at[teacher, f"latency {device} (ms)"] for device in devices(frame)}

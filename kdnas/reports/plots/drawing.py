@@ -20,8 +20,7 @@ from numpy.typing import ArrayLike
 COLOURS = {"random": "#E69F00", "controller": "#0072B2"}
 ORIGINS = {"random": "chosen at random", "controller": "chosen by controller"}
 FRONT, TEACHER, CHANCE, MARK = "#009E73", "#CC79A7", "0.45", "black"
-LABELS = 10
-"""The most points that get a label; the others are only marked."""
+LABELS = 10  # the most points that get a label; the others are only marked
 
 
 def new_figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:

@@ -72,7 +72,6 @@ def reward_plot(results: Results) -> Figure | None:
 
 
 def _shade_episodes(axes: Axes, seen: Sequence[Observation]) -> Patch:
-    """Shades every other episode and numbers some of them along the top."""
     starts: dict[int, int] = {}
     for one in seen:
         starts.setdefault(one.episode, one.trial)

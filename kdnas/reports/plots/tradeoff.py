@@ -32,10 +32,8 @@ from kdnas.reports.plots.drawing import (
 from kdnas.reports.results import Results
 from kdnas.search.observation import Observation
 
-SMALLEST = 16.0
-"""The area of the smallest bubble, in square points, so that it is visible."""
-FAR = 20
-"""The ratio of the highest to the lowest latency above which the axis is logarithmic."""
+SMALLEST = 16.0  # the area of the smallest bubble, in square points, so that it is visible
+FAR = 20  # the ratio of the highest to the lowest latency above which the axis is logarithmic
 
 
 def pareto_plot(results: Results) -> Figure | None:
@@ -85,8 +83,6 @@ def pareto_plot(results: Results) -> Figure | None:
 
 
 def _points(results: Results) -> pd.DataFrame:
-    """Makes a row for each candidate that has a finite loss or metric and a cost."""
-
     def loss(seen: Observation) -> float:
         metric = results.metric
         return 1 - seen.metrics.get(metric, math.nan) if metric else seen.metrics.get("loss", math.nan)

@@ -15,10 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.models.space import ENUMERABLE
 
-State = tuple[int, ...]
-"""A point of the search space: the index of its value in each dimension."""
-POOL = 10_000
-"""The number of random points that stand for a space with too many to list."""
+State = tuple[int, ...]  # a point of the search space: the index of its value in each dimension
+POOL = 10_000  # the number of random points that stand for a space with too many to list
 LARGEST = 1_000
 """A dimension with more values than this is treated as continuous: they are too many to learn one by one."""
 

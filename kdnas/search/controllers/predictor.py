@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from kdnas.base.files import whole
 from kdnas.search.controllers.grid import State
 
-Episode = Sequence[tuple[State, float]]
-"""The (state, reward) pairs of one episode, in the order they were proposed."""
+Episode = Sequence[tuple[State, float]]  # the (state, reward) pairs of one episode, in the order they were proposed
 
 REPLAYED = 50
 """The most episodes that an epoch goes through all of. Of more, it goes through a sample, to cost no more."""
-SAMPLED = 25
-"""The number of episodes in such a sample, the latest among them."""
+SAMPLED = 25  # the number of episodes in such a sample, the latest among them
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,6 @@ def _replayed(latest: int, rng: Random) -> Sequence[int]:
 
 
 def _spread(rewards: Sequence[Tensor]) -> tuple[float, float]:
-    """Returns the mean and standard deviation of all rewards so far (1 where they do not differ)."""
     seen = torch.cat(list(rewards))
     return seen.mean().item(), seen.std(correction=0).item() or 1.0
 
