@@ -27,12 +27,8 @@ class Device:
 
 
 def gpu_in_use(pause: float = 1.2) -> float:
-    """Returns the share of time that the current GPU works while this process leaves it idle, from nvidia-smi.
-
-    Args:
-        pause: seconds to leave the GPU idle before; the driver averages over up to one second.
-    """
-    time.sleep(pause)
+    """Returns the share of time that the current GPU works while this process leaves it idle, from nvidia-smi."""
+    time.sleep(pause)  # the driver averages over up to one second
     command = ["nvidia-smi", f"--id=GPU-{torch.cuda.get_device_properties().uuid}", "--query-gpu=utilization.gpu"]
     try:
         return float(output_of([*command, "--format=csv,noheader,nounits"])) / 100

@@ -22,10 +22,8 @@ def measure(config: PreTrainedConfig, target: Target, runtime: Runtime, protocol
 
     Median and spread are over undisturbed inferences. On a host that is too busy for enough of them, both are an
     estimate from all inferences, and the latency is marked `busy`. It is also marked so if its spread is wide, or if
-    other programs used too much of the host or of the device meanwhile.
-
-    Raises:
-        ConfigError: the model cannot take an input of the protocol's length.
+    other programs used too much of the host or of the device meanwhile. Raises a ConfigError if the model cannot take
+    an input of the protocol's length.
     """
     protocol.check(config)
     in_use = DEVICES[target.device].in_use() > WIDE

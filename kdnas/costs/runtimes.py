@@ -32,11 +32,8 @@ class Runtime(ABC):
         """Brings a model to the target and returns one inference of it, which is called and timed again and again.
 
         The inference's input has the shape (`protocol.batch_size`, `protocol.length`), without padding. The inference
-        uses `protocol.threads` processors, and returns when the device has finished.
-
-        Args:
-            model: a new model with random weights, which the runtime may change.
-            protocol: the dtype and the input; the dtype is the target's, if the target names one.
+        uses `protocol.threads` processors and computes in `protocol.dtype`, which is the target's if the target names
+        one. It returns when the device has finished. The model is new, with random weights, and may be changed.
         """
 
 

@@ -19,11 +19,7 @@ from kdnas.costs.measure import reliable
 class LatencyTable:
     """Latencies by their keys (see `kdnas.costs.key`), shared by all searches that use the file.
 
-    Args:
-        fresh: whether to find only latencies that this process has added.
-
-    Raises:
-        ConfigError: the file cannot be written.
+    A `fresh` table finds only latencies that this process has added. Raises a ConfigError if it cannot be written.
     """
 
     def __init__(self, path: Path, fresh: bool = False) -> None:
@@ -55,7 +51,6 @@ class LatencyTable:
 
     @property
     def _added(self) -> set[str]:
-        """The keys that this process has added."""
         return shared("latencies added", str(self.path), set)
 
 

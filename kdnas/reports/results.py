@@ -46,7 +46,6 @@ class Results:
 
     @property
     def best(self) -> Ranked | None:
-        """The best candidate; None if no candidate has finished."""
         return self.ranking[0] if self.ranking else None
 
     @cached_property

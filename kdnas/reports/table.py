@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.trial import FrozenTrial
 
 from kdnas.base.errors import require
 from kdnas.base.metrics import quality
+from kdnas.models.architecture import Architecture
 from kdnas.reports.cells import cost_columns, latency_columns, speed_ups
 from kdnas.reports.results import Results
 from kdnas.search.journal import JOURNAL, open_storage
@@ -55,21 +57,8 @@ def candidates(results: Results) -> pd.DataFrame:
     latency, all of mini-KD.
     """
     rows = [_candidate(one) | {"state": "finished", **one.architecture.to_dict()} for one in results.ranking]
-    for trial in results.failed:
-        rows.append(
-            {
-                "model": "candidate",
-                "state": "failed",
-                "reason": trial.user_attrs.get("reason", "unknown"),
-                "trial": trial.number,
-                "architecture": f"[{', '.join(map(str, trial.params.values()))}]",
-                "chosen by": trial.user_attrs.get("origin"),
-                "episode": trial.user_attrs.get("episode", 0) + 1,
-                "predicted reward": trial.user_attrs.get("prediction"),
-                **trial.params,
-            }
-        )
-    values = ["num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act"]
+    rows += map(_failed, results.failed)
+    values = Architecture.__dataclass_fields__
     by = results.metric_names[0]
     ranks = ["rank by reward", f"rank by {by}", *(f"rank by latency {device}" for device in results.devices)]
     columns = ["trial", "state", "reason", "rank", *ranks, "architecture", *values, "parameters (M)", "FLOPs (G)"]
@@ -129,7 +118,6 @@ def _measured(results: Results) -> list[str]:
 
 
 def _compared(metrics: Any) -> dict[str, float]:
-    """Returns metrics under the column names of both mini-KD and the full distillation."""
     return {f"{part}{HELD_OUT}{name}": value for name, value in metrics.items() for part in ("", "full ")}
 
 
@@ -153,6 +141,20 @@ def _candidate(one: Ranked) -> dict[str, Any]:
         row |= {f"full {HELD_OUT}{name}": value for name, value in one.full.metrics.items()}
         row["full reward"] = one.full.reward
     return row
+
+
+def _failed(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "model": "candidate",
+        "state": "failed",
+        "reason": trial.user_attrs.get("reason", "unknown"),
+        "trial": trial.number,
+        "architecture": f"[{', '.join(map(str, trial.params.values()))}]",
+        "chosen by": trial.user_attrs.get("origin"),
+        "episode": trial.user_attrs.get("episode", 0) + 1,
+        "predicted reward": trial.user_attrs.get("prediction"),
+        **trial.params,
+    }
 
 
 def _random(results: Results) -> list[dict[str, Any]]:

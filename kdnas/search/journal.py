@@ -39,7 +39,7 @@ class WholeLines(JournalFileBackend):
         super().append_logs(logs)
 
     def _mend(self) -> None:
-        """Removes a last line without an end: whoever wrote it was never told that it was stored."""
+        """Removes a last line without an end: the process that wrote it has not relied on it yet."""
         with open(self._file_path, "r+b") as file:
             end = file.seek(0, os.SEEK_END)
             tail = b""

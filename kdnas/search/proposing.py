@@ -29,8 +29,7 @@ class Proposer:
 
     def __init__(self, space: SearchSpace, controller: ControllerFactory, seed: int) -> None:
         self.space, self.controller, self.seed = space, controller, seed
-        self.distributions: dict[str, BaseDistribution] = {}
-        """The dimensions of the space for Optuna, numbers in rising order."""
+        self.distributions: dict[str, BaseDistribution] = {}  # the space for Optuna, numbers in rising order
         for name, values in space.reachable.items():
             rising = all(isinstance(value, int) for value in values)
             self.distributions[name] = CategoricalDistribution(sorted(values) if rising else values)

@@ -33,7 +33,6 @@ class TrialLog:
 
     @property
     def summary(self) -> str:
-        """The number of trials that have ended, and the best reward so far."""
         best = f", best reward {self.best.value:.4f}" if self.best else ""
         return f"{len(self.logged)} of {self.total} have ended{best}"
 

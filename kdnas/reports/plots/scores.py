@@ -18,7 +18,6 @@ def score_plot(table: pd.DataFrame, devices: Sequence[str], teacher: str | None,
 
     Args:
         table: has `model`, `average` and `latency DEVICE (ms)`; a model that lacks one of them is left out.
-        teacher: the name of the teacher in `model`, drawn in its own colour.
         score: the label of the average.
     """
     points = table.dropna(subset=["average", *(f"latency {device} (ms)" for device in devices)])

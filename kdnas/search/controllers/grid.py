@@ -22,11 +22,7 @@ LARGEST = 1_000
 
 
 class Grid:
-    """The points of a space's finite dimensions.
-
-    Args:
-        space: Optuna's distributions by name; continuous ones, and those with a single value, are left out.
-    """
+    """The points of a space's finite dimensions; continuous ones, and those with a single value, are left out."""
 
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
         self.distributions = {name: d for name, d in space.items() if 1 < _size(d) <= LARGEST}
@@ -86,11 +82,7 @@ def _index(distribution: BaseDistribution, value: Any) -> int:
 
 
 class History:
-    """The trials of a study as points of a grid. The first trials that have all ended are read once: they stay so.
-
-    Args:
-        candidates: the number of candidates of an episode, for trials without the attribute `episode`.
-    """
+    """The trials of a study as points of a grid. The first trials that have all ended are read once: they stay so."""
 
     def __init__(self, study: Study, grid: Grid, candidates: int) -> None:
         self.study, self.grid, self.candidates, self.sign = study, grid, candidates, sign(study)

@@ -42,7 +42,6 @@ class RewardPredictor(nn.Module):
 
     Args:
         sizes: the number of values of each of the D dimensions.
-        seed: the seed of the initial weights; no global generator is used.
     """
 
     def __init__(self, sizes: Sequence[int], embedding: int, hidden_size: int, seed: int) -> None:
@@ -51,7 +50,7 @@ class RewardPredictor(nn.Module):
             self.embeddings = nn.ModuleList(nn.Embedding(size, embedding) for size in sizes)
             self.lstm = nn.LSTM(len(sizes) * embedding, hidden_size, batch_first=True)
             self.head = nn.Linear(hidden_size, 1)
-        self.to_empty(device="cpu")
+        self.to_empty(device="cpu")  # no global generator is used
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.embeddings.parameters():
             # Small, so that values not seen yet say little: at PyTorch's deviation of 1 the ranking is far worse.
