@@ -33,7 +33,6 @@ class CostModel:
     A latency that was measured on a busy host is returned, marked as such, and not stored.
 
     Args:
-        table: the file of the latency table.
         accelerators: the targets, as `cpu` or `cuda/bf16` (see `Target`); None for all devices of this machine.
         patience: seconds that a process waits for a quiet host.
         fresh: whether to measure anew, once in a process, latencies that the table holds.

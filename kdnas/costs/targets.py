@@ -28,11 +28,7 @@ class Target:
 
     @classmethod
     def of(cls, text: str) -> Target:
-        """Reads `DEVICE` or `DEVICE/RUNTIME-DTYPE-QUANTISATION` with one to three of these words.
-
-        Raises:
-            ConfigError: two words of one kind, or an empty one.
-        """
+        """Reads `DEVICE` or `DEVICE/RUNTIME-DTYPE-QUANTISATION`; raises a ConfigError if a word is empty or repeated."""
         device, slash, rest = str(text).partition("/")
         words = rest.split("-") if slash else []
         values = {_kind(word): word for word in words}

@@ -11,10 +11,7 @@ from kdnas.models.architecture import Architecture
 
 
 def balanced(architectures: Sequence[Architecture], gang: int) -> list[Architecture]:
-    """Orders architectures so that each `gang` consecutive ones have about as many weights in total as the others.
-
-    So no gang needs much more memory or time than another.
-    """
+    """Orders architectures so that each `gang` consecutive ones have about as many weights in total as the others."""
     if gang == 1:
         return list(architectures)
     full, rest = divmod(len(architectures), gang)

@@ -55,11 +55,8 @@ class Job:
     @classmethod
     def in_overrides(cls, overrides: Sequence[str]) -> Job | None:
         """Reads the job from a command line; returns None if there is none."""
-        parser = OverridesParser.create()
-        for word in reversed(overrides):
-            if word.startswith("job="):
-                return cls._from(parser.parse_override(word).value())
-        return None
+        words = [word for word in overrides if word.startswith("job=")]
+        return cls._from(OverridesParser.create().parse_override(words[-1]).value()) if words else None
 
     @classmethod
     def _from(cls, values: Any) -> Job:

@@ -111,10 +111,9 @@ def final_ranking(ranking: Ranking, mini: Study, full: Study | None = None) -> l
 
 
 def ranked_architecture(search: str, rank: int = 1, trial: int | None = None) -> Architecture:
-    """Returns the architecture with a final rank in a finished search, 1 for the best candidate.
+    """Returns the architecture with a final rank, 1 for the best, in the folder of a finished search.
 
     Args:
-        search: the search's folder.
         trial: the number of a finished candidate, in place of a rank.
 
     Raises:

@@ -29,7 +29,6 @@ def table(
     Args:
         runs: as `kdnas.reports.glue.runs.read` returns them.
         tasks: for each task the metric that stands for it.
-        costs: the columns of each model's cost.
     """
     groups = {"average": list(tasks)}
     if COLA in tasks and len(tasks) > 1:

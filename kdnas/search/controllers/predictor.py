@@ -87,7 +87,6 @@ class Memory:
         return cls(state, state)
 
     def after(self, episode: Episode) -> Memory:
-        """Returns the memory after an episode."""
         # Reversed, because Algorithm 1 compares with >=: of equal rewards, the last counts.
         state, reward = max(reversed(episode), key=lambda pair: pair[1])
         if reward >= self.reward:
@@ -120,7 +119,6 @@ class Learned:
 
 
 def untrained(sizes: Sequence[int], settings: Settings) -> Learned:
-    """Makes a predictor with initial weights."""
     model = RewardPredictor(sizes, settings.embedding, settings.hidden_size, settings.seed)
     # All weights in one call: a third faster, and the same to the last bit.
     optimizer = torch.optim.RMSprop(model.parameters(), lr=settings.learning_rate, alpha=0.95, foreach=True)
