@@ -28,7 +28,7 @@ class Target:
 
     @classmethod
     def of(cls, text: str) -> Target:
-        """Reads `DEVICE` or `DEVICE/RUNTIME-DTYPE-QUANTISATION`; raises a ConfigError if a word is empty or repeated."""
+        """Reads `DEVICE` or `DEVICE/RUNTIME-DTYPE-QUANTISATION`; raises a ConfigError for empty or repeated words."""
         device, slash, rest = str(text).partition("/")
         words = rest.split("-") if slash else []
         values = {_kind(word): word for word in words}
