@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdnas.app.functions import distil, run_search
-    from kdnas.reports.opened import open_search
+    from kdnas.reports.table import open_search
 
 __version__ = "0.1.0"
 __all__ = ["distil", "open_search", "run_search"]
-_MODULES = {"distil": "kdnas.app.functions", "run_search": "kdnas.app.functions", "open_search": "kdnas.reports.opened"}
+_MODULES = {"distil": "kdnas.app.functions", "run_search": "kdnas.app.functions", "open_search": "kdnas.reports.table"}
 
 
 def __getattr__(name: str) -> Any:

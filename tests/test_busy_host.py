@@ -14,7 +14,8 @@ from kdnas.base import shared
 from kdnas.base.errors import ConfigError
 from kdnas.base.host import QuietHost
 from kdnas.callbacks import ControllerUpdate, LatencyBenchmark
-from kdnas.costs import Cost, CostModel, Latency, Protocol, Target, Torch, devices, disturbance, key, waiting
+from kdnas.costs import Cost, CostModel, Latency, Protocol, Target, Torch, devices, disturbance, key
+from kdnas.costs import cost_model as waiting
 from kdnas.costs import measure as measuring
 from kdnas.costs import table as tables
 from kdnas.models.architecture import Architecture

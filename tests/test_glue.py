@@ -27,8 +27,7 @@ from kdnas.models.counting import count_parameters
 from kdnas.reports.files import write_files
 from kdnas.reports.glue.report import contents
 from kdnas.reports.glue.runs import read, unfinished
-from kdnas.reports.glue.table import metrics, table
-from kdnas.reports.glue.text import MISSING, as_text, further_metrics
+from kdnas.reports.glue.table import MISSING, as_text, further_metrics, metrics, table
 from kdnas.reports.plots import score_plot
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from transformers import AlbertConfig, AutoConfig, AutoModel, BertConfig, Electr
 
 from kdnas.base import host
 from kdnas.base.errors import ConfigError
-from kdnas.costs import Protocol, Target, Torch, device_names, key
+from kdnas.costs import Protocol, Target, Torch, devices, key
 from kdnas.models.architecture import Architecture
 from kdnas.models.resizing import student_config
 
@@ -138,18 +138,18 @@ Vendor ID:             ARM
 )
 def test_a_processor_has_its_makers_name(cpuinfo, lscpu, board, name, monkeypatch):
     files = {"/proc/cpuinfo": cpuinfo, "/proc/device-tree/model": board}
-    monkeypatch.setattr(device_names, "_text", files.get)
-    monkeypatch.setattr(device_names, "output_of", lambda command, **_: lscpu if command == ["lscpu"] else "")
-    monkeypatch.setattr(device_names.platform, "machine", lambda: "arm64x")
-    monkeypatch.setattr(device_names.platform, "processor", lambda: "")
-    assert device_names.cpu_name.__wrapped__() == name
+    monkeypatch.setattr(devices, "_text", files.get)
+    monkeypatch.setattr(devices, "output_of", lambda command, **_: lscpu if command == ["lscpu"] else "")
+    monkeypatch.setattr(devices.platform, "machine", lambda: "arm64x")
+    monkeypatch.setattr(devices.platform, "processor", lambda: "")
+    assert devices.cpu_name.__wrapped__() == name
 
 
 def test_on_a_mac_the_name_comes_from_sysctl(monkeypatch):
-    monkeypatch.setattr(device_names, "_text", lambda _: "")
-    monkeypatch.setattr(device_names, "output_of", lambda command, **_: "Apple M2" if command[0] == "sysctl" else "")
-    monkeypatch.setattr(device_names.platform, "system", lambda: "Darwin")
-    assert device_names.cpu_name.__wrapped__() == "Apple M2"
+    monkeypatch.setattr(devices, "_text", lambda _: "")
+    monkeypatch.setattr(devices, "output_of", lambda command, **_: "Apple M2" if command[0] == "sysctl" else "")
+    monkeypatch.setattr(devices.platform, "system", lambda: "Darwin")
+    assert devices.cpu_name.__wrapped__() == "Apple M2"
 
 
 # -- the list

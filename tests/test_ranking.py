@@ -16,10 +16,9 @@ from kdnas.reports import Results, answer
 from kdnas.reports.notes import notes
 from kdnas.reports.table import candidates, table
 from kdnas.reports.text import as_text
-from kdnas.search.from_search import ranked_architecture
 from kdnas.search.journal import open_storage
 from kdnas.search.proposing import Proposer
-from kdnas.search.ranking import ByReward, final_ranking
+from kdnas.search.ranking import ByReward, final_ranking, ranked_architecture
 from kdnas.search.study import Study
 
 TEACHER = Cost(10_000_000, 10**9, {"cpu": Latency(10.0, 0.5)})

@@ -24,7 +24,7 @@ from kdnas.models.architecture import Architecture
 from kdnas.reports import Results, plots
 from kdnas.reports.notes import NO_CANDIDATE
 from kdnas.reports.plots.controller import spearman
-from kdnas.reports.plots.front import pareto
+from kdnas.reports.plots.drawing import pareto
 from kdnas.reports.table import table
 from kdnas.reports.text import as_text
 from kdnas.search.journal import open_storage

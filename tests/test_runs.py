@@ -26,8 +26,8 @@ from kdnas.costs.cost import Cost
 from kdnas.datamodules import grammar
 from kdnas.models.architecture import Architecture
 from kdnas.models.loading import load_tokenizer
+from kdnas.search.job import named, spans
 from kdnas.search.journal import open_storage
-from kdnas.search.names import named, spans
 from kdnas.search.study import Study
 
 STUDENT = ["architecture.num_hidden_layers=1", "architecture.num_attention_heads=2", "architecture.hidden_size=16"]

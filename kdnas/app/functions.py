@@ -39,7 +39,7 @@ def run_search(*overrides: str, config_dir: str | os.PathLike[str] | None = None
         ConfigError: bad input; the message names the setting, its value and what would be allowed.
         DiskError: a disk is full or cannot be written to; the same call continues the search.
     """
-    from kdnas.reports.opened import open_search
+    from kdnas.reports.table import open_search
 
     words = _words(overrides, config_dir)
     with _apart():

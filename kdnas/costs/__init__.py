@@ -2,8 +2,7 @@
 
 from kdnas.costs.cost import Cost, Latency
 from kdnas.costs.cost_model import CostModel
-from kdnas.costs.protocol import Protocol
 from kdnas.costs.runtimes import Runtime, Torch
-from kdnas.costs.targets import Target
+from kdnas.costs.targets import Protocol, Target
 
 __all__ = ["Cost", "CostModel", "Latency", "Protocol", "Runtime", "Target", "Torch"]

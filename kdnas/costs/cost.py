@@ -9,32 +9,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Latency:
-    """The latency of one inference, in milliseconds.
-
-    Attributes:
-        median: the median of all counted inferences.
-        spread: half the width of the middle 90 %.
-        busy: whether other programs disturbed the measurement, so that the latency is unreliable.
-    """
+    """The latency of one inference, in milliseconds."""
 
     median: float
-    spread: float
-    busy: bool = False
+    spread: float  # half the width of the middle 90 %
+    busy: bool = False  # whether other programs disturbed the measurement, so that the latency is unreliable
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a model.
+    """The cost of a model."""
 
-    Attributes:
-        parameters: the number of parameters, embeddings included, without a pooler or a head.
-        flops: the floating-point operations of one inference.
-        latency: the latencies by the text of their target, as `cpu`.
-    """
-
-    parameters: int
-    flops: int
-    latency: Mapping[str, Latency]
+    parameters: int  # embeddings included, without a pooler or a head
+    flops: int  # the floating-point operations of one inference
+    latency: Mapping[str, Latency]  # by the text of their target, as `cpu`
 
     @property
     def busy(self) -> bool:
@@ -43,7 +31,7 @@ class Cost:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Cost:
-        """Returns the cost that `to_dict` has made plain values of."""
+        """Reads what `to_dict` returns."""
         latency = {target: Latency(**measured) for target, measured in values["latency"].items()}
         return cls(int(values["parameters"]), int(values["flops"]), latency)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,16 @@ from kdnas.base.host import QuietHost
 from kdnas.base.shared import forget, shared
 from kdnas.costs.cost import Cost, Latency
 from kdnas.costs.devices import available_devices
+from kdnas.costs.disturbance import load
 from kdnas.costs.key import table_key
 from kdnas.costs.measure import measure
-from kdnas.costs.protocol import Protocol
 from kdnas.costs.runtimes import Runtime, Torch, runtime_for
 from kdnas.costs.table import LatencyTable
-from kdnas.costs.targets import TORCH, Target
-from kdnas.costs.waiting import QuietWait
+from kdnas.costs.targets import TORCH, Protocol, Target
 from kdnas.models.counting import count_flops, count_parameters
+
+log = logging.getLogger(__name__)
+LONGEST = 10.0  # the longest pause in seconds between two attempts to measure; pauses begin at one second and double
 
 
 class CostModel:
@@ -29,7 +33,6 @@ class CostModel:
     A latency that was measured on a busy host is returned, marked as such, and not stored.
 
     Args:
-        table: the file of the latency table.
         accelerators: the targets, as `cpu` or `cuda/bf16` (see `Target`); None for all devices of this machine.
         patience: seconds that a process waits for a quiet host.
         fresh: whether to measure anew, once in a process, latencies that the table holds.
@@ -74,11 +77,7 @@ class CostModel:
         return cost
 
     def latency(self, config: PreTrainedConfig, target: Target) -> Latency:
-        """Looks a latency up or, if the table lacks it, measures it while the host is quiet and stores it.
-
-        Args:
-            target: one of `targets`.
-        """
+        """Looks a latency up or, if the table lacks it, measures it while the host is quiet and stores it."""
         key = table_key(config, target, self._runtimes[target], self.protocol.on(target))
         if found := self.table.find(key):
             return found
@@ -99,3 +98,37 @@ class CostModel:
     def measure(self, config: PreTrainedConfig, target: Target) -> Latency:
         """Measures a latency now, whether or not the table has it, and does not store it."""
         return measure(config, target, self._runtimes[target], self.protocol.on(target))
+
+
+class QuietWait:
+    """Pauses between attempts to measure, until one was undisturbed or a time limit is reached.
+
+    All measurements of a process share one object: a host that was busy until the limit is likely to stay busy, so that
+    the next measurement gets a single attempt.
+    """
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Resets the time limit after an undisturbed measurement."""
+        self._since: float | None = None
+        self._next = 1.0
+        self._warned = False
+
+    def pause(self, limit: float) -> bool:
+        """Pauses before another attempt; returns False if `limit` seconds have passed since the first disturbed one."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        left = self._since + limit - now
+        if left <= 0:
+            if not self._warned:
+                log.warning("the host is busy (load %.1f): latencies are estimates until it is quiet", load())
+                self._warned = True
+            return False
+        pause = min(self._next, left)
+        message = "the host is busy (load %.1f): measuring latency again in %.0f s, for %.0f s at most"
+        log.info(message, load(), pause, left)
+        self._next = min(2 * self._next, LONGEST)
+        time.sleep(pause)
+        return True

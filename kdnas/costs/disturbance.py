@@ -9,28 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
-SLACK = 1.1
-"""The largest ratio of elapsed time to processor time of an undisturbed inference."""
-SERVICES = 0.25
-"""The number of processors that the services of a quiet host may use."""
-SHORTEST = 0.2
-"""The fewest seconds to watch a host for: it counts processor time in hundredths of a second."""
+SLACK = 1.1  # the largest ratio of elapsed time to processor time of an undisturbed inference
+SERVICES = 0.25  # the number of processors that the services of a quiet host may use
+SHORTEST = 0.2  # the fewest seconds to watch a host for: it counts processor time in hundredths of a second
 STAT, CORES = Path("/proc/stat"), Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of one inference.
-
-    Attributes:
-        elapsed: wall-clock time in milliseconds.
-        worked: milliseconds by the device's clock, which on a CPU is processor time, summed over threads.
-        interrupted: whether the scheduler preempted it.
-    """
+    """The times of one inference, in milliseconds."""
 
     elapsed: float
-    worked: float
-    interrupted: bool
+    worked: float  # the time by the device's clock, which on a CPU is processor time, summed over threads
+    interrupted: bool  # whether the scheduler preempted the inference
 
     @property
     def undisturbed(self) -> bool:
@@ -56,10 +47,7 @@ class OtherPrograms:
     """Watches how much other programs use the host's processors.
 
     A program that runs beside a measurement can slow it down without interrupting it: two processors can be threads of
-    one core. The system lets programs share a core when no other core is free.
-
-    Args:
-        threads: the number of threads of the measurement.
+    one core. The system lets programs share a core when no other core is free. The measurement has `threads` threads.
     """
 
     def __init__(self, threads: int) -> None:
@@ -86,3 +74,8 @@ def time_of_other_programs() -> float:
     except (OSError, ValueError):
         return 0.0
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def load() -> float:
+    """Returns the host's load average of the last minute."""
+    return os.getloadavg()[0]

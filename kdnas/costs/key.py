@@ -15,10 +15,9 @@ import torch
 import transformers
 from transformers import PreTrainedConfig
 
-from kdnas.costs.device_names import device_name
-from kdnas.costs.protocol import Protocol
+from kdnas.costs.devices import device_name
 from kdnas.costs.runtimes import Runtime
-from kdnas.costs.targets import Target
+from kdnas.costs.targets import Protocol, Target
 from kdnas.models.architecture import Architecture
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -56,7 +55,6 @@ def config_digest(config: PreTrainedConfig) -> str:
 
 
 def versions(runtime: Runtime) -> dict[str, str]:
-    """Returns the versions of all that computes, by name."""
     python = ".".join(platform.python_version_tuple()[:2])
     return runtime.versions() | {"transformers": transformers.__version__, "python": python}
 

@@ -1,4 +1,4 @@
-"""Measures the latency of a model."""
+"""Measures the latency of a model, by its config."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kdnas.costs.cost import Latency
 from kdnas.costs.devices import DEVICES
 from kdnas.costs.disturbance import OtherPrograms, Timing, time_once
-from kdnas.costs.protocol import Protocol
 from kdnas.costs.runtimes import Runtime
-from kdnas.costs.targets import Target
+from kdnas.costs.targets import Protocol, Target
 from kdnas.models.building import new_encoder
 
-GIVE_UP = 5
-"""A run ends early when so many more inferences were disturbed than undisturbed."""
-WIDE = 0.25
-"""The largest ratio of spread to median of a reliable latency; on a quiet host it is 2 to 10 %."""
+GIVE_UP = 5  # a run ends early when so many more inferences were disturbed than undisturbed
+WIDE = 0.25  # the largest ratio of spread to median of a reliable latency; on a quiet host it is 2 to 10 %
 
 
 def measure(config: PreTrainedConfig, target: Target, runtime: Runtime, protocol: Protocol) -> Latency:
@@ -25,10 +22,8 @@ def measure(config: PreTrainedConfig, target: Target, runtime: Runtime, protocol
 
     Median and spread are over undisturbed inferences. On a host that is too busy for enough of them, both are an
     estimate from all inferences, and the latency is marked `busy`. It is also marked so if its spread is wide, or if
-    other programs used too much of the host or of the device meanwhile.
-
-    Raises:
-        ConfigError: the model cannot take an input of the protocol's length.
+    other programs used too much of the host or of the device meanwhile. Raises a ConfigError if the model cannot take
+    an input of the protocol's length.
     """
     protocol.check(config)
     in_use = DEVICES[target.device].in_use() > WIDE

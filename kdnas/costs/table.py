@@ -12,19 +12,14 @@ from kdnas.base.errors import ConfigError, is_number, require_switch
 from kdnas.base.files import check_folder, make_folder
 from kdnas.base.shared import shared
 from kdnas.costs.cost import Latency
+from kdnas.costs.disturbance import load
 from kdnas.costs.measure import reliable
-from kdnas.costs.waiting import load
 
 
 class LatencyTable:
     """Latencies by their keys (see `kdnas.costs.key`), shared by all searches that use the file.
 
-    Args:
-        path: the file; made when absent.
-        fresh: whether to find only latencies that this process has added.
-
-    Raises:
-        ConfigError: the file cannot be written.
+    A `fresh` table finds only latencies that this process has added. Raises a ConfigError if it cannot be written.
     """
 
     def __init__(self, path: Path, fresh: bool = False) -> None:
@@ -56,7 +51,6 @@ class LatencyTable:
 
     @property
     def _added(self) -> set[str]:
-        """The keys that this process has added."""
         return shared("latencies added", str(self.path), set)
 
 

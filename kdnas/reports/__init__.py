@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from kdnas.reports.commands import commands
 from kdnas.reports.files import write_files
 from kdnas.reports.plots import controller_plot, pareto_plot, reward_plot
 from kdnas.reports.results import Results
-from kdnas.reports.summary import answer, files
+from kdnas.reports.summary import answer, commands, files
 from kdnas.reports.table import candidates, table, whole_numbers
 from kdnas.reports.text import as_markdown, drawn
 

@@ -11,13 +11,14 @@ from kdnas.reports.results import Results
 
 NO_CANDIDATE = "No candidate has finished."
 ARCHITECTURE = "Architectures are [layers, attention heads, hidden size, intermediate size, activation]."
-FEW = 0.25
-"""A search counts as a random search if the controller has chosen less than this share of its candidates."""
+FEW = 0.25  # a search counts as a random search if the controller has chosen less than this share of its candidates
 
 
 def notes(results: Results) -> list[str]:
     """Returns every note that the results need."""
-    found = [chance(results), random_search(results), busy(results), failures(results), precision(results)]
+    busy = BUSY_NOTE if results.busy else ""
+    precision = f"every candidate was trained in {results.precision}." if results.precision else ""
+    found = [chance(results), random_search(results), busy, failures(results), precision]
     return [note for note in found if note]
 
 
@@ -61,11 +62,6 @@ def random_search(results: Results) -> str:
     )
 
 
-def busy(results: Results) -> str:
-    """Returns a note if a latency in the tables was measured on a busy host."""
-    return BUSY_NOTE if results.busy else ""
-
-
 def failures(results: Results) -> str:
     """Returns a note on the failed candidates, with the last reason."""
     if not results.failed:
@@ -73,8 +69,3 @@ def failures(results: Results) -> str:
     reasons = [str(trial.user_attrs["reason"]) for trial in results.failed if "reason" in trial.user_attrs]
     last = f"; the last reason: {shorten(reasons[-1], 160)}" if reasons else ""
     return f"{len(results.failed)} failed{last}"
-
-
-def precision(results: Results) -> str:
-    """Returns a note on the precision of the training."""
-    return f"every candidate was trained in {results.precision}." if results.precision else ""

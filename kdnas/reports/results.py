@@ -16,41 +16,23 @@ from kdnas.search.study import Study
 
 @dataclass(frozen=True)
 class Results:
-    """A search's results.
-
-    Attributes:
-        name: the name of the search.
-        ranking: the finished candidates, the best first.
-        top: the number of best candidates that are shown, besides those distilled in full.
-        failed: the trials of the candidates that failed.
-        teacher: the teacher's cost.
-        teacher_metrics, chance: held-out metrics of the teacher, and of the best constant prediction.
-        precision: the precision that every candidate was trained in, as Lightning names it.
-        rows: the number of examples that the held-out metrics are computed on; None if it is not known.
-    """
+    """A search's results. What is not known is None or empty."""
 
     name: str
-    ranking: list[Ranked]
-    top: int
-    failed: list[FrozenTrial] = field(default_factory=list)
+    ranking: list[Ranked]  # the finished candidates, the best first
+    top: int  # the number of best candidates that are shown, besides those distilled in full
+    failed: list[FrozenTrial] = field(default_factory=list)  # the trials of the candidates that failed
     teacher: Cost | None = None
-    teacher_metrics: Mapping[str, float] = field(default_factory=dict)
-    chance: Mapping[str, float] = field(default_factory=dict)
-    precision: str | None = None
-    rows: int | None = None
+    teacher_metrics: Mapping[str, float] = field(default_factory=dict)  # held-out, as all metrics
+    chance: Mapping[str, float] = field(default_factory=dict)  # the metrics of the best constant prediction
+    precision: str | None = None  # in which every candidate was trained, as Lightning names it
+    rows: int | None = None  # the number of examples that the held-out metrics are computed on
 
     @classmethod
     def of(
         cls, name: str, candidates: Study, finalists: Study | None = None, top: int = 0, ranking: Ranking | None = None
     ) -> Results:
-        """Reads the studies of a search.
-
-        Args:
-            name: the name of the search.
-            candidates, finalists: the studies of mini-KD and of the full distillations.
-            top: the number of best candidates to show.
-            ranking: orders the candidates; None for the order of a finished search, or `ByReward`.
-        """
+        """Reads the studies of a search: of mini-KD, and of the full distillations."""
         return cls(
             name,
             final_ranking(ranking or Decided(candidates.order), candidates, finalists),
@@ -65,7 +47,6 @@ class Results:
 
     @property
     def best(self) -> Ranked | None:
-        """The best candidate; None if no candidate has finished."""
         return self.ranking[0] if self.ranking else None
 
     @cached_property
@@ -103,4 +84,4 @@ class Results:
     def busy(self) -> bool:
         """Whether a latency that the tables show was measured on a busy host."""
         costs = [self.teacher, *(one.cost for one in self.shown)]
-        return any(latency.busy for cost in costs if cost for latency in cost.latency.values())
+        return any(cost.busy for cost in costs if cost)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+from kdnas.base.config import override
 from kdnas.reports.cells import BUSY
 from kdnas.reports.notes import NO_CANDIDATE, notes
 from kdnas.reports.results import Results
@@ -46,7 +50,6 @@ def _winner(results: Results, best: Ranked) -> list[str]:
 
 
 def _random(results: Results) -> list[str]:
-    """Compares the rewards of the controller's choices with those of random ones."""
     groups: Mapping[str, list[float]] = {"at random": [], "by the controller": []}
     for one in results.ranking:
         groups["at random" if one.mini.origin == "random" else "by the controller"].append(one.mini.reward)
@@ -69,3 +72,33 @@ def files(results: Results, written: Sequence[Path]) -> str:
     if lines and results.ranking and all(one.mini.prediction is None for one in results.ranking):
         lines.append("  (no controller.png: no candidate has a prediction of the controller's)")
     return "\n".join(["Written:", *lines]) if lines else ""
+
+
+def commands(results: Results, folder: Path, distil: Sequence[str], finetune: Sequence[str]) -> str:
+    """Returns the commands that distil, fine-tune and load the best candidate of a search folder.
+
+    Args:
+        distil: the words of a command that distils with the search's teacher, data and settings.
+        finetune: the words of a command that fine-tunes on the search's task, without the checkpoint.
+    """
+    best = results.best
+    if best is None:
+        return ""
+    again = ["architecture=from_search", override("search.dir", str(folder)), "architecture.rank=1"]
+    purpose = "Distil it again, or for longer:" if best.export else "Distil it in full:"
+    parts = [f"{purpose}\n  {shlex.join([*distil, *again])}"]
+    if best.export:
+        tune = [*finetune, override("checkpoint", best.export), "seed=1"]
+        auto = auto_class(Path(best.export))
+        where = json.dumps(best.export, ensure_ascii=False)
+        load = f"from transformers import {auto}\n  model = {auto}.from_pretrained({where})"
+        parts += [f"Fine-tune it:\n  {shlex.join(tune)}", f"Load it:\n  {load}"]
+    return "\n\n".join(parts)
+
+
+def auto_class(export: Path) -> str:
+    """Returns the Auto class of transformers that loads an exported model with its head."""
+    config = export / "config.json"
+    made = json.loads(config.read_text()).get("architectures") if config.is_file() else None
+    head = re.search(r"For\w+$", made[0]) if made else None
+    return f"AutoModel{head[0] if head else ''}"

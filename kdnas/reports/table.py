@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.trial import FrozenTrial
 
+from kdnas.base.errors import require
 from kdnas.base.metrics import quality
-from kdnas.reports.costs import cost_columns, latency_columns, speed_ups
+from kdnas.models.architecture import Architecture
+from kdnas.reports.cells import cost_columns, latency_columns, speed_ups
 from kdnas.reports.results import Results
-from kdnas.search.observation import Observation
+from kdnas.search.journal import JOURNAL, open_storage
 from kdnas.search.ranking import Ranked
+from kdnas.search.study import Study
 
 HELD_OUT = "held-out "
 TEXTS = ("model", "state", "reason", "architecture", "hidden_act", "chosen by", "export", "precision")
@@ -25,10 +31,9 @@ def table(results: Results) -> pd.DataFrame:
 
     Columns: `model` (candidate, teacher, chance or random), `rank` (the finalists' full results decide), `mini rank`
     (by the rewards of mini-KD), `trial`, `architecture`, `parameters (M)`, `held-out accuracy` and the other held-out
-    metrics, the deciding one first; for each device `latency DEVICE (ms)`, `spread DEVICE (ms)` (half the width of the
-    middle 90 %), `busy DEVICE` (whether the host was busy, so that the latency is unreliable) and `speed-up DEVICE`
-    (the teacher's latency over the candidate's); `reward`, `chosen by`, `episode`; for the finalists `full held-out
-    accuracy` (and so on), `full reward` and `export` (the student's folder). Unknown values are NaN.
+    metrics, the deciding one first; for each device those of `cost_columns` and `speed-up DEVICE`; `reward`, `chosen
+    by`, `episode`; for the finalists `full held-out accuracy` (and so on), `full reward` and `export` (the student's
+    folder). Unknown values are NaN.
 
     The row `chance` is the best constant prediction. `random, mean of n` is the mean of the candidates chosen at
     random, with the speed-up of their mean latency; `random, best of n` is the one with the highest reward.
@@ -51,23 +56,9 @@ def candidates(results: Results) -> pd.DataFrame:
     (by the controller), `seconds` of the training, `precision`, and the ranks by reward, by the deciding metric and by
     latency, all of mini-KD.
     """
-    rows = [_candidate(one) | _more(one.mini) | {"state": "finished"} for one in results.ranking]
-    for trial in results.failed:
-        architecture = [trial.params[name] for name in trial.params]
-        rows.append(
-            {
-                "model": "candidate",
-                "state": "failed",
-                "reason": trial.user_attrs.get("reason", "unknown"),
-                "trial": trial.number,
-                "architecture": f"[{', '.join(map(str, architecture))}]",
-                "chosen by": trial.user_attrs.get("origin"),
-                "episode": trial.user_attrs.get("episode", 0) + 1,
-                "predicted reward": trial.user_attrs.get("prediction"),
-                **trial.params,
-            }
-        )
-    values = ["num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act"]
+    rows = [_candidate(one) | {"state": "finished", **one.architecture.to_dict()} for one in results.ranking]
+    rows += map(_failed, results.failed)
+    values = Architecture.__dataclass_fields__
     by = results.metric_names[0]
     ranks = ["rank by reward", f"rank by {by}", *(f"rank by latency {device}" for device in results.devices)]
     columns = ["trial", "state", "reason", "rank", *ranks, "architecture", *values, "parameters (M)", "FLOPs (G)"]
@@ -81,6 +72,28 @@ def candidates(results: Results) -> pd.DataFrame:
     for device in results.devices:
         frame[f"rank by latency {device}"] = frame[f"latency {device} (ms)"].rank(method="min")
     return frame
+
+
+def open_search(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """Reads the candidates of a search, finished or not, from its folder.
+
+    Args:
+        folder: the search folder (`search.dir`).
+
+    Returns:
+        A row a candidate, the best first, failed ones last. Among the columns: `rank`, `trial`, `state` (finished or
+        failed) and `reason`; the five values of the architecture; `parameters (M)` and `FLOPs (G)`; `held-out loss`
+        and the other held-out metrics; `latency DEVICE (ms)` and its `spread`, `busy` and `speed-up` for each device;
+        `reward`, `chosen by`, `episode`; and for those distilled in full `full held-out loss` (and so on), `full
+        reward` and `export`, the folder of the exported model. Unknown values are NaN.
+
+    Raises:
+        ConfigError: the folder holds no search, or its journal is damaged.
+    """
+    path = Path(folder)
+    require((path / JOURNAL).is_file(), "folder", folder, f"a search folder; it has no {JOURNAL}")
+    storage = open_storage(path)
+    return whole_numbers(candidates(Results.of(path.name, Study(storage), Study(storage, "full"))))
 
 
 def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -101,12 +114,10 @@ def _held_out(results: Results) -> list[str]:
 
 
 def _measured(results: Results) -> list[str]:
-    """Returns the names of the columns of held-out metrics and latencies."""
     return [*_held_out(results), *(name for device in results.devices for name in latency_columns(device))]
 
 
 def _compared(metrics: Any) -> dict[str, float]:
-    """Returns metrics under the column names of both mini-KD and the full distillation."""
     return {f"{part}{HELD_OUT}{name}": value for name, value in metrics.items() for part in ("", "full ")}
 
 
@@ -119,6 +130,8 @@ def _candidate(one: Ranked) -> dict[str, Any]:
         "architecture": str(one.architecture),
         **{f"{HELD_OUT}{name}": value for name, value in one.mini.metrics.items()},
         "reward": one.mini.reward,
+        "predicted reward": one.mini.prediction,
+        "seconds": one.mini.seconds,
         "chosen by": one.mini.origin,
         "episode": one.mini.episode + 1,
         "export": one.export or math.nan,
@@ -130,8 +143,18 @@ def _candidate(one: Ranked) -> dict[str, Any]:
     return row
 
 
-def _more(seen: Observation) -> dict[str, Any]:
-    return seen.architecture.to_dict() | {"predicted reward": seen.prediction, "seconds": seen.seconds}
+def _failed(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "model": "candidate",
+        "state": "failed",
+        "reason": trial.user_attrs.get("reason", "unknown"),
+        "trial": trial.number,
+        "architecture": f"[{', '.join(map(str, trial.params.values()))}]",
+        "chosen by": trial.user_attrs.get("origin"),
+        "episode": trial.user_attrs.get("episode", 0) + 1,
+        "predicted reward": trial.user_attrs.get("prediction"),
+        **trial.params,
+    }
 
 
 def _random(results: Results) -> list[dict[str, Any]]:

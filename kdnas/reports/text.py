@@ -13,8 +13,7 @@ from kdnas.reports.notes import ARCHITECTURE, NO_CANDIDATE, notes
 from kdnas.reports.results import Results
 from kdnas.reports.table import HELD_OUT, table
 
-LEFT = ("architecture", "on", "chosen\nby")
-"""The left-aligned columns."""
+LEFT = ("architecture", "on", "chosen\nby")  # the left-aligned columns
 
 
 def as_text(results: Results) -> pd.DataFrame:
@@ -75,7 +74,6 @@ def drawn(results: Results, console: Console) -> str:
 
 
 def _columns(results: Results) -> dict[str, list[str]]:
-    """Returns the cells of each column, by its heading."""
     text, devices = as_text(results), results.devices
 
     def stacked(form: str) -> list[str]:
@@ -111,13 +109,6 @@ def _least_wanted(results: Results) -> list[str]:
     return [
         *("epi-\nsode", "trial", "chosen\nby", "full\nreward"),
         *further,
-        *(
-            "mini\nreward",
-            "on",
-            "mini\n#",
-            "params\n(M)",
-            _heading("mini", first),
-            "speed\nup",
-            _heading("full", first),
-        ),
+        *("mini\nreward", "on", "mini\n#", "params\n(M)"),
+        *(_heading("mini", first), "speed\nup", _heading("full", first)),
     ]

@@ -30,25 +30,17 @@ class Stored:
 
 
 class Facts:
-    """The facts of one study."""
+    """The facts of one study; None where they are not known yet."""
 
     optuna: optuna.Study
-    search = Stored()
-    """The name of the search; None in a new study. A job of another search must not report to it."""
-    settings = Stored()
-    """Everything that decides the rewards, by dotted key; None in a new study."""
-    generation = Stored("")
-    """A digest of the settings that trials are counted under; empty where the settings never change."""
-    order = Stored()
-    """The numbers of the finished trials in the search's final order; None while the search has not finished."""
-    precision = Stored()
-    """The precision that every candidate is trained in, as Lightning names it; None if it is not known."""
-    held_out_rows = Stored()
-    """The number of examples that the held-out metrics are computed on; None if it is not known."""
-    teacher_metrics = Stored({})
-    """The teacher's own held-out metrics by name; empty where the objective has no metric."""
-    chance = Stored({})
-    """The held-out metrics of the best constant prediction by name; empty where the objective has no metric."""
+    search = Stored()  # the name of the search; a job of another search must not report to it
+    settings = Stored()  # everything that decides the rewards, by dotted key
+    generation = Stored("")  # a digest of the settings that trials are counted under; empty where these never change
+    order = Stored()  # the numbers of the finished trials in the search's final order, once the search has finished
+    precision = Stored()  # the precision that every candidate is trained in, as Lightning names it
+    held_out_rows = Stored()  # the number of examples that the held-out metrics are computed on
+    teacher_metrics = Stored({})  # the teacher's own held-out metrics by name; empty where the objective has no metric
+    chance = Stored({})  # the held-out metrics of the best constant prediction by name, likewise
 
     @property
     def teacher(self) -> Cost | None:

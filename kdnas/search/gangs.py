@@ -11,10 +11,7 @@ from kdnas.models.architecture import Architecture
 
 
 def balanced(architectures: Sequence[Architecture], gang: int) -> list[Architecture]:
-    """Orders architectures so that each `gang` consecutive ones have about as many weights in total as the others.
-
-    So no gang needs much more memory or time than another.
-    """
+    """Orders architectures so that each `gang` consecutive ones have about as many weights in total as the others."""
     if gang == 1:
         return list(architectures)
     full, rest = divmod(len(architectures), gang)
@@ -27,13 +24,10 @@ def balanced(architectures: Sequence[Architecture], gang: int) -> list[Architect
 
 
 def unfinished(trials: Sequence[FrozenTrial]) -> list[list[FrozenTrial]]:
-    """Returns the gangs that have running trials, as they were proposed.
+    """Returns the gangs that have running trials, as they were proposed, from all trials of a study.
 
     Every `gang` consecutive trials of an episode are a gang, except those with the attribute `alone`. A gang keeps its
     finished members, since its checkpoint holds them too.
-
-    Args:
-        trials: all trials of a study, by number.
     """
     running = {trial.user_attrs["episode"] for trial in trials if trial.state == TrialState.RUNNING}
     places: Counter[int] = Counter()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from kdnas.base.config import override, plain
+from kdnas.base.config import LONGEST, override, plain
 from kdnas.base.errors import ConfigError, require
 from kdnas.models.architecture import Architecture
-from kdnas.search.names import named, spans
 
 TITLES = {"mini": "trial", "full": "finalist"}
 """What log lines call the trials of a kind of job; other kinds go by their own names."""
@@ -20,21 +21,14 @@ TITLES = {"mini": "trial", "full": "finalist"}
 
 @dataclass(frozen=True)
 class Job:
-    """What one run is for. A run that a user starts is a job too: of the kind `full`, without trials.
+    """What one run is for. A run that a user starts is a job too: of the kind `full`, without trials."""
 
-    Args:
-        kind: a key of `search.stages`, the table of what jobs run and of the settings that they change.
-        trials: the numbers of the trials that the job trains and reports to the study; empty for other jobs.
-        architectures: the students, one for each trial; empty for the config's own.
-        search: the id of the search whose study the job reports to.
-        fidelity: the settings that this job alone changes, nested as in a config: `{"trainer": {"max_epochs": 2}}`.
-    """
-
-    kind: str
-    trials: tuple[int, ...] = ()
-    architectures: tuple[Architecture, ...] = ()
-    search: str = ""
+    kind: str  # a key of `search.stages`, the table of what jobs run and of the settings that they change
+    trials: tuple[int, ...] = ()  # the numbers of the trials that the job trains and reports to the study
+    architectures: tuple[Architecture, ...] = ()  # the students, one for each trial; empty for the config's own
+    search: str = ""  # the id of the search whose study the job reports to
     fidelity: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that this job alone changes, nested as in a config: `{"trainer": {"max_epochs": 2}}`."""
 
     @property
     def name(self) -> str:
@@ -48,32 +42,21 @@ class Job:
 
     def to_override(self) -> str:
         """Returns the job as an override, `job={...}`. Behind a user's own overrides it repeats the job by hand."""
-        values: dict[str, Any] = {"name": self.name, "kind": self.kind}
-        if self.trials:
-            values["trials"] = list(self.trials)
-        if self.architectures:
-            values["architectures"] = [architecture.to_dict() for architecture in self.architectures]
-        values |= {"search": self.search} if self.search else {}
-        values |= {"fidelity": dict(self.fidelity)} if self.fidelity else {}
-        return override("job", values)
+        values: dict[str, Any] = {"name": self.name, "kind": self.kind, "trials": list(self.trials)}
+        values["architectures"] = [architecture.to_dict() for architecture in self.architectures]
+        values |= {"search": self.search, "fidelity": dict(self.fidelity)}
+        return override("job", {name: value for name, value in values.items() if value})
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Job:
-        """Reads the job of a config.
-
-        Raises:
-            ConfigError: `job` is not a job.
-        """
+        """Reads the job of a config; raises a ConfigError if `job` is not a job."""
         return cls._from(plain(cfg.job))
 
     @classmethod
     def in_overrides(cls, overrides: Sequence[str]) -> Job | None:
         """Reads the job from a command line; returns None if there is none."""
-        parser = OverridesParser.create()
-        for word in reversed(overrides):
-            if word.startswith("job="):
-                return cls._from(parser.parse_override(word).value())
-        return None
+        words = [word for word in overrides if word.startswith("job=")]
+        return cls._from(OverridesParser.create().parse_override(words[-1]).value()) if words else None
 
     @classmethod
     def _from(cls, values: Any) -> Job:
@@ -91,3 +74,21 @@ class Job:
             search=str(values.get("search") or ""),
             fidelity=values.get("fidelity") or {},
         )
+
+
+def named(numbers: Sequence[int]) -> str:
+    """Returns the folder name of a job with these trials: 0000+0001, or 0000-0059 where that would be too long."""
+    name = "+".join(f"{number:04d}" for number in numbers)
+    if len(name) > LONGEST:
+        name = spans(numbers, 4)
+    if len(name) > LONGEST:  # many gaps, as members of a gang were run alone
+        name = f"{min(numbers):04d}-{max(numbers):04d}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
+
+
+def spans(numbers: Sequence[int], digits: int = 1) -> str:
+    """Formats numbers in order, with runs of three or more as ranges: 0-59+61."""
+    pairs = enumerate(sorted(numbers))
+    runs = [[number for _, number in run] for _, run in groupby(pairs, lambda pair: pair[1] - pair[0])]
+    texts = [[f"{number:0{digits}d}" for number in run] for run in runs]
+    return "+".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else "+".join(run) for run in texts)

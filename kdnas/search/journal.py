@@ -12,16 +12,11 @@ from optuna.storages.journal import JournalFileBackend
 from kdnas.base.errors import ConfigError
 
 JOURNAL = "study.journal"
-BLOCK = 1 << 12
-"""The number of bytes that are read at once."""
+BLOCK = 1 << 12  # the number of bytes that are read at once
 
 
 def open_storage(folder: Path) -> BaseStorage:
-    """Opens the journal of a search folder; makes it if there is none.
-
-    Raises:
-        ConfigError: the journal is damaged in another place than its end.
-    """
+    """Opens the journal of a search folder, made if absent; raises a ConfigError if it is damaged before its end."""
     path = folder / JOURNAL
     try:
         return JournalStorage(WholeLines(os.fspath(path)))
@@ -44,7 +39,7 @@ class WholeLines(JournalFileBackend):
         super().append_logs(logs)
 
     def _mend(self) -> None:
-        """Removes a last line without an end: whoever wrote it was never told that it was stored."""
+        """Removes a last line without an end: the process that wrote it has not relied on it yet."""
         with open(self._file_path, "r+b") as file:
             end = file.seek(0, os.SEEK_END)
             tail = b""

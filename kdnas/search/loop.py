@@ -19,23 +19,13 @@ Evaluate = Callable[[Sequence[Job]], Sequence[str]]
 
 
 class Loop:
-    """Runs one search, which goes on from the state of its studies.
-
-    Args:
-        search: the search.
-        schedule: decides which jobs are run.
-        evaluate: runs jobs; each job reports its trials to the study itself.
-    """
+    """Runs one search, which goes on from the state of its studies. Each job reports its trials to the study itself."""
 
     def __init__(self, search: Search, schedule: Schedule, evaluate: Evaluate) -> None:
         self.search, self.schedule, self.evaluate = search, schedule, evaluate
 
     def run(self) -> None:
-        """Runs the schedule to its end. Finished trials are not run again.
-
-        Raises:
-            ConfigError: too many candidates, or all finalists, failed.
-        """
+        """Runs what is left of the schedule; raises a ConfigError if too many candidates or all finalists fail."""
         self.search.mini.order = None
         before = {trial.number for trial in self.search.mini.trials(*ENDED)}
         for jobs in self.schedule.batches(self.search):

@@ -19,29 +19,19 @@ class Observation:
     trial: int
     episode: int
     architecture: Architecture
-    origin: str
-    """Who chose the architecture: `random` or `controller`."""
-    prediction: float | None
-    """The reward that the controller predicted, if it predicts one."""
+    origin: str  # who chose the architecture: `random` or `controller`
+    prediction: float | None  # the reward that the controller predicted, if it predicts one
     reward: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """The held-out metrics, `loss` among them."""
+    metrics: Mapping[str, float] = field(default_factory=dict)  # held-out, `loss` among them
     cost: Cost | None = None
-    seconds: float = 0.0
-    estimated: bool = False
-    """Whether the reward was computed with a latency of a busy host, the teacher's or its own."""
-    candidate: int | None = None
-    """Of a full distillation, the number of the candidate's trial by mini-KD."""
-    export: str | None = None
-    """The folder of the exported student."""
+    seconds: float = 0.0  # of the training
+    estimated: bool = False  # whether the reward was computed with a latency of a busy host, the teacher's or its own
+    candidate: int | None = None  # of a full distillation, the number of the candidate's trial by mini-KD
+    export: str | None = None  # the folder of the exported student
 
     @classmethod
     def of(cls, trial: FrozenTrial, corrected: Mapping[str, Any] | None = None) -> Observation:
-        """Reads a finished trial.
-
-        Args:
-            corrected: the trial's cost and reward after another measurement, which replace the first ones.
-        """
+        """Reads a finished trial; `corrected`, its cost and reward measured again, replace the first ones."""
         attributes = {**trial.user_attrs, "reward": trial.value, **(corrected or {})}
         cost = attributes.get("cost")
         return cls(

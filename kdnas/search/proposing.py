@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
-from kdnas.search.controllers import ControllerFactory
-from kdnas.search.controllers.origins import Draws
 from kdnas.search.gangs import balanced
 from kdnas.search.study import Study
 
+ControllerFactory = Callable[..., BaseSampler]  # makes a sampler: `controller(seed=0)`
 REPEATS = 200
 """The most proposals in a row that are known or outside the space; after them, an architecture is drawn at random."""
+WITHIN = ("_random_sampler", "_independent_sampler")
+"""The attributes in which Optuna's samplers keep the sampler of their random draws."""
 
 
 class Proposer:
-    """Adds the candidates that a controller chooses to a study.
-
-    Args:
-        space: the architectures to choose from.
-        controller: makes the sampler that chooses, from a seed.
-        seed: the search's seed.
-    """
+    """Adds the candidates that a controller chooses from a space to a study."""
 
     def __init__(self, space: SearchSpace, controller: ControllerFactory, seed: int) -> None:
         self.space, self.controller, self.seed = space, controller, seed
-        self.distributions: dict[str, BaseDistribution] = {}
-        """The dimensions of the space for Optuna, numbers in rising order."""
+        self.distributions: dict[str, BaseDistribution] = {}  # the space for Optuna, numbers in rising order
         for name, values in space.reachable.items():
             rising = all(isinstance(value, int) for value in values)
             self.distributions[name] = CategoricalDistribution(sorted(values) if rising else values)
@@ -45,10 +40,7 @@ class Proposer:
         The choice is a function of the earlier episodes' trials and the seed alone: the controller chooses in a
         rehearsal, an in-memory study with copies of these trials. So rejected proposals leave no trace, and an episode
         that was interrupted while it was written is completed with the same architectures. If the space is exhausted,
-        fewer than `count` are added.
-
-        Args:
-            gang: the number of consecutive trials that share a job.
+        fewer than `count` are added. Each `gang` consecutive trials share a job.
         """
         trials = study.trials()
         there = {study.architecture(trial.number) for trial in trials if trial.user_attrs["episode"] == episode}
@@ -126,3 +118,35 @@ def _architecture(params: Mapping[str, Any]) -> Architecture | None:
         return Architecture.of(params)
     except ConfigError:
         return None
+
+
+class Draws:
+    """Counts the values that a sampler draws at random from now on, whatever its start-up rule is."""
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self.always = isinstance(sampler, RandomSampler)
+        self.count = 0
+        for name in WITHIN:
+            if hasattr(sampler, name):
+                setattr(sampler, name, _Watched(getattr(sampler, name), self))
+
+    def origin(self, since: int, values: int) -> str:
+        """Returns `random` if all `values` values were drawn at random since the count `since`, else `controller`.
+
+        A genetic algorithm draws only the mutated values of a child at random; the others are its parents'.
+        """
+        return "random" if self.always or self.count - since >= values else "controller"
+
+
+class _Watched:
+    """Wraps a sampler to count its independent draws."""
+
+    def __init__(self, sampler: BaseSampler, draws: Draws) -> None:
+        self._sampler, self._draws = sampler, draws
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
+
+    def sample_independent(self, *arguments: Any) -> Any:
+        self._draws.count += 1
+        return self._sampler.sample_independent(*arguments)

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from kdnas.base.errors import ConfigError, require
 from kdnas.base.metrics import quality
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
+from kdnas.search.journal import JOURNAL, open_storage
 from kdnas.search.observation import Observation
 from kdnas.search.study import Study
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One finished candidate.
-
-    Attributes:
-        mini: the observation of mini-KD.
-        full: the observation of the full distillation; None if there was none.
-        export: the folder of the student distilled in full.
-    """
+    """One finished candidate: its observations by mini-KD and, if there was one, by the full distillation."""
 
     mini: Observation
     full: Observation | None = None
-    export: str | None = None
+    export: str | None = None  # the folder of the student distilled in full
 
     @property
     def architecture(self) -> Architecture:
@@ -44,12 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranked(Candidate):
-    """A candidate with its place in the search's final order.
-
-    Attributes:
-        rank: the final rank, from 1.
-        mini_rank: the rank by the results of mini-KD alone.
-    """
+    """A candidate with its final rank, from 1, and its rank by the results of mini-KD alone."""
 
     rank: int = 0
     mini_rank: int = 0
@@ -70,7 +62,6 @@ class ByReward:
     """
 
     def order(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Returns the candidates, the best first."""
         by_mini = sorted(candidates, key=lambda one: (-one.mini.reward, one.mini.trial))
         finalists = sorted((one for one in by_mini if one.full), key=lambda one: -one.decisive.reward)
         return undominated_first(finalists) + [one for one in by_mini if not one.full]
@@ -107,9 +98,9 @@ def dominates(one: Candidate, other: Candidate) -> bool:
     """Returns whether `one` is at least as good and as fast on every device as `other`, and better in one respect."""
     if one.cost is None or other.cost is None:
         return False
-    latencies = other.cost.latency
     pairs = [
-        (seen.median, latencies[device].median) for device, seen in one.cost.latency.items() if device in latencies
+        (one.cost.latency[target].median, other.cost.latency[target].median)
+        for target in one.cost.latency.keys() & other.cost.latency.keys()
     ]
     pairs.append((-quality(one.decisive.metrics), -quality(other.decisive.metrics)))
     return all(first <= second for first, second in pairs) and any(first < second for first, second in pairs)
@@ -126,17 +117,36 @@ def candidates(mini: Study, full: Study | None = None) -> list[Candidate]:
 
 
 def final_ranking(ranking: Ranking, mini: Study, full: Study | None = None) -> list[Ranked]:
-    """Ranks the finished candidates of a search, the best first.
-
-    Args:
-        mini, full: the studies of mini-KD and of the full distillations.
-    """
+    """Ranks the finished candidates of a search, the best first, from the studies of mini-KD and full distillations."""
     before = ranking.order(candidates(mini))
     places = {one.mini.trial: place for place, one in enumerate(before, start=1)}
     return [
         Ranked(one.mini, one.full, one.export, rank, places[one.mini.trial])
         for rank, one in enumerate(ranking.order(candidates(mini, full)), start=1)
     ]
+
+
+def ranked_architecture(search: str, rank: int = 1, trial: int | None = None) -> Architecture:
+    """Returns the architecture with a final rank, 1 for the best, in the folder of a finished search.
+
+    Args:
+        trial: the number of a finished candidate, in place of a rank.
+
+    Raises:
+        ConfigError: the folder holds no search, an unfinished one, or no such candidate.
+    """
+    folder = Path(search)
+    if not (folder / JOURNAL).is_file():
+        raise ConfigError(f"search.dir={search}: holds no search (no {JOURNAL})")
+    study = Study(open_storage(folder))
+    if study.order is None:
+        raise ConfigError(f"search.dir={search}: this search has not finished; run the same command again to go on")
+    if trial is None:
+        fits = isinstance(rank, int) and 1 <= rank <= len(study.order)
+        require(fits, "rank", rank, f"from 1 to {len(study.order)}, the candidates of {search}")
+        trial = study.order[rank - 1]
+    require(trial in study.order, "trial", trial, f"a finished candidate of {search}")
+    return study.architecture(trial)
 
 
 def better_cost(first: Cost | None, second: Cost | None) -> Cost | None:

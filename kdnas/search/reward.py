@@ -76,7 +76,6 @@ class Reward:
     Args:
         quality: computes the quality from held-out metrics.
         cost: takes one number, in any unit, from a `Cost`.
-        form: `soft` or `hard`.
         alpha: the weight of the cost, at most 0.
         beta: the target, as a share of the teacher's cost.
 

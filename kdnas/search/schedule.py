@@ -30,7 +30,6 @@ class Episodes(Schedule):
     """The papers' schedule: episodes of candidates; then the best candidates are distilled in full."""
 
     def batches(self, search: Search) -> Iterator[Sequence[Job]]:
-        """Yields every episode, then the finalists."""
         for episode in range(search.settings.episodes):
             search.propose(episode)
             yield search.mini.jobs()

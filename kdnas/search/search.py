@@ -18,27 +18,18 @@ from kdnas.search.study import Study
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The size of a search.
+    """The size of a search; raises a ConfigError for a value out of its range.
 
-    Args:
-        episodes: the number of episodes.
-        candidates: the number of candidates of one episode.
-        finalists: the number of best candidates that are distilled in full at the end; 0 for none.
-        gang: the number of candidates that one job trains together, on one forward pass of the teacher.
-        retries: how often a job is run again if its process dies, as when it is killed or its node fails. A job that
-            raises an error is not run again.
-        max_failed: the share of candidates that may fail before the search gives up.
-
-    Raises:
-        ConfigError: a value out of its range.
+    A job is run again, `retries` times, if its process dies, as when it is killed or its node fails. A job that raises
+    an error is not run again.
     """
 
     episodes: int
-    candidates: int
-    finalists: int
-    gang: int = 1
+    candidates: int  # of one episode
+    finalists: int  # the number of best candidates that are distilled in full at the end
+    gang: int = 1  # the number of candidates that one job trains together, on one forward pass of the teacher
     retries: int = 1
-    max_failed: float = 0.5
+    max_failed: float = 0.5  # the share of candidates that may fail before the search gives up
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("candidates", 1), ("finalists", 0), ("gang", 1), ("retries", 0)):
@@ -49,14 +40,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Search:
-    """What a schedule decides from, and adds trials to.
-
-    Args:
-        settings: the size of the search.
-        mini, full: the studies of the candidates and of the finalists.
-        proposer: adds new candidates to `mini`.
-        ranking: orders the finished candidates.
-    """
+    """What a schedule decides from, and adds trials to: `mini` is the study of candidates, `full` the finalists'."""
 
     settings: SearchSettings
     mini: Study
@@ -74,20 +58,15 @@ class Search:
         self.proposer.propose(self.mini, self.settings.candidates, episode, self.settings.gang)
 
     def best(self) -> list[Observation]:
-        """Returns the finished candidates, the best by mini-KD first.
-
-        Raises:
-            ConfigError: no candidate has finished.
-        """
+        """Returns the finished candidates, the best by mini-KD first; raises a ConfigError if there is none."""
         if found := self.ranking.order(candidates(self.mini)):
             return [one.mini for one in found]
         raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
 
     def promote(self, seen: Observation, rung: int = 0, fidelity: Mapping[str, Any] | None = None) -> None:
-        """Adds a candidate to `full`, unless it is there and has not failed.
+        """Adds a candidate, by its observation, to `full`, unless it is there and has not failed.
 
         Args:
-            seen: the candidate's observation by mini-KD.
             rung: how many longer trainings the candidate has had before.
             fidelity: settings of this training alone, nested as in a config: `{"trainer": {"max_epochs": 2}}`.
         """

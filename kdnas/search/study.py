@@ -29,13 +29,7 @@ from kdnas.search.observation import Observation, dashboard_values
 
 
 class Study(Facts):
-    """The trials of one stage of a search.
-
-    Args:
-        storage: an Optuna storage; `open_storage` opens a search folder's.
-        stage: `mini` or `full`.
-        controller: the sampler that learns from each trial as it finishes; None if there is none.
-    """
+    """The trials of one stage of a search, `mini` or `full`; `controller` learns from each trial as it finishes."""
 
     def __init__(self, storage: BaseStorage, stage: str = "mini", controller: BaseSampler | None = None) -> None:
         self.optuna = optuna.create_study(
@@ -69,12 +63,10 @@ class Study(Facts):
         return [Observation.of(trial, known.get(_correction(trial.number))) for trial in trials]
 
     def trial(self, number: int) -> FrozenTrial:
-        """Returns the trial with a number."""
         storage = self.optuna._storage
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number))
 
     def architecture(self, number: int) -> Architecture:
-        """Returns the architecture of the trial with a number."""
         return Architecture.of(self.trial(number).params)
 
     def architectures(self) -> list[Architecture]:
@@ -93,12 +85,9 @@ class Study(Facts):
         return jobs
 
     def count_only(self, settings: Mapping[str, Any]) -> bool:
-        """Counts only the trials of these settings from now on.
+        """Counts only the trials of these settings from now on; returns whether any earlier trial is left out.
 
         Other trials stay in the study, and count again when their settings are back.
-
-        Returns:
-            Whether there were earlier trials that are not counted any more.
         """
         counted = self.counted()
         if not self.begin_generation(settings):
@@ -126,15 +115,14 @@ class Study(Facts):
         params = architecture.to_dict()
         single: dict[str, BaseDistribution] = {name: CategoricalDistribution([value]) for name, value in params.items()}
         generation = {"generation": self.generation} if self.generation else {}
-        self.optuna.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                params=params,
-                distributions=dict(distributions or single),
-                user_attrs={**attributes, **generation},
-                system_attrs={k: v for k, v in (system_attributes or {}).items() if k != "fixed_params"},
-            )
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=dict(distributions or single),
+            user_attrs={**attributes, **generation},
+            system_attrs={k: v for k, v in (system_attributes or {}).items() if k != "fixed_params"},
         )
+        self.optuna.add_trial(trial)
 
     def split(self, gang: Iterable[int]) -> None:
         """Splits a gang: each of its running trials gets a job of its own."""
@@ -153,12 +141,7 @@ class Study(Facts):
     def tell(
         self, number: int, reward: float, metrics: Mapping[str, float], cost: Cost, **more: float | str | bool | None
     ) -> None:
-        """Records the results of a running trial; a trial that has already finished stays as it is.
-
-        Args:
-            number: the trial's number.
-            more: further attributes of the trial: the `seconds` of its training, its `export` folder.
-        """
+        """Records the results of a running trial, and `more` attributes; a trial that has finished stays as it is."""
         if self.trial(number).state.is_finished():
             return
         trial = self._running(number)
@@ -184,8 +167,7 @@ class Study(Facts):
     def correct(self, number: int, cost: Cost, reward: float, estimated: bool) -> None:
         """Stores the corrected cost and reward of a finished trial; the controller has learned from the earlier ones.
 
-        Args:
-            estimated: whether the reward is still computed with a latency of a busy host, the teacher's.
+        The reward is still `estimated` if the teacher's latency was measured on a busy host.
         """
         values = {"cost": cost.to_dict(), "reward": reward, "estimated": estimated}
         self.optuna.set_user_attr(_correction(number), values)

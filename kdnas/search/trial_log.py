@@ -19,20 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class TrialLog:
-    """Logs each candidate that ends: the progress of the search, its metrics and latency, and the time left.
-
-    Args:
-        episodes: the number of episodes of the search.
-        total: the number of candidates of the search.
-        write: logs a line.
-    """
+    """Logs each candidate that ends: the progress of the search, its metrics and latency, and the time left."""
 
     noun = "candidates"
 
     def __init__(self, episodes: int, total: int, write: Callable[[str], None] = log.info) -> None:
         self.episodes, self.total, self.write = episodes, total, write
-        self.logged: set[int] = set()
-        """The numbers of the trials that have ended, and need no line any more."""
+        self.logged: set[int] = set()  # the numbers of the trials that need no line any more
         self.learns = False
         self.best: FrozenTrial | None = None
         self.before = 0
@@ -40,7 +33,6 @@ class TrialLog:
 
     @property
     def summary(self) -> str:
-        """The number of trials that have ended, and the best reward so far."""
         best = f", best reward {self.best.value:.4f}" if self.best else ""
         return f"{len(self.logged)} of {self.total} have ended{best}"
 
@@ -67,7 +59,6 @@ class TrialLog:
                 self.learns = True
 
     def _ended(self, study: Study) -> list[FrozenTrial]:
-        """Returns the trials that have ended since the last call, and updates the best trial."""
         ended = [trial for trial in study.counted(*ENDED) if trial.number not in self.logged]
         self.logged |= {trial.number for trial in ended}
         complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
@@ -91,12 +82,7 @@ class TrialLog:
 
 
 class FinalistLog(TrialLog):
-    """Logs each finalist that ends, with its rewards after the full distillation and after mini-KD.
-
-    Args:
-        candidates: the study of the candidates that the finalists were chosen from.
-        total, write: see `TrialLog`, of the finalists.
-    """
+    """Logs each finalist that ends, with its rewards after the full distillation and after mini-KD."""
 
     noun = "finalists"
 

@@ -8,8 +8,7 @@ import torch
 
 from kdnas.base.files import whole
 from kdnas.base.host import QuietHost, host_folder
-from kdnas.costs.device_names import device_name
-from kdnas.costs.devices import DEVICES
+from kdnas.costs.devices import DEVICES, device_name
 
 log = logging.getLogger(__name__)
 WORTH = 1.2

@@ -15,12 +15,10 @@ from kdnas.base.errors import ConfigError, mounted
 from kdnas.costs import CostModel
 from kdnas.models.counting import count_parameters
 from kdnas.models.loading import load_config
-from kdnas.reports.cells import BUSY, BUSY_NOTE, WIDTH, grid, markdown
-from kdnas.reports.costs import cost_columns, devices
+from kdnas.reports.cells import BUSY, BUSY_NOTE, WIDTH, cost_columns, devices, grid, markdown
 from kdnas.reports.files import write_files
 from kdnas.reports.glue.runs import read, unfinished
-from kdnas.reports.glue.table import metrics, table
-from kdnas.reports.glue.text import as_text, convention, further_metrics
+from kdnas.reports.glue.table import as_text, convention, further_metrics, metrics, table
 from kdnas.reports.plots import score_plot
 
 
@@ -34,8 +32,7 @@ def report(
     """Reads the runs, prints the table and writes it; returns the paths of the files.
 
     Args:
-        folder: the folder of the runs.
-        output: the folder to write to.
+        folder, output: the folder of the runs, and the folder to write to.
         tasks: for each task the metric that stands for it; None leaves a task out.
         teacher: the label of the teacher's runs; None for no comparison.
         latency: measures the models; None leaves latencies and FLOPs out.
@@ -86,7 +83,6 @@ def contents(
 
 
 def show(tables: Iterable[pd.DataFrame], notes: Iterable[str]) -> None:
-    """Prints tables and notes."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)

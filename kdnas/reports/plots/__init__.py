@@ -1,7 +1,4 @@
-"""Plots of a search: rewards, quality against latency, the controller's predictions; and one of GLUE scores.
-
-Every function returns a matplotlib `Figure` (Agg, no pyplot state), or None where there is no data.
-"""
+"""Plots as matplotlib figures (Agg, no pyplot state); every function returns None where there is no data."""
 
 from kdnas.reports.plots.controller import controller_plot
 from kdnas.reports.plots.reward import reward_plot

@@ -15,15 +15,9 @@ from kdnas.reports.results import Results
 
 def controller_plot(results: Results) -> Figure | None:
     """Plots predicted against actual rewards, coloured by episode; returns None without predictions."""
-    pairs = pd.DataFrame(
-        [
-            (one.prediction, one.reward, one.episode + 1)
-            for one in (each.mini for each in results.ranking)
-            if one.prediction is not None
-        ],
-        columns=["predicted", "actual", "episode"],
-        dtype=float,
-    )
+    seen = [one.mini for one in results.ranking if one.mini.prediction is not None]
+    rows = [(one.prediction, one.reward, one.episode + 1) for one in seen]
+    pairs = pd.DataFrame(rows, columns=["predicted", "actual", "episode"], dtype=float)
     pairs = pairs[np.isfinite(pairs).all(axis="columns")]
     if pairs.empty:
         return None
@@ -32,9 +26,7 @@ def controller_plot(results: Results) -> Figure | None:
     values = pairs[["predicted", "actual"]].to_numpy()
     margin = 0.06 * (np.ptp(values) or 1.0)
     limits = (values.min() - margin, values.max() + margin)
-    axes.axline(
-        (limits[0], limits[0]), slope=1, color="grey", linewidth=1, linestyle="--", label="actual = predicted", zorder=1
-    )
+    axes.axline((limits[0], limits[0]), slope=1, color="grey", lw=1, ls="--", label="actual = predicted", zorder=1)
     dots = axes.scatter(
         pairs["predicted"], pairs["actual"], 30, pairs["episode"], cmap="viridis", edgecolors="white", linewidths=0.4
     )
@@ -44,10 +36,8 @@ def controller_plot(results: Results) -> Figure | None:
     axes.set(xlabel="predicted reward", ylabel="actual reward", xlim=limits, ylim=limits, aspect="equal")
     rho = spearman(pairs["predicted"], pairs["actual"])
     known = "undefined" if math.isnan(rho) else f"{rho:.2f}"
-    size = counted(len(pairs), "candidate")
-    axes.set_title(
-        f"{results.name}\npredicted against actual reward, {size}, Spearman ρ = {known}", loc="left", fontsize=11
-    )
+    title = f"predicted against actual reward, {counted(len(pairs), 'candidate')}, Spearman ρ = {known}"
+    axes.set_title(f"{results.name}\n{title}", loc="left", fontsize=11)
     axes.legend(loc="upper left", frameon=False)
     return figure
 

@@ -13,8 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from kdnas.reports.plots.drawing import COLOURS, MARK, ORIGINS, counted, dot, fence, new_figure, points_to
-from kdnas.reports.plots.labels import label_spots
+from kdnas.reports.plots.drawing import COLOURS, MARK, ORIGINS, counted, dot, fence, label_spots, new_figure, points_to
 from kdnas.reports.results import Results
 from kdnas.search.observation import Observation
 
@@ -64,10 +63,8 @@ def reward_plot(results: Results) -> Figure | None:
     axes.set(xlabel="candidate (trial number)", ylabel="reward", xlim=(trials[0] - margin, trials[-1] + margin))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.margins(y=0.12)
-    episodes = len({one.episode for one in seen})
-    axes.set_title(
-        f"{results.name}\nreward of {counted(len(seen), 'candidate')} in {counted(episodes, 'episode')}", loc="left"
-    )
+    episodes = counted(len({one.episode for one in seen}), "episode")
+    axes.set_title(f"{results.name}\nreward of {counted(len(seen), 'candidate')} in {episodes}", loc="left")
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     if finalists:
         label_spots(figure, axes, np.transpose([trials, shown]), spots, [f"#{one.rank}" for one in finalists])
@@ -75,7 +72,6 @@ def reward_plot(results: Results) -> Figure | None:
 
 
 def _shade_episodes(axes: Axes, seen: Sequence[Observation]) -> Patch:
-    """Shades every other episode and numbers some of them along the top."""
     starts: dict[int, int] = {}
     for one in seen:
         starts.setdefault(one.episode, one.trial)

@@ -10,9 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdnas.reports.plots.drawing import COLOURS, FRONT, TEACHER, counted, dot, new_figure
-from kdnas.reports.plots.front import pareto
-from kdnas.reports.plots.labels import label_spots
+from kdnas.reports.plots.drawing import COLOURS, FRONT, TEACHER, counted, dot, label_spots, new_figure, pareto
 
 
 def score_plot(table: pd.DataFrame, devices: Sequence[str], teacher: str | None, score: str) -> Figure | None:
@@ -20,8 +18,6 @@ def score_plot(table: pd.DataFrame, devices: Sequence[str], teacher: str | None,
 
     Args:
         table: has `model`, `average` and `latency DEVICE (ms)`; a model that lacks one of them is left out.
-        devices: the devices of the latencies.
-        teacher: the name of the teacher in `model`, drawn in its own colour; None for no teacher.
         score: the label of the average.
     """
     points = table.dropna(subset=["average", *(f"latency {device} (ms)" for device in devices)])

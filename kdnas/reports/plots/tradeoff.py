@@ -24,18 +24,16 @@ from kdnas.reports.plots.drawing import (
     counted,
     dot,
     fence,
+    label_spots,
     new_figure,
+    pareto,
     points_to,
 )
-from kdnas.reports.plots.front import pareto
-from kdnas.reports.plots.labels import label_spots
 from kdnas.reports.results import Results
 from kdnas.search.observation import Observation
 
-SMALLEST = 16.0
-"""The area of the smallest bubble, in square points, so that it is visible."""
-FAR = 20
-"""The ratio of the highest to the lowest latency above which the axis is logarithmic."""
+SMALLEST = 16.0  # the area of the smallest bubble, in square points, so that it is visible
+FAR = 20  # the ratio of the highest to the lowest latency above which the axis is logarithmic
 
 
 def pareto_plot(results: Results) -> Figure | None:
@@ -85,8 +83,6 @@ def pareto_plot(results: Results) -> Figure | None:
 
 
 def _points(results: Results) -> pd.DataFrame:
-    """Makes a row for each candidate that has a finite loss or metric and a cost."""
-
     def loss(seen: Observation) -> float:
         metric = results.metric
         return 1 - seen.metrics.get(metric, math.nan) if metric else seen.metrics.get("loss", math.nan)
@@ -97,21 +93,18 @@ def _points(results: Results) -> pd.DataFrame:
         if one.cost is None or not math.isfinite(loss(one.mini)):
             continue
         full = loss(one.full) if one.full else math.nan
-        measured = one.cost.latency.items()
-        rows.append(
-            {
-                "loss": loss(one.mini),
-                "full": full,
-                "end": full if math.isfinite(full) else loss(one.mini),
-                "parameters": one.cost.parameters,
-                "colour": COLOURS[one.mini.origin],
-                "rank": one.rank if one.mini.trial in finalists else math.nan,
-                "architecture": str(one.architecture),
-            }
-            | {("latency", device): latency.median for device, latency in measured}
-            | {("spread", device): latency.spread for device, latency in measured}
-            | {("busy", device): latency.busy for device, latency in measured}
-        )
+        row: dict[Any, Any] = {
+            "loss": loss(one.mini),
+            "full": full,
+            "end": full if math.isfinite(full) else loss(one.mini),
+            "parameters": one.cost.parameters,
+            "colour": COLOURS[one.mini.origin],
+            "rank": one.rank if one.mini.trial in finalists else math.nan,
+            "architecture": str(one.architecture),
+        }
+        for device, seen in one.cost.latency.items():
+            row |= {("latency", device): seen.median, ("spread", device): seen.spread, ("busy", device): seen.busy}
+        rows.append(row)
     frame = pd.DataFrame(rows)
     columns = [(name, device) for name in ("latency", "spread", "busy") for device in results.devices]
     return frame.reindex(columns=[*(name for name in frame.columns if name not in columns), *columns])
@@ -120,8 +113,7 @@ def _points(results: Results) -> pd.DataFrame:
 def _draw_candidates(axes: Axes, points: pd.DataFrame, *reach: float) -> None:
     """Draws one panel: bubbles (triangles where the loss is cut, hollow where the host was busy), front and finalists.
 
-    Args:
-        reach: further latencies that the axis must include.
+    The axis includes the latencies of `reach` as well.
     """
     quiet = points["busy"] != True  # noqa: E712 (a column)
     cut = points["loss"] > points["drawn loss"]
@@ -149,15 +141,8 @@ def _draw_candidates(axes: Axes, points: pd.DataFrame, *reach: float) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.autoscale_view()
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # spreads do not widen the axes
-    axes.errorbar(
-        points["latency"],
-        points["drawn loss"],
-        xerr=points["spread"],
-        fmt="none",
-        ecolor="0.6",
-        elinewidth=0.8,
-        zorder=1,
-    )
+    middle = points["latency"], points["drawn loss"]
+    axes.errorbar(*middle, xerr=points["spread"], fmt="none", ecolor="0.6", elinewidth=0.8, zorder=1)
 
 
 def _draw_teacher(axes: Axes, latency: Latency, loss: float | None) -> None:
@@ -192,7 +177,6 @@ def _draw_chance(axes: Axes, loss: float) -> None:
 
 
 def _widen(axes: Axes, across: float | None, up: float) -> None:
-    """Widens the axes to include a point."""
     logarithmic = axes.get_xscale() == "log"
     for value, limits, setter in ((across, axes.get_xlim(), axes.set_xlim), (up, axes.get_ylim(), axes.set_ylim)):
         if value is None:
@@ -217,16 +201,8 @@ def _legend(results: Results, points: pd.DataFrame, ceiling: float) -> list[Arti
         handles.append(dot(TEACHER, "teacher", "P", 8))
     handles.append(Line2D([], [], color="0.6", linewidth=0.8, label="middle 90 % of latencies"))
     if any(points[name].eq(True).any() for name in points if isinstance(name, tuple) and name[0] == "busy"):
-        handles.append(
-            Line2D(
-                *([], []),
-                linestyle="none",
-                marker="o",
-                markerfacecolor="none",
-                markeredgecolor="grey",
-                label="not filled, *: measured on a busy\nhost, not to be relied on",
-            )
-        )
+        handles.append(hollow := dot("grey", "not filled, *: measured on a busy\nhost, not to be relied on"))
+        hollow.set_markerfacecolor("none")
     handles.append(Line2D([], [], linestyle="none", label="\nparameters"))
     largest = points["parameters"].max()
     sizes = np.asarray(MaxNLocator(4, steps=[1, 2, 2.5, 4, 5, 10]).tick_values(0, largest / 1e6))

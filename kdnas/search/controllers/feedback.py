@@ -20,11 +20,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.base.errors import is_number, require, require_whole
-from kdnas.search.controllers.grid import Grid
-from kdnas.search.controllers.history import CommonSpace, History, episode_of, has_place, sign
+from kdnas.search.controllers.grid import CommonSpace, Grid, History, State, episode_of, has_place, sign
 
 if TYPE_CHECKING:
-    from kdnas.search.controllers.predictor import Learned, State
+    from kdnas.search.controllers.predictor import Learned
 
 
 @dataclass(frozen=True)
@@ -121,12 +120,9 @@ class FeedbackSampler(BaseSampler):
     ) -> dict[str, Any]:
         self._raise_error_if_multi_objective(study)
         grid = Grid(search_space)
-        others = {
-            name: self.sample_independent(study, trial, name, distribution)
-            for name, distribution in search_space.items()
-            if name not in grid.distributions
-        }
-        return {**others, **grid.params(self._choose(study, trial, grid))}
+        others = [name for name in search_space if name not in grid.distributions]
+        values = {name: self.sample_independent(study, trial, name, search_space[name]) for name in others}
+        return values | grid.params(self._choose(study, trial, grid))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

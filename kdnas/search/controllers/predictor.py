@@ -14,16 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from kdnas.base.files import whole
+from kdnas.search.controllers.grid import State
 
-State = tuple[int, ...]
-"""A point of the search space: the index of its value in each dimension."""
-Episode = Sequence[tuple[State, float]]
-"""The (state, reward) pairs of one episode, in the order they were proposed."""
+Episode = Sequence[tuple[State, float]]  # the (state, reward) pairs of one episode, in the order they were proposed
 
 REPLAYED = 50
 """The most episodes that an epoch goes through all of. Of more, it goes through a sample, to cost no more."""
-SAMPLED = 25
-"""The number of episodes in such a sample, the latest among them."""
+SAMPLED = 25  # the number of episodes in such a sample, the latest among them
 
 
 @dataclass(frozen=True)
@@ -45,9 +42,6 @@ class RewardPredictor(nn.Module):
 
     Args:
         sizes: the number of values of each of the D dimensions.
-        embedding: the width of a dimension's embedding.
-        hidden_size: the number of cells of the LSTM.
-        seed: the seed of the initial weights; no global generator is used.
     """
 
     def __init__(self, sizes: Sequence[int], embedding: int, hidden_size: int, seed: int) -> None:
@@ -56,7 +50,7 @@ class RewardPredictor(nn.Module):
             self.embeddings = nn.ModuleList(nn.Embedding(size, embedding) for size in sizes)
             self.lstm = nn.LSTM(len(sizes) * embedding, hidden_size, batch_first=True)
             self.head = nn.Linear(hidden_size, 1)
-        self.to_empty(device="cpu")
+        self.to_empty(device="cpu")  # no global generator is used
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.embeddings.parameters():
             # Small, so that values not seen yet say little: at PyTorch's deviation of 1 the ranking is far worse.
@@ -93,7 +87,6 @@ class Memory:
         return cls(state, state)
 
     def after(self, episode: Episode) -> Memory:
-        """Returns the memory after an episode."""
         # Reversed, because Algorithm 1 compares with >=: of equal rewards, the last counts.
         state, reward = max(reversed(episode), key=lambda pair: pair[1])
         if reward >= self.reward:
@@ -126,7 +119,6 @@ class Learned:
 
 
 def untrained(sizes: Sequence[int], settings: Settings) -> Learned:
-    """Makes a predictor with initial weights."""
     model = RewardPredictor(sizes, settings.embedding, settings.hidden_size, settings.seed)
     # All weights in one call: a third faster, and the same to the last bit.
     optimizer = torch.optim.RMSprop(model.parameters(), lr=settings.learning_rate, alpha=0.95, foreach=True)
@@ -145,7 +137,6 @@ def learn(
     alone. An episode's pairs are one batch, and are read with the best states before the episode.
 
     Args:
-        episodes: the (state, reward) pairs of each episode.
         sizes: the number of values of each dimension.
         known: the number of first episodes that `before` has been trained on; training goes on after them.
         before: a trained predictor, which stays as it is; None for initial weights.
@@ -182,7 +173,6 @@ def _replayed(latest: int, rng: Random) -> Sequence[int]:
 
 
 def _spread(rewards: Sequence[Tensor]) -> tuple[float, float]:
-    """Returns the mean and standard deviation of all rewards so far (1 where they do not differ)."""
     seen = torch.cat(list(rewards))
     return seen.mean().item(), seen.std(correction=0).item() or 1.0
 

@@ -1,28 +1,23 @@
-"""What a runtime must offer, and the choice of the runtime that a target names."""
+"""Runtimes: the libraries that can run a model on a target, and the choice of the one that a target names."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 
+import torch
 from transformers import PreTrainedModel
 
 from kdnas.base.errors import ConfigError
-from kdnas.costs.devices import available_devices
-from kdnas.costs.protocol import Protocol
-from kdnas.costs.targets import Target
+from kdnas.costs.devices import DEVICES, available_devices
+from kdnas.costs.targets import Protocol, Target
 
 
 class Runtime(ABC):
-    """A library that runs models. Targets use it by its name in `latency.runtimes`.
+    """A library that runs models. Targets use it by its name in `latency.runtimes`."""
 
-    Attributes:
-        devices: the devices that it runs on.
-        quantisations: the quantisations that it offers.
-    """
-
-    devices: Collection[str] = ("cpu",)
-    quantisations: Collection[str] = ()
+    devices: Collection[str] = ("cpu",)  # the devices that it runs on
+    quantisations: Collection[str] = ()  # the quantisations that it offers
 
     def available(self) -> bool:
         """Returns whether the library is installed."""
@@ -37,23 +32,13 @@ class Runtime(ABC):
         """Brings a model to the target and returns one inference of it, which is called and timed again and again.
 
         The inference's input has the shape (`protocol.batch_size`, `protocol.length`), without padding. The inference
-        uses `protocol.threads` processors, and returns when the device has finished.
-
-        Args:
-            model: a new model with random weights, which the runtime may change.
-            protocol: the dtype and the input; the dtype is the target's, if the target names one.
+        uses `protocol.threads` processors and computes in `protocol.dtype`, which is the target's if the target names
+        one. It returns when the device has finished. The model is new, with random weights, and may be changed.
         """
 
 
 def runtime_for(target: Target, runtimes: Mapping[str, Runtime]) -> Runtime:
-    """Returns the runtime that a target names.
-
-    Args:
-        runtimes: the known runtimes by name.
-
-    Raises:
-        ConfigError: this machine lacks the device or the runtime, or they do not go together.
-    """
+    """Returns the runtime that a target names; raises a ConfigError if it cannot run there on this machine."""
     devices = available_devices()
     _require(target.device in devices, target, f"not on this machine; it has {', '.join(devices)}")
     installed = [name for name, runtime in runtimes.items() if runtime.available()]
@@ -69,3 +54,24 @@ def runtime_for(target: Target, runtimes: Mapping[str, Runtime]) -> Runtime:
 def _require(fits: bool, target: Target, otherwise: str) -> None:
     if not fits:
         raise ConfigError.of("accelerators", f"={target}: {otherwise}")
+
+
+class Torch(Runtime):
+    """PyTorch in eager mode: a Hugging Face model as it is, without conversion."""
+
+    devices = tuple(DEVICES)
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": torch.__version__}  # ends in +cpu, +cu130 or the like
+
+    def load(self, model: PreTrainedModel, target: Target, protocol: Protocol) -> Callable[[], object]:
+        synchronize = DEVICES[target.device].synchronize
+        model = model.eval().to(target.device, dtype=getattr(torch, protocol.dtype))
+        tokens = torch.full((protocol.batch_size, protocol.length), 1, dtype=torch.long, device=target.device)
+        mask = torch.ones_like(tokens)
+
+        def infer() -> None:
+            model(input_ids=tokens, attention_mask=mask)
+            synchronize()
+
+        return infer
