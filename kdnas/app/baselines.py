@@ -1,7 +1,5 @@
 """Held-out metrics of the teacher and of constant predictions (chance), to compare a student's metrics with."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Builds the LightningModule and the data module of a training, and connects them."""
 
-from __future__ import annotations
-
 import json
 
 import lightning as L

@@ -4,8 +4,6 @@ In a shell, bad input ends in one line on stderr, `error: key=value: must be ...
 folder behind.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -24,7 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from kdnas.app.unused import leave_out, refuse_unused
 from kdnas.app.words import checked
-from kdnas.base.config import CONF, mistake
+from kdnas.base.config import CONF, instantiate, mistake
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError
 from kdnas.base.folders import BusyFolderError
@@ -179,3 +177,14 @@ def one_line(error: HydraException) -> str:
         adds = f"; '+{cause.full_key}=...' adds it" * ("_target_" in cause.parent_node)
         return f"{cause.full_key}: not a key; there is {', '.join(map(str, cause.parent_node))}{adds}"
     return " ".join(str(error).partition("Config search path:")[0].split())
+
+
+def _run(cfg: DictConfig) -> dict[str, float]:
+    from kdnas.app.run import run  # PyTorch and what builds on it, only once the config is composed
+
+    return run(cfg)
+
+
+search = Command("search", _run)
+train = Command("train", _run)
+evaluate = Command("evaluate", lambda cfg: instantiate(cfg.evaluation), group="evaluation")

@@ -1,7 +1,5 @@
 """Trains: connects the module and its data, resumes from a checkpoint, and calls Lightning's `fit`."""
 
-from __future__ import annotations
-
 import logging
 
 import lightning as L

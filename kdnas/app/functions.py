@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from kdnas.app import commands
+from kdnas.app import command
 from kdnas.base.config import CONF, override
 from kdnas.base.errors import ConfigError, require
 
@@ -43,7 +43,7 @@ def run_search(*overrides: str, config_dir: str | os.PathLike[str] | None = None
 
     words = _words(overrides, config_dir)
     with _apart():
-        commands.search.run(words)
+        command.search.run(words)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             folder = compose("search", words).search.dir
     return open_search(folder)
@@ -69,7 +69,7 @@ def distil(*overrides: str, config_dir: str | os.PathLike[str] | None = None) ->
         DiskError: a disk is full or cannot be written to; the same call continues the run.
     """
     with _apart():
-        return commands.train.run(_words(overrides, config_dir))[0]
+        return command.train.run(_words(overrides, config_dir))[0]
 
 
 def _words(overrides: tuple[str, ...], config_dir: str | os.PathLike[str] | None) -> list[str]:

@@ -1,7 +1,5 @@
 """A job of a search: it locks its folder, and reports its trials to the study even if it fails."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 import traceback

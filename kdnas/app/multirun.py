@@ -3,8 +3,6 @@
 Hydra imports this at every start.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from kdnas.app.launchers import reason
+from kdnas.app.launchers.returns import reason
 from kdnas.base.folders import discard, holds_only
 
 

@@ -1,7 +1,5 @@
 """Checks a run's settings before anything is read or trained, and makes from them what the run needs."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +10,17 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from omegaconf import DictConfig, OmegaConf
 
-from kdnas.app.resuming import LastCheckpoint
+from kdnas.app.resuming import LastCheckpoint, LeaveSigterm
 from kdnas.base.config import instantiate, plain
 from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole
 from kdnas.base.files import check_folder
 from kdnas.base.profiler import TimeTable
 from kdnas.base.run_folder import earlier_precision
-from kdnas.callbacks import (
-    ControllerUpdate,
-    ExportModels,
-    LatencyBenchmark,
-    LeaveSigterm,
-    Progress,
-    QuietSteps,
-    SeedSteps,
-)
+from kdnas.callbacks.controller import ControllerUpdate
+from kdnas.callbacks.export import ExportModels
+from kdnas.callbacks.latency import LatencyBenchmark
+from kdnas.callbacks.progress import Progress
+from kdnas.callbacks.steps import QuietSteps, SeedSteps
 from kdnas.costs import CostModel
 from kdnas.models.architecture import Architecture
 from kdnas.models.exports import check_export

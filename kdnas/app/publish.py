@@ -1,7 +1,5 @@
 """Publishes what a training leaves: the best weights as a checkpoint and a Hugging Face folder, and the results."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

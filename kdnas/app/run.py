@@ -3,8 +3,6 @@
 Scoring a candidate is an ordinary distillation with two more callbacks and the settings of its kind of job.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import warnings

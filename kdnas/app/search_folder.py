@@ -3,8 +3,6 @@
 Hydra imports this at every start, so nothing heavy is imported until a search begins.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

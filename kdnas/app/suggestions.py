@@ -1,7 +1,5 @@
 """The commands that a search suggests at its end, with its own task, data and config folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

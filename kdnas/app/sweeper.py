@@ -20,11 +20,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kdnas.app import suggestions
-from kdnas.app.dispatch import Dispatcher
-from kdnas.app.launchers import reason
+from kdnas.app.dispatch import Dispatcher, watching
+from kdnas.app.launchers.returns import reason
 from kdnas.app.search_folder import log_to, searching_in, set_aside
 from kdnas.app.unused import distillation_overrides
-from kdnas.app.watching import watching
 from kdnas.app.words import quoted
 from kdnas.base.config import instantiate
 from kdnas.base.disk import DiskError, disk_error

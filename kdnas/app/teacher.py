@@ -1,7 +1,5 @@
 """Trains a search's or a distillation's teacher, if the config says how and it does not exist yet."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One training, from its settings to its results: what `train.py` runs, and each candidate and finalist of a search."""
 
-from __future__ import annotations
-
 import logging
 from contextlib import nullcontext
 from pathlib import Path

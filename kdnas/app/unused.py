@@ -1,7 +1,5 @@
 """Refuses settings of a command line that the run would not use, or that its jobs cannot share."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterator, Sequence

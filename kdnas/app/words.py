@@ -1,7 +1,5 @@
 """Checks the arguments of a command line before Hydra parses them, and suggests how to quote what it would refuse."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from pathlib import Path

@@ -4,8 +4,6 @@ Hydra imports this at every start (through its sweeper plugin), so that `${label
 `${begun:...}` work in every config.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -1,7 +1,5 @@
 """Errors of disks that are full, over their quota, read-only or out of reach, reported in one line."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Atomic writes, checks of the folders that users name, and digests of weights."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

@@ -1,7 +1,5 @@
 """Folders that one process works in at a time, and that are removed if the work is refused before it begins."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress

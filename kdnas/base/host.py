@@ -1,7 +1,5 @@
 """A folder, and a lock between training and measuring, that the processes of one user on one host share."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import stat

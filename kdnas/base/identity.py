@@ -3,8 +3,6 @@
 Two runs with the same identity have the same results, wherever their files are and whatever the files are called.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

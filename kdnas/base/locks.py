@@ -1,7 +1,5 @@
 """Locks on files. A process that waits for one logs who holds it: from /proc/locks on this host, else from the file."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging

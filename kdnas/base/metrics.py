@@ -1,7 +1,5 @@
 """Which held-out metric compares models, and which of two of its values is the better."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 LOSS = "loss"

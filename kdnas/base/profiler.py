@@ -1,7 +1,5 @@
 """Where the time of a run goes: `profile=true`."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """A run's folder: its lock, the settings of the run, and its results once it has finished."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

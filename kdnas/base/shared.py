@@ -1,7 +1,5 @@
 """What one process makes once for all of a search's candidates: the teacher, the data, the teacher's outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 

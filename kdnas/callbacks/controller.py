@@ -1,7 +1,5 @@
 """A Lightning callback that computes the students' rewards and reports them to the study."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time

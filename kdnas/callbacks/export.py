@@ -1,7 +1,5 @@
 """A Lightning callback that exports the trained models as Hugging Face folders."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

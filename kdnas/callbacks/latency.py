@@ -1,7 +1,5 @@
 """A Lightning callback that finds the students' costs (latency, parameters, FLOPs) before they are trained."""
 
-from __future__ import annotations
-
 import logging
 
 import lightning as L

@@ -1,7 +1,5 @@
 """A Lightning callback that shows the progress of one training."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Assigns one GPU to each process of a host."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from pathlib import Path

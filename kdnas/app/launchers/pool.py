@@ -1,7 +1,5 @@
 """Runs jobs in joblib's worker processes."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 import threading

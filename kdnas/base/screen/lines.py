@@ -1,7 +1,5 @@
 """The filter and the format of log lines on the terminal."""
 
-from __future__ import annotations
-
 import logging
 
 from kdnas.base.screen.display import board
