@@ -85,10 +85,8 @@ class Command:
             return results[-1]
 
         job.__module__ = self.config  # Hydra names the job and its log file after it
-        board.narrated, board.foreground = (
-            False,
-            "LOCAL_RANK" not in os.environ,
-        )  # Lightning sets it where it starts more
+        board.narrated = False
+        board.foreground = "LOCAL_RANK" not in os.environ  # Lightning sets it where it starts more
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise its errors, not print them
         try:
             sys.argv[1:] = checked(self._chosen(words), CONF, sweeps=self.config == "search")
@@ -121,7 +119,7 @@ class Command:
         try:
             # What a job of a search logs in another process than the search's goes to its log file.
             searching = self.config == "search"
-            with aside(searching and not board.narrated), starting(title_of(cfg)):
+            with aside(searching and not board.narrated), starting(cfg):
                 if "job" in cfg:  # a run
                     words = list(HydraConfig.get().overrides.task)
                     leave_out(cfg, words)
@@ -149,22 +147,14 @@ def refuse(message: object) -> NoReturn:
     sys.exit(f"error: {message}" if board.foreground else 1)
 
 
-def title_of(cfg: DictConfig) -> str | None:
-    """Returns the title of a run; None for a command that prints only a table."""
-    return Job.of(cfg).title or cfg.title if "job" in cfg else None
-
-
 @contextmanager
-def starting(title: str | None) -> Iterator[None]:
-    """Logs what starts, before the imports that take seconds; silent in the jobs of a search.
-
-    Args:
-        title: the title of the run; None for a command that prints only a table.
-    """
+def starting(cfg: DictConfig) -> Iterator[None]:
+    """Logs what starts, before the imports that take seconds; silent in the jobs of a search."""
     if board.narrated or not board.foreground:
         yield
         return
-    if title is not None:
+    title = Job.of(cfg).title or cfg.title if "job" in cfg else None  # a table has none
+    if title:
         log.info("%s: loading PyTorch and what builds on it", title)
     with activity(title or "starting"):
         yield

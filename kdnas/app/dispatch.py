@@ -40,8 +40,6 @@ class Dispatcher:
     """Runs jobs with the overrides of the search's command line before their own.
 
     Args:
-        launcher: the Hydra launcher.
-        overrides: the overrides of the command line.
         folder: the search folder.
         retries: how often a job is repeated that died or met a full disk.
     """
@@ -80,7 +78,6 @@ class Dispatcher:
         return disk_error(returned._return_value, *([self.folder] if died else []))
 
     def _run(self, jobs: Sequence[Job]) -> list[JobReturn]:
-        """Runs jobs to their end, without repeating any."""
         try:
             return list(self.launcher.launch([[*self.overrides, job.to_override()] for job in jobs], initial_job_idx=0))
         except ConfigError:

@@ -55,18 +55,10 @@ def distil(*overrides: str, config_dir: str | os.PathLike[str] | None = None) ->
     The same as `python train.py` with these overrides, in this process:
     `distil("+experiment=minilm", "architecture=kdnas_v2_arch1", "paths.output=runs/mine")` leaves `model/` (a folder
     for `AutoModel.from_pretrained`), `best.ckpt` and `results.json` in `runs/mine`. A run that has finished there
-    before is not repeated. May be called several times, also from a notebook.
-
-    Args:
-        overrides: settings in Hydra's grammar, as on the command line.
-        config_dir: a folder with configs of your own, searched before kdnas's.
+    before is not repeated. Arguments and errors are those of `run_search`.
 
     Returns:
         The held-out metrics by name, as `loss` and `accuracy`, of the first student where there are several.
-
-    Raises:
-        ConfigError: bad input; the message names the setting, its value and what would be allowed.
-        DiskError: a disk is full or cannot be written to; the same call continues the run.
     """
     with _apart():
         return command.train.run(_words(overrides, config_dir))[0]

@@ -42,11 +42,8 @@ class Plan:
 
     Attributes:
         cfg: the config, with the settings of the job and the precision that is trained in.
-        job: what the training is for.
         study: the study that the job's trials are reported to; None if it has no trials.
-        trainer: the Trainer of this training, with all of its callbacks.
         costs: measures what models cost; None if nothing is measured.
-        profiler: measures where the time goes.
         metrics: the names of the held-out metrics of a distillation, `loss` first.
     """
 
@@ -60,7 +57,6 @@ class Plan:
 
     @property
     def output(self) -> Path:
-        """The run's folder."""
         return Path(self.cfg.paths.output)
 
     @property
@@ -74,8 +70,8 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
 
     Args:
         cfg: the config, with the settings of the job (see `kdnas.app.kinds.staged`).
-        job: what the training is for; None for the job in the config.
-        study: the study that the job's trials are reported to; None if it has no trials.
+        job: None for the job in the config.
+        study: the study that the job's trials are reported to.
 
     Raises:
         ConfigError: the first setting that is out of range or does not go with the others.

@@ -95,11 +95,7 @@ class KDNASSweeper(Sweeper):
             self._run(settings, schedule, ranking)
 
     def _run(self, settings: SearchSettings, schedule: Schedule, ranking: Ranking) -> None:
-        """Runs the search's jobs from where an earlier process stopped, then reports.
-
-        Args:
-            settings: the size of the search.
-        """
+        """Runs the search's jobs from where an earlier process stopped, then reports."""
         from kdnas.search.loop import Loop
         from kdnas.search.proposing import Proposer
         from kdnas.search.search import Search
@@ -128,11 +124,7 @@ class KDNASSweeper(Sweeper):
             self._report(mini, full, ranking)
 
     def _studies(self) -> tuple[Study, Study]:
-        """Opens the studies of the candidates and of the finalists, with what the prepare job has found out.
-
-        Raises:
-            ConfigError: the candidates that are there were scored with other settings.
-        """
+        """Opens the studies of candidates and finalists; refuses candidates that were scored with other settings."""
         from kdnas.app.kinds import staged
         from kdnas.search.journal import open_storage
         from kdnas.search.study import Study

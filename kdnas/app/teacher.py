@@ -23,10 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def ensure_teacher(cfg: DictConfig, complete: Callable[[Plan], Any]) -> None:
-    """Trains the teacher if the config has `teacher.prepare` and its folder does not exist yet; else reuses it.
-
-    Args:
-        complete: trains to the end.
+    """Trains the teacher, by `complete`, if the config has `teacher.prepare` and its folder does not exist yet.
 
     Raises:
         ConfigError: the existing teacher was trained with other settings or on other data.

@@ -38,22 +38,17 @@ def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
 
 
 def refuse_shared(word: str, override: Override) -> None:
-    """Refuses one folder for all jobs of a multirun.
-
-    Args:
-        word: the override as it was typed.
-    """
+    """Refuses one folder for all jobs of a multirun; `word` is the override as it was typed."""
     fixed = not override.is_sweep_override() and override.value() is not None and "${" not in word
     if override.key_or_group in SHARED and fixed:
         raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
 
 
 def refuse_unused(cfg: DictConfig, words: Sequence[str], searching: bool = False) -> None:
-    """Refuses overrides that change nothing.
+    """Refuses overrides of the command line that change nothing.
 
     Args:
         cfg: the config, before the settings of its kind of job are merged.
-        words: the overrides of the command line.
         searching: whether the command is a search.
 
     Raises:
@@ -113,9 +108,7 @@ def is_brought(cfg: DictConfig) -> bool:
 def distillation_overrides(overrides: Sequence[str], cfg: DictConfig) -> list[str]:
     """Returns the overrides of `search.py` that `train.py` needs to repeat a full distillation.
 
-    Overrides of `search.stages.full.<key>` become overrides of `<key>`.
-
-    Overrides of other keys that the stage `full` sets are left out.
+    Overrides of `search.stages.full.<key>` become those of `<key>`; those of other keys that it sets are left out.
     """
     chosen: list[str] = []
     full = changed_keys(cfg, "full")

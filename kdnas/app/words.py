@@ -18,7 +18,6 @@ def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
     """Returns the arguments for Hydra: flags first, and `~` at the beginning of a value expanded.
 
     Args:
-        words: all arguments of the command.
         conf: the folder of configs.
         sweeps: whether the command itself is a sweep, without `-m`.
 
@@ -36,18 +35,12 @@ def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
             raise ConfigError(f"{word}: several values take -m, for a run each; as one value: {quoted(word)}")
         if several:
             refuse_shared(word, override)
-    flags = [
-        word for word in words if word not in overrides
-    ]  # first, since Hydra takes no overrides on both sides of a flag
+    flags = [word for word in words if word not in overrides]  # first: Hydra takes no overrides on both sides of one
     return flags + [at_home(word, overrides[word]) for word in words if word in overrides]
 
 
 def parsed(word: str) -> Override:
-    """Parses an override.
-
-    Raises:
-        ConfigError: it is not in Hydra's grammar.
-    """
+    """Parses an override; refuses what is not in Hydra's grammar."""
     try:
         override = OverridesParser.create().parse_override(word)
         if override.key_or_group:

@@ -54,7 +54,6 @@ def instantiate(config: Any, **arguments: Any) -> Any:
 
 
 def _name(config: Any) -> str:
-    """Returns the key of a part of a config, or its `_target_` where it has no key."""
     key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
     return str(key or config.get("_target_"))
 
@@ -135,10 +134,7 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 def label(model: str, random: bool = False) -> str:
     """Returns a folder name for a model's results: the last three parts of its path, as `minilm-full-0003`.
 
-    The endings that all runs have in common (`model`, `best.ckpt`) are left out.
-
-    Args:
-        random: whether the model starts from random weights; adds `-random`.
+    The endings that all runs have in common (`model`, `best.ckpt`) are left out; random weights add `-random`.
     """
     parts = [part for part in Path(model).parts if part.strip("/.")]
     while len(parts) > 1 and (parts[-1] == "model" or parts[-1].endswith(".ckpt")):

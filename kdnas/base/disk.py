@@ -26,16 +26,11 @@ class DiskError(OSError):
 
 @contextmanager
 def writing(path: Path, size: int = BLOCK) -> Iterator[None]:
-    """Turns errors of a block that writes files into a `DiskError` where the disk is their cause.
-
-    Libraries raise all kinds of errors when a disk is full.
+    """Turns any error of a block that writes files into a `DiskError` where the disk is its cause.
 
     Args:
         path: the file or folder that is written; its parent exists.
         size: the bytes it takes, as far as is known.
-
-    Raises:
-        DiskError: in place of any exception that the disk caused.
     """
     try:
         yield
@@ -48,12 +43,8 @@ def writing(path: Path, size: int = BLOCK) -> Iterator[None]:
 def disk_error(error: BaseException, *folders: Path, size: int = BLOCK) -> DiskError | None:
     """Returns the disk error behind an error, if there is one.
 
-    It is found in the error's chain of causes or, because some libraries drop the cause, by a test of whether the
-    folders can be written to just now.
-
-    Args:
-        folders: the folders that may have been written to.
-        size: the bytes that must be free in each.
+    It is found in the error's chain of causes or, because some libraries drop the cause, by a test of whether `size`
+    bytes can be written to each of the folders just now.
     """
     obstacles = ((folder, obstacle(folder, size)) for folder in folders)
     met = next(((folder, found) for folder, found in obstacles if found), None)
@@ -67,7 +58,6 @@ def disk_error(error: BaseException, *folders: Path, size: int = BLOCK) -> DiskE
 
 
 def _named(error: OSError) -> Path | None:
-    """Returns the file that an error names, if it names one."""
     return None if error.filename is None or isinstance(error.filename, int) else Path(os.fsdecode(error.filename))
 
 

@@ -30,11 +30,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def check_folder(key: str, folder: Any) -> Path:
-    """Checks, without writing, that a folder can be written to or made; returns its path.
-
-    Raises:
-        ConfigError: not a path, a file in the place of a folder, or no permission.
-    """
+    """Checks, without writing, that a folder can be written to or made; returns its path."""
     if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
         raise ConfigError.of(key, f"={shown(folder)}: must be a folder to write to")
     path = Path(folder)
@@ -93,12 +89,9 @@ def reading(
     """Turns any error of reading a file into a `ConfigError` that names the setting: broken files can raise anything.
 
     Args:
-        key, path: the setting that names the file, and its value.
+        key: the setting that names the file.
         what: the kind of content, for the message.
         allowed: what the setting may be.
-
-    Raises:
-        ConfigError: in place of any exception.
     """
     try:
         yield
@@ -108,5 +101,5 @@ def reading(
         if met := disk_error(error):  # as a hub cache on a full disk
             raise met from error
         # Torch's message about code in weights says how to run it.
-        said = "damaged, or holding code" if isinstance(error, UnpicklingError) else reason(error)
-        raise ConfigError(f"{key}={path}: no {what} there that can be read; must be {allowed} ({said})") from error
+        cause = "damaged, or holding code" if isinstance(error, UnpicklingError) else reason(error)
+        raise ConfigError(f"{key}={path}: no {what} there that can be read; must be {allowed} ({cause})") from error

@@ -21,7 +21,6 @@ def claimed(folder: Path, key: str, lock: Path, what: str, begun: Callable[[], b
     If the block raises a `ConfigError` and nothing has begun, the folder and the parents that it needed are removed.
 
     Args:
-        key: the setting that names the folder.
         lock: the lock file, in the folder or beside it.
         what: the work that another process may be at, for the message: "another run is at work there".
         begun: whether the folder holds something to keep.

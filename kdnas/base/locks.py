@@ -44,12 +44,7 @@ def alone(path: Path, why: str = "", busy: Callable[[str], Exception] | None = N
 
 
 def take(file: IO[str], mode: int, why: str = "") -> None:
-    """Takes the lock on a file that is open for appending; logs who holds it after `PATIENCE` and every `REPEAT` s.
-
-    Args:
-        mode: `fcntl.LOCK_EX` or `LOCK_SH`.
-        why: what the lock is needed for, for the log.
-    """
+    """Takes the lock on a file that is open for appending; logs who holds it after `PATIENCE` and every `REPEAT` s."""
     patience = time.monotonic() + PATIENCE
     while not _try(file, mode):
         if time.monotonic() > patience:
@@ -62,10 +57,7 @@ def take(file: IO[str], mode: int, why: str = "") -> None:
 
 
 def free(file: IO[str]) -> bool:
-    """Tries to take the exclusive lock on a file, without waiting; returns whether it has.
-
-    This process then holds the lock until it closes the file.
-    """
+    """Tries to take the exclusive lock on a file, held until it is closed, without waiting; returns whether it has."""
     if not _try(file, fcntl.LOCK_EX):
         return False
     _sign(file)

@@ -12,11 +12,6 @@ def deciding_metric(metrics: Mapping[str, float]) -> str:
 
 
 def quality(metrics: Mapping[str, float], name: str | None = None) -> float:
-    """Returns a metric as a number of which more is better: the loss negated, any other as it is.
-
-    Args:
-        metrics: held-out metrics by name.
-        name: the metric; None for the deciding one.
-    """
+    """Returns a metric (None: the deciding one) as a number of which more is better: the loss is negated."""
     name = deciding_metric(metrics) if name is None else name
     return -metrics[name] if name == LOSS else metrics[name]

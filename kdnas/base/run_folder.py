@@ -21,18 +21,9 @@ LOCK = ".lock"
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """Locks a run's folder, so that no other run works in it.
-
-    Raises:
-        BusyFolderError: another run is at work there.
-        ConfigError: the folder cannot be written to.
-    """
-    lock = folder / LOCK
-
-    def begun() -> bool:
-        return not holds_only(folder, [LOCK])
-
-    with claimed(folder, "paths.output", lock, "another run is at work there", begun):
+    """Locks a run's folder, so that no other run works in it (see `claimed`)."""
+    what = "another run is at work there"
+    with claimed(folder, "paths.output", folder / LOCK, what, lambda: not holds_only(folder, [LOCK])):
         yield
 
 
@@ -81,23 +72,18 @@ def write_results(path: Path, results: list[dict[str, float]]) -> None:
 
 
 def read_results(path: Path) -> list[dict[str, float]]:
-    """Reads what `write_results` wrote.
-
-    Raises:
-        ConfigError: a damaged file.
-    """
+    """Reads what `write_results` wrote; refuses a damaged file."""
     results = _read(path)
-    fits = isinstance(results, list) and results and all(isinstance(figures, dict) for figures in results)
-    if not fits or not all(isinstance(value, int | float) for figures in results for value in figures.values()):
+    fits = isinstance(results, list) and results and all(isinstance(metrics, dict) for metrics in results)
+    if not fits or not all(isinstance(value, int | float) for metrics in results for value in metrics.values()):
         raise _damaged(path)
     return results
 
 
 def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes the values that the prepare job of a search has determined for all jobs.
+    """Writes the values that the prepare job of a search has determined for all jobs into its folder.
 
     Args:
-        folder: the prepare job's folder.
         facts: `precision` (as Lightning names it), `rows` (the digest of the data), `teacher_metrics` and `chance`
             (held-out metrics by name, of the teacher and of the best constant prediction; empty where the objective
             has no metric), `teacher` (its cost, see `Cost.to_dict`), `held_out_rows` (the number of examples that the
@@ -108,11 +94,7 @@ def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def read_prepared(folder: Path) -> dict[str, Any]:
-    """Reads what `write_prepared` wrote.
-
-    Raises:
-        ConfigError: a damaged file.
-    """
+    """Reads what `write_prepared` wrote; refuses a damaged file."""
     facts = _read(folder / PREPARED)
     if not isinstance(facts, dict):
         raise _damaged(folder / PREPARED)

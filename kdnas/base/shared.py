@@ -8,11 +8,9 @@ _kept: dict[str, tuple[Hashable, Any]] = {}
 
 
 def shared(kind: str, key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` gave the last time that this kind was asked for with this key. One of a kind is kept.
+    """Returns what `make` returned for this kind, as `teacher`, and this key: everything that it depends on.
 
-    Args:
-        kind: as `teacher`.
-        key: everything that it depends on.
+    One object of a kind is kept, the last.
     """
     if kind not in _kept or _kept[kind][0] != key:
         _kept.pop(kind, None)  # before the next is made: both might not fit
@@ -21,5 +19,5 @@ def shared(kind: str, key: Hashable, make: Callable[[], T]) -> T:
 
 
 def forget(kind: str) -> None:
-    """Lets go of what is kept of a kind."""
+    """Frees the object that is kept of a kind."""
     _kept.pop(kind, None)

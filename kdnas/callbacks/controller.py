@@ -24,18 +24,11 @@ class ControllerUpdate(L.Callback):
     Args:
         study: the study of the stage that is run; its sampler learns of every trial and trains after each episode.
         trials: the students' trial numbers.
-        reward: computes the reward from held-out metrics and costs.
-        latency: the callback that has measured the costs.
         export: the folder that the students are exported to, stored with the trials.
     """
 
     def __init__(
-        self,
-        study: Study,
-        trials: Sequence[int],
-        reward: Reward,
-        latency: LatencyBenchmark,
-        export: str | None = None,
+        self, study: Study, trials: Sequence[int], reward: Reward, latency: LatencyBenchmark, export: str | None = None
     ) -> None:
         self.study, self.trials, self.reward, self.latency = study, list(trials), reward, latency
         self.export = export

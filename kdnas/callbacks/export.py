@@ -33,5 +33,5 @@ class ExportModels(L.Callback):
                 continue
             folder = self.folder if len(models) == 1 else self.folder / str(i)
             written = export(model, module.tokenizer, folder, module.about, module.results[i])
-            figures = ", ".join(f"{name} {value:.4f}" for name, value in module.results[i].items())
-            log.info("wrote %s (its README.md says how to load it); held out: %s", written, figures)
+            metrics = ", ".join(f"{name} {value:.4f}" for name, value in module.results[i].items())
+            log.info("wrote %s (its README.md says how to load it); held out: %s", written, metrics)

@@ -17,9 +17,6 @@ class LatencyBenchmark(L.Callback):
 
     In a training on several devices, only the first process measures; the others wait.
 
-    Args:
-        costs: measures, or looks up, what a model costs.
-
     Attributes:
         teacher: the teacher's cost.
         students: the students' costs, in the module's order.

@@ -91,7 +91,6 @@ class Worker:
     Args:
         begun: a folder with a file for each job that has begun.
         slots: a folder for the lock files by which workers divide the GPUs.
-        gpus: the GPUs, as CUDA_VISIBLE_DEVICES names them.
     """
 
     begun: Path

@@ -29,6 +29,7 @@ from kdnas.app.launchers.returns import died, failed, from_json, portable, to_js
 from kdnas.base.disk import disk_error
 from kdnas.base.errors import require_whole
 from kdnas.base.files import whole
+from kdnas.base.locks import command
 from kdnas.base.signals import Ended, raise_ended, shielding
 from kdnas.search.job import Job
 
@@ -106,7 +107,6 @@ class SubmititLauncher(BaseSubmititLauncher):
     def _finish(
         self, jobs: Mapping[str, list[str]], running: dict[str, Submitted], register: Register
     ) -> dict[str, JobReturn]:
-        """Starts the jobs that are not running yet, and waits until all have ended."""
         ended: dict[str, JobReturn] = {}
         while len(ended) < len(jobs):
             waiting = {name: jobs[name] for name in jobs if name not in running and name not in ended}
@@ -161,7 +161,6 @@ class SubmititLauncher(BaseSubmititLauncher):
         }
 
     def _returned(self, job: Submitted) -> JobReturn:
-        """Returns the outcome of a job that has ended."""
         from submitit.core.utils import JobPaths
 
         paths = JobPaths(job.folder, job.id)
@@ -199,11 +198,7 @@ class Submitted:
 
 
 class Register:
-    """The jobs that a search has submitted, stored in a file.
-
-    Args:
-        path: the file; made when absent.
-    """
+    """The jobs that a search has submitted, stored in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -217,12 +212,7 @@ class Register:
 
 
 class LocalLauncher(SubmititLauncher):
-    """Runs jobs in processes of this host, each with its own log, as SLURM would.
-
-    Args:
-        n_jobs: the number of jobs that run at once.
-        params: arguments of submitit.
-    """
+    """Runs jobs in processes of this host, each with its own log, as SLURM would; `params` are submitit's."""
 
     _EXECUTOR = "local"
     END = "kill"
@@ -260,18 +250,10 @@ class LocalLauncher(SubmititLauncher):
         return self.alive(ids)
 
     def alive(self, ids: set[str]) -> set[str]:
-        return {pid for pid in ids if b"submitit" in command_line(pid)}
+        return {pid for pid in ids if "submitit" in command(int(pid))}
 
     def fate(self, job: str) -> str:
         return f"process {job} ended without a result (killed, or it ran out of memory or of time)"
-
-
-def command_line(pid: str) -> bytes:
-    """Returns the command line of a process; empty if the process has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 class SlurmLauncher(SubmititLauncher):
@@ -286,8 +268,8 @@ class SlurmLauncher(SubmititLauncher):
         self._logged: set[str] = set()
 
     def alive(self, ids: set[str]) -> set[str]:
-        command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
-        listed = ask(command) if ids else ""
+        squeue = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
+        listed = ask(squeue) if ids else ""
         if listed is None:  # SLURM's controller does not answer: assume that all jobs exist
             return ids
         jobs = {job: (state, why) for job, state, why in (line.split("|", 2) for line in listed.splitlines())}

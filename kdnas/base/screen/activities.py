@@ -60,7 +60,7 @@ class Activity:
 
 @contextmanager
 def activity(what: str, total: float | None = None, note: Callable[[], str] | None = None) -> Iterator[Activity]:
-    """Shows a piece of work while the block runs."""
+    """Shows a piece of work (see `Activity`) while the block runs."""
     shown = Activity(what, total, note)
     board.begin(shown)
     try:

@@ -50,11 +50,6 @@ class Board:
         self._heart: threading.Thread | None = None
 
     @property
-    def terminal(self) -> bool:
-        """Whether there is a terminal for a live display."""
-        return self.foreground and self.console.is_terminal and not self.console.is_dumb_terminal
-
-    @property
     def live(self) -> bool:
         """Whether the live display is shown just now."""
         return self._live is not None
@@ -69,7 +64,8 @@ class Board:
             if not self.activities and self.aside.get():
                 self._hidden.add(id(shown))
             self.activities.append(shown)
-            if self.terminal and not self.live and not self.hidden:
+            terminal = self.foreground and self.console.is_terminal and not self.console.is_dumb_terminal
+            if terminal and not self.live and not self.hidden:
                 self._live = Live(
                     get_renderable=self._render, console=self.console, refresh_per_second=REFRESH, transient=True
                 )
@@ -101,7 +97,6 @@ class Board:
         return f"{': '.join(names)}, {shown[-1].state}"
 
     def _render(self) -> RenderableType:
-        """Draws a line for each activity with a known share, and for the innermost."""
         grid = Table.grid(padding=(0, 1))
         for _ in range(3):
             grid.add_column(no_wrap=True)
@@ -114,7 +109,6 @@ class Board:
         return grid
 
     def _beat(self) -> None:
-        """Logs the progress whenever there was no line for too long."""
         while True:
             time.sleep(TICK)
             now = time.monotonic()
