@@ -1,8 +1,4 @@
-"""A command: composes a config by Hydra and does the work, with one line for bad input, full disks and signals.
-
-In a shell, bad input ends in one line on stderr, `error: key=value: must be ...`, and exit status 1, and leaves no
-folder behind.
-"""
+"""A command: composes a config by Hydra and does the work, with one line for bad input, full disks and signals."""
 
 import logging
 import os
@@ -59,10 +55,7 @@ class Command:
             refuse(f"{error}; when that is mended, {GOES_ON}")
 
     def run(self, words: Sequence[str]) -> list[Any]:
-        """Runs the command; returns the task's result for each config that was run in this process.
-
-        Args:
-            words: overrides and Hydra's flags.
+        """Runs the command with overrides and Hydra's flags; returns the task's result for each config that was run.
 
         Raises:
             ConfigError: bad input.

@@ -1,7 +1,4 @@
-"""Sends a search's jobs to a Hydra launcher, repeats those that failed because of a disk, and shows how they go on.
-
-Hydra imports this at every start, so nothing heavy is imported until a search begins.
-"""
+"""Sends a search's jobs to a Hydra launcher, repeats those that failed because of a disk, and shows how they go on."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from kdnas.base.screen import activity
 from kdnas.base.signals import GOES_ON
 from kdnas.search.job import Job
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before a search begins
     from kdnas.search.study import Study
     from kdnas.search.trial_log import TrialLog
 

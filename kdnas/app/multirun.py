@@ -1,7 +1,4 @@
-"""The sweeper of `train.py -m`: it runs every job, and prints an error line for each that failed.
-
-Hydra imports this at every start.
-"""
+"""The sweeper of `train.py -m`: it runs every job, and prints an error line for each that failed."""
 
 import sys
 from collections.abc import Sequence

@@ -35,10 +35,9 @@ def remeasure(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float
 def correct_costs(
     study: Study, teacher: PreTrainedConfig, cost: Callable[[PreTrainedConfig], Cost], reward: Reward
 ) -> None:
-    """Corrects the costs and rewards of a study's teacher and finished candidates that were measured on a busy host.
+    """Measures again, by `cost`, a study's teacher and candidates that were measured on a busy host; corrects rewards.
 
-    Args:
-        cost: measures a model of the given config. Costs stay as they are while the host is still busy.
+    Costs stay as they are while the host is still busy.
     """
     if study.teacher and study.teacher.busy:
         study.teacher = cost(teacher)

@@ -1,7 +1,4 @@
-"""The search as a Hydra sweeper: the controller chooses the candidates, the Hydra launcher runs their jobs.
-
-Hydra imports this at every start, so nothing heavy is imported until a search begins.
-"""
+"""The search as a Hydra sweeper: the controller chooses the candidates, the Hydra launcher runs their jobs."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ from kdnas.base.run_folder import read_prepared, write_prepared
 from kdnas.base.screen import activity, board
 from kdnas.search.job import Job
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before a search begins
     from kdnas.search.ranking import Ranking
     from kdnas.search.schedule import Schedule
     from kdnas.search.search import SearchSettings
@@ -48,11 +45,10 @@ OTHER_SEARCH = ", and its observations would not compare; use another search.dir
 class KDNASSweeper(Sweeper):
     """Runs one search (`hydra/sweeper=kdnas`). Jobs report through the study; their return values are not used."""
 
-    def __init__(self) -> None:
-        self.launcher: Launcher
-        self.dispatcher: Dispatcher
-        self.config: DictConfig
-        self.folder: Path
+    launcher: Launcher
+    dispatcher: Dispatcher
+    config: DictConfig
+    folder: Path
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config

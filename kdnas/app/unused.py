@@ -45,14 +45,9 @@ def refuse_shared(word: str, override: Override) -> None:
 
 
 def refuse_unused(cfg: DictConfig, words: Sequence[str], searching: bool = False) -> None:
-    """Refuses overrides of the command line that change nothing.
+    """Refuses overrides of the command line that change nothing; the error names the first.
 
-    Args:
-        cfg: the config, before the settings of its kind of job are merged.
-        searching: whether the command is a search.
-
-    Raises:
-        ConfigError: an override is not used; the message names the first.
+    `cfg` is the config before the settings of its kind of job are merged.
     """
     replaced = changed_keys(cfg, cfg.job.kind)
     for word, key in typed(words):

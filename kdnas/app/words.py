@@ -15,14 +15,9 @@ from kdnas.base.errors import ConfigError, shown
 
 
 def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
-    """Returns the arguments for Hydra: flags first, and `~` at the beginning of a value expanded.
+    """Returns the arguments for Hydra: flags first, and `~` at the beginning of a value expanded; refuses wrong ones.
 
-    Args:
-        conf: the folder of configs.
-        sweeps: whether the command itself is a sweep, without `-m`.
-
-    Raises:
-        ConfigError: an argument is wrong; the message names the first.
+    `sweeps` is whether the command itself is a sweep, without `-m`.
     """
     known, unknown = get_args_parser().parse_known_args(words)
     if known.resolve and known.cfg == "hydra":

@@ -1,8 +1,4 @@
-"""Instantiates objects from configs, formats overrides, and registers the resolvers of configs.
-
-Hydra imports this at every start (through its sweeper plugin), so that `${label:...}`, `${folder:...}` and
-`${begun:...}` work in every config.
-"""
+"""Instantiates objects from configs, formats overrides, and registers the resolvers of configs."""
 
 import copy
 import json
@@ -16,7 +12,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdnas.base.errors import ConfigError, shown
+from kdnas.base.errors import ConfigError, chain, shown
 
 CONF = next(path / "conf" for path in Path(__file__).resolve().parents[1:] if (path / "conf").is_dir())
 """The folder of configs: within an installed kdnas, or beside it at the top of the repository."""
@@ -90,11 +86,9 @@ def plain(config: Any) -> Any:
 
 def mistake(error: BaseException, name: str = "config") -> ConfigError:
     """Returns the `ConfigError` for an error of reading a config; `name` is the key if the error does not name one."""
-    cause: BaseException | None = error
-    while cause is not None:  # a resolver may have raised a ConfigError
-        if isinstance(cause, ConfigError):
+    for cause in chain(error):
+        if isinstance(cause, ConfigError):  # raised by a resolver
             return cause
-        cause = cause.__cause__ or cause.__context__
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return ConfigError(f"{missing[1]}: required value is missing")
     key = getattr(error, "full_key", None) or name
@@ -165,6 +159,7 @@ def begun(moment: str) -> str:
     return moment
 
 
+# In every config, since Hydra's plugins import this module at every start.
 OmegaConf.register_new_resolver("begun", begun, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)
 OmegaConf.register_new_resolver("folder", folder, replace=True)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kdnas.base.errors import chain
+
 FAULTS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN}
 )
@@ -59,15 +61,6 @@ def disk_error(error: BaseException, *folders: Path, size: int = BLOCK) -> DiskE
 
 def _named(error: OSError) -> Path | None:
     return None if error.filename is None or isinstance(error.filename, int) else Path(os.fsdecode(error.filename))
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error and its chain of causes."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        yield error
-        seen.append(error)
-        error = error.__cause__ or error.__context__
 
 
 def obstacle(folder: Path, size: int = BLOCK) -> OSError | None:

@@ -89,6 +89,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and its chain of causes."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+
+
 def reason(error: Exception) -> str:
     """Returns the first line of another library's error message, shortened."""
     first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

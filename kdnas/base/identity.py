@@ -1,7 +1,4 @@
-"""The identity of a run: its settings, and digests of its data and of the models that it starts from.
-
-Two runs with the same identity have the same results, wherever their files are and whatever the files are called.
-"""
+"""The identity of a run, which decides its results: settings, and digests of its data and the models it starts from."""
 
 import hashlib
 import json

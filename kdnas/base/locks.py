@@ -46,7 +46,7 @@ def alone(path: Path, why: str = "", busy: Callable[[str], Exception] | None = N
 def take(file: IO[str], mode: int, why: str = "") -> None:
     """Takes the lock on a file that is open for appending; logs who holds it after `PATIENCE` and every `REPEAT` s."""
     patience = time.monotonic() + PATIENCE
-    while not _try(file, mode):
+    while not try_lock(file, mode):
         if time.monotonic() > patience:
             with _saying(file, why):
                 fcntl.flock(file, mode)
@@ -58,7 +58,7 @@ def take(file: IO[str], mode: int, why: str = "") -> None:
 
 def free(file: IO[str]) -> bool:
     """Tries to take the exclusive lock on a file, held until it is closed, without waiting; returns whether it has."""
-    if not _try(file, fcntl.LOCK_EX):
+    if not try_lock(file, fcntl.LOCK_EX):
         return False
     _sign(file)
     return True
@@ -89,7 +89,8 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < REPEAT else f"{seconds / 60:.0f} min"
 
 
-def _try(file: IO[str], mode: int) -> bool:
+def try_lock(file: IO[str], mode: int) -> bool:
+    """Tries to take the lock on a file, without waiting; returns whether it has."""
     try:
         fcntl.flock(file, mode | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -31,8 +31,7 @@ def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -
     """Returns the results of a run if the same run has finished in its folder before.
 
     Args:
-        rows: the digest of the rows; None before they are read: then results count only if the data's files are
-            unchanged.
+        rows: the digest of the rows; None before they are read: results then count only if the files are unchanged.
 
     Raises:
         OtherSettingsError: the folder holds the results or a checkpoint of a run with other settings.

@@ -16,10 +16,6 @@ class LatencyBenchmark(L.Callback):
     """Finds the costs of teacher and students when a fit begins, and logs them.
 
     In a training on several devices, only the first process measures; the others wait.
-
-    Attributes:
-        teacher: the teacher's cost.
-        students: the students' costs, in the module's order.
     """
 
     def __init__(self, costs: CostModel) -> None:

@@ -184,13 +184,7 @@ def same(one: Sequence[str], other: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that was submitted.
-
-    Args:
-        id: the id in the queue, or of the process.
-        folder: the folder of submitit's files, with %j for the id.
-        overrides: the overrides that the job runs with.
-    """
+    """A submitted job: its id in the queue or of its process, submitit's folder (with %j for the id), its overrides."""
 
     id: str
     folder: str
@@ -280,9 +274,8 @@ class SlurmLauncher(SubmititLauncher):
         return ids & jobs.keys()
 
     def fate(self, job: str) -> str:
-        listed = ask(
-            ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}"]
-        )
+        sacct = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}"]
+        listed = ask(sacct)
         state = f" ({listed.split()[-1].replace('|', ', exit code ')})" if listed and listed.split() else ""
         return f"SLURM job {job} ended without a result{state}"
 

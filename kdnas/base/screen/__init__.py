@@ -1,7 +1,4 @@
-"""The output of a running command: one live display on a terminal, plain log lines elsewhere.
-
-Code that takes a while runs in an `activity`. Everything else is an ordinary log line.
-"""
+"""The output of a running command: one live display on a terminal, plain log lines elsewhere."""
 
 from kdnas.base.screen.activities import Activity, activity, duration
 from kdnas.base.screen.display import aside, board

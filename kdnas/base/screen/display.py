@@ -87,15 +87,6 @@ class Board:
         """Whether the current activities belong to a job whose progress the search logs."""
         return bool(self.activities) and id(self.activities[0]) in self._hidden
 
-    @property
-    def state(self) -> str:
-        """The innermost activities and their progress, in one line."""
-        shown = list(self.activities)
-        if not shown:
-            return ""
-        names = list(dict.fromkeys(one.what for one in shown))[-2:]
-        return f"{': '.join(names)}, {shown[-1].state}"
-
     def _render(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
         for _ in range(3):
@@ -113,9 +104,11 @@ class Board:
             time.sleep(TICK)
             now = time.monotonic()
             longest = next(gap for age, gap in SILENCE if now - self._birth < age)
-            if self.activities and now - self._printed >= longest:
+            shown = list(self.activities)
+            if shown and now - self._printed >= longest:
                 self._printed = now
-                log.info("%s", self.state, extra={"heartbeat": True})
+                names = list(dict.fromkeys(one.what for one in shown))[-2:]
+                log.info("%s, %s", ": ".join(names), shown[-1].state, extra={"heartbeat": True})
 
 
 board = Board()
