@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,27 +32,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Command:
-    """A command: call the object in a shell's entry point, or `run` with the arguments from Python.
-
-    Attributes:
-        config: the name of a file in `conf/`.
-        task: does the work that a composed config describes.
-        group: a config group whose choice may be given as the first word; None for no such word.
-    """
+    """A command: call the object in a shell's entry point, or `run` with the arguments from Python."""
 
     config: str
+    """The name of a file in `conf/`."""
     task: Callable[[DictConfig], Any]
     group: str | None = None
+    """A config group whose choice may be the first word."""
 
     def __call__(self) -> None:
         """Runs the command with the arguments of this process, and ends the process on an error of the user's."""
         logging.raiseExceptions = False  # on a full disk, logging fails too
         try:
             self.run(sys.argv[1:])
-        except ConfigError as error:
-            refuse(error)
-        except DiskError as error:
-            refuse(f"{error}; when that is mended, {GOES_ON}")
+        except (ConfigError, DiskError) as error:
+            hint = f"; when that is mended, {GOES_ON}" if isinstance(error, DiskError) else ""
+            sys.exit(f"error: {error}{hint}" if board.foreground else 1)  # of a DDP training, only the first prints it
 
     def run(self, words: Sequence[str]) -> list[Any]:
         """Runs the command with overrides and Hydra's flags; returns the task's result for each config that was run.
@@ -70,12 +65,12 @@ class Command:
             begun = True
             try:
                 results.append(self._do(cfg))
+                return results[-1]
             except (ConfigError, DiskError) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise
                 refused.append(error)  # raised below: Hydra would print all overrides first
                 return None
-            return results[-1]
 
         job.__module__ = self.config  # Hydra names the job and its log file after it
         board.narrated = False
@@ -133,11 +128,6 @@ class Command:
             if met := disk_error(error, Path(HydraConfig.get().runtime.output_dir)):
                 raise met from error
             raise
-
-
-def refuse(message: object) -> NoReturn:
-    """Ends the command with an error line; of several processes that train together, only the first prints it."""
-    sys.exit(f"error: {message}" if board.foreground else 1)
 
 
 @contextmanager

@@ -68,10 +68,7 @@ class Plan:
 def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = None) -> Plan:
     """Refuses what can be refused without loading the teacher, which may still have to be trained.
 
-    Args:
-        cfg: the config, with the settings of the job (see `kdnas.app.kinds.staged`).
-        job: None for the job in the config.
-        study: the study that the job's trials are reported to.
+    `cfg` has the settings of the job already (see `kdnas.app.kinds.staged`).
 
     Raises:
         ConfigError: the first setting that is out of range or does not go with the others.

@@ -91,7 +91,6 @@ class KDNASSweeper(Sweeper):
             self._run(settings, schedule, ranking)
 
     def _run(self, settings: SearchSettings, schedule: Schedule, ranking: Ranking) -> None:
-        """Runs the search's jobs from where an earlier process stopped, then reports."""
         from kdnas.search.loop import Loop
         from kdnas.search.proposing import Proposer
         from kdnas.search.search import Search
@@ -163,7 +162,6 @@ class KDNASSweeper(Sweeper):
         return failure
 
     def _report(self, candidates: Study, finalists: Study, ranking: Ranking) -> None:
-        """Writes the report, and logs the best candidate, the table and the commands to go on with."""
         from kdnas import reports
 
         results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists, ranking)

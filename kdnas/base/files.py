@@ -1,6 +1,7 @@
 """Atomic writes, checks of the folders that users name, and digests of weights."""
 
 import hashlib
+import json
 import math
 import os
 import secrets
@@ -27,6 +28,12 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes plain values to a file, atomically."""
+    with whole(path) as aside:
+        aside.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def check_folder(key: str, folder: Any) -> Path:
@@ -77,7 +84,6 @@ def fingerprint(model: Path) -> str | None:
 
 @lru_cache(maxsize=64)
 def _digest(path: Path, *version: int) -> bytes:
-    """Returns the digest of a file, cached by its path, modification time and size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -68,9 +68,11 @@ def holders(file: IO[str]) -> str:
     """Describes who holds the lock on a file, if known: "process 12 (python train.py), since 12:00:05 (7 min)"."""
     note = _read_note(Path(file.name))
     pids = _local_holders(file)
-    if note and (note["host"] != platform.node() or (note["pid"] in pids if pids else _alive(note))):
+    remote = note is not None and note["host"] != platform.node()
+    # A process that is killed leaves its note behind.
+    if note and (remote or (note["pid"] in pids if pids else command(note["pid"]) == note["command"])):
         since = time.strftime("%H:%M:%S", time.localtime(note["since"]))
-        where = "" if note["host"] == platform.node() else f" on {note['host']}"
+        where = f" on {note['host']}" if remote else ""
         named = f"process {note['pid']}{where} ({_shown(note['command'])})"
         return f"{named}, since {since} ({minutes(time.time() - note['since'])})"
     return ", ".join(f"process {pid} ({_shown(command(pid))})" for pid in pids) or "a process that cannot be seen"
@@ -152,11 +154,6 @@ def _local_holders(file: IO[str]) -> list[int]:
     except OSError:
         return []
     return sorted({int(words[4]) for words in locks if words[1] != "->" and words[5] == place and int(words[4]) > 0})
-
-
-def _alive(note: dict) -> bool:
-    """Returns whether the process that wrote a note still runs: a process that is killed leaves its note behind."""
-    return command(note["pid"]) == note["command"]
 
 
 def _shown(words: str) -> str:

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.base.errors import ConfigError
-from kdnas.base.files import make_folder, whole
+from kdnas.base.files import make_folder, write_json
 from kdnas.base.folders import claimed, discard, holds_only
 from kdnas.base.identity import SOURCES, identity, require_same
 
@@ -60,18 +60,11 @@ def earlier_precision(folder: Path) -> str | None:
 def note(folder: Path, config: DictConfig, rows: str) -> None:
     """Writes a run's identity into its folder before it trains; `rows` is the digest of its data."""
     make_folder("paths.output", folder)
-    with whole(folder / SETTINGS) as path:
-        path.write_text(json.dumps(identity(config, rows), indent=1) + "\n")
-
-
-def write_results(path: Path, results: list[dict[str, float]]) -> None:
-    """Writes the held-out metrics of a finished run, a mapping for each of its models."""
-    with whole(path) as aside:
-        aside.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(folder / SETTINGS, identity(config, rows))
 
 
 def read_results(path: Path) -> list[dict[str, float]]:
-    """Reads what `write_results` wrote; refuses a damaged file."""
+    """Reads the held-out metrics of a finished run, a mapping for each of its models; refuses a damaged file."""
     results = _read(path)
     fits = isinstance(results, list) and results and all(isinstance(metrics, dict) for metrics in results)
     if not fits or not all(isinstance(value, int | float) for metrics in results for value in metrics.values()):
@@ -88,8 +81,7 @@ def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
             has no metric), `teacher` (its cost, see `Cost.to_dict`), `held_out_rows` (the number of examples that the
             metrics are computed on).
     """
-    with whole(folder / PREPARED) as aside:
-        aside.write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(folder / PREPARED, facts)
 
 
 def read_prepared(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class ExportModels(L.Callback):
     """Exports each of the module's models that has not diverged, with the tokenizer, after the final validation.
 
     Args:
-        folder: the folder of a single model; several models go to numbered folders in it.
+        folder: of a single model; several models go to numbered folders in it.
         all_or_none: whether one failed model keeps the others from being exported.
     """
 

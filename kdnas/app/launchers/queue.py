@@ -28,7 +28,7 @@ from kdnas.app.launchers.gpus import gpus, take_gpu
 from kdnas.app.launchers.returns import died, failed, from_json, portable, to_json
 from kdnas.base.disk import disk_error
 from kdnas.base.errors import require_whole
-from kdnas.base.files import whole
+from kdnas.base.files import write_json
 from kdnas.base.locks import command
 from kdnas.base.signals import Ended, raise_ended, shielding
 from kdnas.search.job import Job
@@ -51,7 +51,6 @@ class SubmititLauncher(BaseSubmititLauncher):
     """Seconds between two checks of which jobs still exist."""
     AT_ONCE: int | None = None
     """The most jobs that run at once; None leaves the limit to the queue."""
-
     _started: Mapping[str, Submitted] = {}
     """The jobs of the latest submission."""
     END: str
@@ -80,8 +79,7 @@ class SubmititLauncher(BaseSubmititLauncher):
             returned = portable(super().__call__(*arguments, **named))
         except Exception as error:  # outside of the task function: Hydra could not write its files
             returned = failed(error)
-        with whole(JobEnvironment().paths.folder / OUTCOME) as path:
-            path.write_text(json.dumps(to_json(returned)))
+        write_json(JobEnvironment().paths.folder / OUTCOME, to_json(returned))
         return returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -201,8 +199,7 @@ class Register:
 
     def add(self, jobs: Mapping[str, Submitted]) -> None:
         self.jobs |= jobs
-        with whole(self.path) as path:
-            path.write_text(json.dumps({name: asdict(job) for name, job in self.jobs.items()}, indent=1))
+        write_json(self.path, {name: asdict(job) for name, job in self.jobs.items()})
 
 
 class LocalLauncher(SubmititLauncher):
