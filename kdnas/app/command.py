@@ -16,8 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from kdnas.app.unused import leave_out, refuse_unused
-from kdnas.app.words import checked
+from kdnas.app.overrides import checked, leave_out, refuse_unused
 from kdnas.base.config import CONF, instantiate, mistake
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError

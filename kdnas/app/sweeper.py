@@ -19,9 +19,8 @@ from omegaconf import DictConfig
 from kdnas.app import suggestions
 from kdnas.app.dispatch import Dispatcher, watching
 from kdnas.app.launchers.returns import reason
+from kdnas.app.overrides import quoted
 from kdnas.app.search_folder import log_to, searching_in, set_aside
-from kdnas.app.unused import distillation_overrides
-from kdnas.app.words import quoted
 from kdnas.base.config import instantiate
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError, mounted, require_switch
@@ -166,7 +165,7 @@ class KDNASSweeper(Sweeper):
 
         results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists, ranking)
         written = reports.write(self.folder, results)
-        hydra, again = self.config.hydra, distillation_overrides(self.dispatcher.overrides, self.config)
+        hydra, again = self.config.hydra, suggestions.distillation_overrides(self.dispatcher.overrides, self.config)
         distil = [*suggestions.command(hydra), *again]
         for part in (
             reports.answer(results),

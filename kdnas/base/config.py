@@ -16,8 +16,6 @@ from kdnas.base.errors import ConfigError, chain, shown
 
 CONF = next(path / "conf" for path in Path(__file__).resolve().parents[1:] if (path / "conf").is_dir())
 """The folder of configs: within an installed kdnas, or beside it at the top of the repository."""
-NOT_FOUND = "Error locating target"
-"""The beginning of Hydra's message about an unknown `_target_`."""
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf|on|off|yes|no)$)[A-Za-z_/][A-Za-z0-9_/.:@+-]*", re.IGNORECASE)
 """A pattern for text that needs no quotes in an override: no number, and no keyword of Hydra's grammar."""
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -42,7 +40,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         if isinstance(cause, ConfigError):
             part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
             raise _written(config, cause.within(part[1] if part else _name(config))) from error
-        if str(error).startswith(NOT_FOUND):
+        if str(error).startswith("Error locating target"):
             raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a wrong type, or an unknown argument
             raise ConfigError(f"{_name(config)}: {' '.join(str(cause).split())}") from error

@@ -7,8 +7,6 @@ from textwrap import shorten
 from typing import Any, TypeVar
 
 Choice = TypeVar("Choice")
-REASON = 200
-"""The most characters of another library's message that an error line quotes."""
 
 
 class ConfigError(ValueError):
@@ -99,6 +97,6 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def reason(error: Exception) -> str:
-    """Returns the first line of another library's error message, shortened."""
+    """Returns the first line of another library's error message, in at most 200 characters."""
     first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
-    return shorten(first, REASON)
+    return shorten(first, 200)

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SILENCE = ((600.0, 8.0), (float("inf"), 28.0))
 """Seconds without a line after which the progress is logged, as pairs: (up to this age of the process, seconds)."""
-TICK = 0.5
-"""Seconds between two checks of how long ago the last line was."""
-REFRESH = 4
-"""Updates of the live display per second."""
 
 
 class Board:
@@ -67,7 +63,7 @@ class Board:
             terminal = self.foreground and self.console.is_terminal and not self.console.is_dumb_terminal
             if terminal and not self.live and not self.hidden:
                 self._live = Live(
-                    get_renderable=self._render, console=self.console, refresh_per_second=REFRESH, transient=True
+                    get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True
                 )
                 self._live.start()
             if self._heart is None or not self._heart.is_alive():
@@ -101,7 +97,7 @@ class Board:
 
     def _beat(self) -> None:
         while True:
-            time.sleep(TICK)
+            time.sleep(0.5)
             now = time.monotonic()
             longest = next(gap for age, gap in SILENCE if now - self._birth < age)
             shown = list(self.activities)
