@@ -26,9 +26,7 @@ class JobsSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         assert self.config is not None
         returned = super().sweep(arguments)
-        folder = Path(self.config.hydra.sweep.dir)
-        if holds_only(folder, ["multirun.yaml"]):  # no job has written anything, as when all had finished before
-            discard(folder, folder.parent)
+        tidy(Path(self.config.hydra.sweep.dir))
         if self.gathering.failed:
             sys.exit("\n".join(f"error: {line}" for line in self.gathering.failed))
         return returned
@@ -53,3 +51,9 @@ class Gathering(Launcher):
                 message = " ".join(reason(job).removeprefix("ConfigError: ").split())
                 self.failed.append(f"job {number}{f' ({own})' if own else ''}: {message}")
         return [job for job in returned if job.status != JobStatus.FAILED]
+
+
+def tidy(folder: Path) -> None:
+    """Removes a sweep's folder if no job has written anything there, as when all had finished before."""
+    if holds_only(folder, ["multirun.yaml"]):
+        discard(folder, folder.parent)

@@ -10,6 +10,7 @@ from hydra import compose
 from omegaconf import DictConfig, open_dict
 
 from kdnas.app.kinds import staged
+from kdnas.app.overrides import is_brought
 from kdnas.app.preflight import Plan, preflight
 from kdnas.base.config import override, plain
 from kdnas.base.errors import ConfigError
@@ -30,7 +31,7 @@ def ensure_teacher(cfg: DictConfig, complete: Callable[[Plan], Any]) -> None:
     """
     folder = Path(cfg.teacher.path)
     training = Path(f"{folder}.training")
-    if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # the user's own
+    if not cfg.teacher.get("prepare") or is_brought(cfg):
         return
     with alone(folder.with_suffix(".lock"), f"the teacher {folder}"):
         own = teachers_config(cfg, folder, training)

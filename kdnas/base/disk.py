@@ -28,11 +28,9 @@ class DiskError(OSError):
 
 @contextmanager
 def writing(path: Path, size: int = BLOCK) -> Iterator[None]:
-    """Turns any error of a block that writes files into a `DiskError` where the disk is its cause.
+    """Turns any error of a block that writes `path`, in a folder that exists, into a `DiskError` if the disk caused it.
 
-    Args:
-        path: the file or folder that is written; its parent exists.
-        size: the bytes it takes, as far as is known.
+    `size` is the bytes that are written, as far as is known.
     """
     try:
         yield

@@ -16,9 +16,7 @@ class BusyFolderError(ConfigError):
 
 @contextmanager
 def claimed(folder: Path, key: str, lock: Path, what: str, begun: Callable[[], bool]) -> Iterator[None]:
-    """Makes a folder and holds its lock. The kernel frees the lock when the process ends.
-
-    If the block raises a `ConfigError` and nothing has begun, the folder and the parents that it needed are removed.
+    """Makes a folder and holds its lock; removes what it made if the block raises a `ConfigError` before it has begun.
 
     Args:
         lock: the lock file, in the folder or beside it.

@@ -73,13 +73,10 @@ def read_results(path: Path) -> list[dict[str, float]]:
 
 
 def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes the values that the prepare job of a search has determined for all jobs into its folder.
+    """Writes what the prepare job of a search has determined for all jobs into its folder.
 
-    Args:
-        facts: `precision` (as Lightning names it), `rows` (the digest of the data), `teacher_metrics` and `chance`
-            (held-out metrics by name, of the teacher and of the best constant prediction; empty where the objective
-            has no metric), `teacher` (its cost, see `Cost.to_dict`), `held_out_rows` (the number of examples that the
-            metrics are computed on).
+    That is `precision` (Lightning's name), `rows` (the data's digest), `teacher` (see `Cost.to_dict`), the held-out
+    metrics by name, `teacher_metrics` and `chance` (of the best constant prediction), and the number `held_out_rows`.
     """
     write_json(folder / PREPARED, facts)
 

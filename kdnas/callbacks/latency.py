@@ -13,10 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class LatencyBenchmark(L.Callback):
-    """Finds the costs of teacher and students when a fit begins, and logs them.
-
-    In a training on several devices, only the first process measures; the others wait.
-    """
+    """Finds the costs of teacher and students, in the module's order, when a fit begins; the first process measures."""
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs

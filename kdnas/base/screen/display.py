@@ -29,7 +29,6 @@ class Board:
     """The display of this process's activities, the outermost first.
 
     Attributes:
-        console: the standard output.
         foreground: whether the user has started this process, so that it may use the terminal for a live display.
         narrated: whether a search runs in this process; it logs the progress of its jobs itself.
     """
