@@ -116,7 +116,7 @@ def other_order(
 ) -> ConfigError:
     """Makes the error of a teacher whose classes are in another order than the data's.
 
-    `order` has, for each class id that the teacher predicts, the one that fits the labels; both have shape (rows,).
+    `order` maps the teacher's class ids to the data's; `predicted` and `labels` are class ids, of shape (rows,).
     """
     wanted = names or [f"class_{i}" for i in range(len(order))]
     ids = module.class_order or range(len(order))
