@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from kdnas.app import commands
+from kdnas.app import command
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 
@@ -97,7 +97,7 @@ def refused(tmp_path, teacher, monkeypatch, capsys):
         monkeypatch.chdir(ROOT)
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as caught:
-            getattr(commands, name)()
+            getattr(command, name)()
         told = capsys.readouterr().err.splitlines()
         assert not [line for line in told if not line.startswith("Error executing job")]  # Hydra's, of a search's job
         line = str(caught.value.code)

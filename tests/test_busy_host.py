@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoConfig, BertConfig
 
-from kdnas.app.corrections import correct_costs
+from kdnas.app.remeasure import correct_costs
 from kdnas.base import shared
 from kdnas.base.errors import ConfigError
 from kdnas.base.host import QuietHost
-from kdnas.callbacks import ControllerUpdate, LatencyBenchmark
+from kdnas.callbacks.controller import ControllerUpdate
+from kdnas.callbacks.latency import LatencyBenchmark
 from kdnas.costs import Cost, CostModel, Latency, Protocol, Target, Torch, devices, disturbance, key
 from kdnas.costs import cost_model as waiting
 from kdnas.costs import measure as measuring

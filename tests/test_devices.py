@@ -26,7 +26,7 @@ from kdnas.base import identity
 from kdnas.base import run_folder as runs
 from kdnas.base.errors import ConfigError
 from kdnas.base.host import QuietHost
-from kdnas.callbacks import QuietSteps, SeedSteps
+from kdnas.callbacks.steps import QuietSteps, SeedSteps
 from kdnas.costs.table import read_table
 from kdnas.datamodules import SyntheticNLI, grammar
 from kdnas.datamodules.bucketing import BucketSampler

@@ -18,8 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from kdnas.app.dispatch import Dispatcher
 from kdnas.app.jobs import reporting
-from kdnas.app.launchers import DiedError
-from kdnas.app.launchers.returns import failed, from_json, portable, to_json
+from kdnas.app.launchers.returns import DiedError, failed, from_json, portable, to_json
 from kdnas.base.disk import DiskError, disk_error, writing
 from kdnas.base.errors import ConfigError
 from kdnas.base.files import reading

@@ -21,7 +21,8 @@ from kdnas.app import run as runner
 from kdnas.app.teacher import ensure_teacher
 from kdnas.app.training import complete
 from kdnas.base.errors import ConfigError
-from kdnas.callbacks import ControllerUpdate, ExportModels
+from kdnas.callbacks.controller import ControllerUpdate
+from kdnas.callbacks.export import ExportModels
 from kdnas.costs.cost import Cost
 from kdnas.models.architecture import Architecture
 from kdnas.models.checkpoints import load_classifier

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModel
 
-from kdnas.app import commands
+from kdnas.app import command
 from kdnas.app.run import run
 from kdnas.base.config import instantiate, label
 from kdnas.base.errors import ConfigError
@@ -345,5 +345,5 @@ def test_wrong_input_is_refused(runs, overrides, says):
 def test_the_command_ends_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "glue", f"folder={tmp_path}", "~latency"])
     with pytest.raises(SystemExit, match=f"^error: folder={tmp_path}: holds no finished run") as caught:
-        commands.evaluate()
+        command.evaluate()
     assert "\n" not in str(caught.value)

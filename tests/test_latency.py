@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoModel, BertConfig, DataCollatorWithPadd
 from kdnas.base import shared
 from kdnas.base.errors import ConfigError
 from kdnas.base.host import QuietHost
-from kdnas.callbacks import LatencyBenchmark, QuietSteps
+from kdnas.callbacks.latency import LatencyBenchmark
+from kdnas.callbacks.steps import QuietSteps
 from kdnas.costs import CostModel, Protocol, Target, Torch, cost_model, disturbance, measure
 from kdnas.costs.devices import DEVICES
 from kdnas.costs.disturbance import Timing

@@ -12,9 +12,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kdnas.app.jobs import goes_on
-from kdnas.app.launchers import LocalLauncher, PoolLauncher, SlurmLauncher, queue
+from kdnas.app.launchers import queue
 from kdnas.app.launchers.gpus import take_gpu
-from kdnas.app.launchers.queue import Register, Submitted, job_of, same
+from kdnas.app.launchers.pool import PoolLauncher
+from kdnas.app.launchers.queue import LocalLauncher, Register, SlurmLauncher, Submitted, job_of, same
 from kdnas.app.launchers.returns import portable
 from kdnas.app.search_folder import set_aside
 from kdnas.base.errors import ConfigError

@@ -15,9 +15,9 @@ from test_distiller import CONF
 from kdnas.app.command import Command
 from kdnas.app.multirun import Gathering, tidy
 from kdnas.app.run import run as start
+from kdnas.app.suggestions import distillation_overrides
 from kdnas.app.teacher import ensure_teacher
 from kdnas.app.training import complete
-from kdnas.app.unused import distillation_overrides
 from kdnas.base.config import flatten, plain
 from kdnas.base.errors import ConfigError
 from kdnas.base.identity import stamp, weights

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
-from kdnas.callbacks import LatencyBenchmark
+from kdnas.callbacks.latency import LatencyBenchmark
 from kdnas.costs import Runtime, disturbance
 from kdnas.costs.devices import DEVICES
 from kdnas.costs.table import read_table

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from kdnas.app import commands
+from kdnas.app import command
 from kdnas.reports.files import write_files
 
 
@@ -33,5 +33,5 @@ def test_a_table_of_ones_own(tmp_path, monkeypatch):
         (tmp_path / name / "results.json").write_text(json.dumps([{"accuracy": accuracy}]))
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])
     words = ["best", "--config-dir", str(tmp_path / "conf"), f"folder={tmp_path}"]
-    assert commands.evaluate.run(words) == [[tmp_path / "report/best.md"]]
+    assert command.evaluate.run(words) == [[tmp_path / "report/best.md"]]
     assert (tmp_path / "report/best.md").read_text() == "two: 0.75\n"

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kdnas.app.words import checked
+from kdnas.app.overrides import checked
 from kdnas.base.config import CONF, begun, in_quotes, override
 from kdnas.base.errors import ConfigError
 

@@ -1,7 +1,5 @@
 """Held-out metrics of the teacher and of constant predictions (chance), to compare a student's metrics with."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Mapping, Sequence
@@ -54,12 +52,7 @@ class Baselines:
 
 
 def baselines(module: ExportingModule, data: EncodedDataModule, device: torch.device) -> Baselines:
-    """Computes the metrics of chance and, for a distillation, of the teacher on the held-out rows.
-
-    Args:
-        module: the module; its teacher, if it has one, is open.
-        data: the data module, after `setup`.
-        device: the device that the teacher runs on.
+    """Computes the metrics of chance and, for a distillation with an open teacher, of the teacher on the held-out rows.
 
     Raises:
         ConfigError: the teacher is not above chance, or its classes are evidently in another order than the data's.
@@ -100,11 +93,7 @@ def chance_of(metrics: SplitMetrics, data: EncodedDataModule) -> tuple[dict[str,
 def teacher_metrics(
     module: StudentDistiller, metrics: SplitMetrics, data: EncodedDataModule, device: torch.device
 ) -> dict[str, float]:
-    """Computes the teacher's held-out metrics.
-
-    Raises:
-        ConfigError: its outputs are not finite, or its classes are evidently in another order than the data's.
-    """
+    """Computes the teacher's held-out metrics; refuses outputs that are not finite, and classes in another order."""
     assert module.teacher is not None and isinstance(metrics.task, LabelledTask)
     metrics.reset()
     first: list[tuple[Tensor, Tensor]] = []
@@ -127,10 +116,7 @@ def other_order(
 ) -> ConfigError:
     """Makes the error of a teacher whose classes are in another order than the data's.
 
-    Args:
-        names: the names of the data's classes; None if they have no names.
-        order: for each class id that the teacher predicts, the one that fits the labels.
-        predicted, labels: the class ids of held-out rows, (rows,).
+    `order` maps the teacher's class ids to the data's; `predicted` and `labels` are class ids, of shape (rows,).
     """
     wanted = names or [f"class_{i}" for i in range(len(order))]
     ids = module.class_order or range(len(order))

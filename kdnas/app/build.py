@@ -1,7 +1,5 @@
 """Builds the LightningModule and the data module of a training, and connects them."""
 
-from __future__ import annotations
-
 import json
 
 import lightning as L
@@ -29,12 +27,8 @@ def build(plan: Plan) -> tuple[ExportingModule, EncodedDataModule]:
         students["outputs"] = instantiate(cfg.get("outputs"))
     module = instantiate(cfg.module, **students)
     # Read and tokenized once for all candidates of a process. The tokenizer is the one of the module's model.
-    key = (
-        json.dumps(plain(cfg.data), sort_keys=True),
-        stamp(sources(cfg)),
-        cfg.module.get("teacher"),
-        module.tokenizer.name_or_path,
-    )
+    settings, tokenizer = json.dumps(plain(cfg.data), sort_keys=True), module.tokenizer.name_or_path
+    key = (settings, stamp(sources(cfg)), cfg.module.get("teacher"), tokenizer)
     data = shared("data", key, lambda: instantiate(cfg.data, tokenizer=module.tokenizer))
     data.trainer, data.first_epoch = None, 0
     module.check(masked=data.masking is not None)

@@ -1,10 +1,4 @@
-"""A command: composes a config by Hydra and does the work, with one line for bad input, full disks and signals.
-
-In a shell, bad input ends in one line on stderr, `error: key=value: must be ...`, and exit status 1, and leaves no
-folder behind.
-"""
-
-from __future__ import annotations
+"""A command: composes a config by Hydra and does the work, with one line for bad input, full disks and signals."""
 
 import logging
 import os
@@ -13,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,9 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from kdnas.app.unused import leave_out, refuse_unused
-from kdnas.app.words import checked
-from kdnas.base.config import CONF, mistake
+from kdnas.app.overrides import checked, leave_out, refuse_unused
+from kdnas.base.config import CONF, instantiate, mistake
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError
 from kdnas.base.folders import BusyFolderError
@@ -38,33 +31,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Command:
-    """A command: call the object in a shell's entry point, or `run` with the arguments from Python.
-
-    Attributes:
-        config: the name of a file in `conf/`.
-        task: does the work that a composed config describes.
-        group: a config group whose choice may be given as the first word; None for no such word.
-    """
+    """A command: call the object in a shell's entry point, or `run` with the arguments from Python."""
 
     config: str
+    """The name of a file in `conf/`."""
     task: Callable[[DictConfig], Any]
     group: str | None = None
+    """A config group whose choice may be the first word."""
 
     def __call__(self) -> None:
         """Runs the command with the arguments of this process, and ends the process on an error of the user's."""
         logging.raiseExceptions = False  # on a full disk, logging fails too
         try:
             self.run(sys.argv[1:])
-        except ConfigError as error:
-            refuse(error)
-        except DiskError as error:
-            refuse(f"{error}; when that is mended, {GOES_ON}")
+        except (ConfigError, DiskError) as error:
+            hint = f"; when that is mended, {GOES_ON}" if isinstance(error, DiskError) else ""
+            sys.exit(f"error: {error}{hint}" if board.foreground else 1)  # of a DDP training, only the first prints it
 
     def run(self, words: Sequence[str]) -> list[Any]:
-        """Runs the command; returns the task's result for each config that was run in this process.
-
-        Args:
-            words: overrides and Hydra's flags.
+        """Runs the command with overrides and Hydra's flags; returns the task's result for each config that was run.
 
         Raises:
             ConfigError: bad input.
@@ -79,18 +64,16 @@ class Command:
             begun = True
             try:
                 results.append(self._do(cfg))
+                return results[-1]
             except (ConfigError, DiskError) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise
                 refused.append(error)  # raised below: Hydra would print all overrides first
                 return None
-            return results[-1]
 
         job.__module__ = self.config  # Hydra names the job and its log file after it
-        board.narrated, board.foreground = (
-            False,
-            "LOCAL_RANK" not in os.environ,
-        )  # Lightning sets it where it starts more
+        board.narrated = False
+        board.foreground = "LOCAL_RANK" not in os.environ  # Lightning sets it where it starts more
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise its errors, not print them
         try:
             sys.argv[1:] = checked(self._chosen(words), CONF, sweeps=self.config == "search")
@@ -123,7 +106,7 @@ class Command:
         try:
             # What a job of a search logs in another process than the search's goes to its log file.
             searching = self.config == "search"
-            with aside(searching and not board.narrated), starting(title_of(cfg)):
+            with aside(searching and not board.narrated), starting(cfg):
                 if "job" in cfg:  # a run
                     words = list(HydraConfig.get().overrides.task)
                     leave_out(cfg, words)
@@ -146,27 +129,14 @@ class Command:
             raise
 
 
-def refuse(message: object) -> NoReturn:
-    """Ends the command with an error line; of several processes that train together, only the first prints it."""
-    sys.exit(f"error: {message}" if board.foreground else 1)
-
-
-def title_of(cfg: DictConfig) -> str | None:
-    """Returns the title of a run; None for a command that prints only a table."""
-    return Job.of(cfg).title or cfg.title if "job" in cfg else None
-
-
 @contextmanager
-def starting(title: str | None) -> Iterator[None]:
-    """Logs what starts, before the imports that take seconds; silent in the jobs of a search.
-
-    Args:
-        title: the title of the run; None for a command that prints only a table.
-    """
+def starting(cfg: DictConfig) -> Iterator[None]:
+    """Logs what starts, before the imports that take seconds; silent in the jobs of a search."""
     if board.narrated or not board.foreground:
         yield
         return
-    if title is not None:
+    title = Job.of(cfg).title or cfg.title if "job" in cfg else None  # a table has none
+    if title:
         log.info("%s: loading PyTorch and what builds on it", title)
     with activity(title or "starting"):
         yield
@@ -179,3 +149,14 @@ def one_line(error: HydraException) -> str:
         adds = f"; '+{cause.full_key}=...' adds it" * ("_target_" in cause.parent_node)
         return f"{cause.full_key}: not a key; there is {', '.join(map(str, cause.parent_node))}{adds}"
     return " ".join(str(error).partition("Config search path:")[0].split())
+
+
+def _run(cfg: DictConfig) -> dict[str, float]:
+    from kdnas.app.run import run  # PyTorch and what builds on it, only once the config is composed
+
+    return run(cfg)
+
+
+search = Command("search", _run)
+train = Command("train", _run)
+evaluate = Command("evaluate", lambda cfg: instantiate(cfg.evaluation), group="evaluation")

@@ -4,6 +4,6 @@ from kdnas.base.signals import listen
 
 listen()  # Ctrl-C may come during the imports below, which take a while
 
-from kdnas.app.commands import evaluate, search, train
+from kdnas.app.command import evaluate, search, train
 
 __all__ = ["evaluate", "search", "train"]

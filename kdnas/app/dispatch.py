@@ -1,30 +1,35 @@
-"""Sends a search's jobs to a Hydra launcher, and repeats those that failed because of a disk.
-
-Hydra imports this at every start, so nothing heavy is imported until a search begins.
-"""
+"""Sends a search's jobs to a Hydra launcher, repeats those that failed because of a disk, and shows how they go on."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from kdnas.app.launchers import DiedError
-from kdnas.app.watching import last_line
+from kdnas.app.launchers.returns import DiedError
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError
 from kdnas.base.screen import activity
 from kdnas.base.signals import GOES_ON
 from kdnas.search.job import Job
 
+if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before a search begins
+    from kdnas.search.study import Study
+    from kdnas.search.trial_log import TrialLog
+
 log = logging.getLogger(__name__)
+LOOK_EVERY = 1.0
+"""Seconds between two readings of the study while jobs run."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,6 @@ class Dispatcher:
     """Runs jobs with the overrides of the search's command line before their own.
 
     Args:
-        launcher: the Hydra launcher.
-        overrides: the overrides of the command line.
         folder: the search folder.
         retries: how often a job is repeated that died or met a full disk.
     """
@@ -72,7 +75,6 @@ class Dispatcher:
         return disk_error(returned._return_value, *([self.folder] if died else []))
 
     def _run(self, jobs: Sequence[Job]) -> list[JobReturn]:
-        """Runs jobs to their end, without repeating any."""
         try:
             return list(self.launcher.launch([[*self.overrides, job.to_override()] for job in jobs], initial_job_idx=0))
         except ConfigError:
@@ -100,3 +102,37 @@ class Dispatcher:
             error = returned._return_value
             died = isinstance(error, DiedError)
             raise ConfigError(f"the prepare job: {error}; the same command goes on") if died else error
+
+
+@contextmanager
+def watching(study: Study, trial_log: TrialLog) -> Iterator[None]:
+    """Logs each trial that ends, from a background thread, while jobs run in this or other processes."""
+    ended = threading.Event()
+
+    with activity(trial_log.noun, total=trial_log.total, note=lambda: trial_log.summary) as shown:
+        shown.begin_at(len(trial_log.logged))
+
+        def look() -> None:
+            with suppress(OSError):  # the search itself will raise it
+                trial_log.log_ended(study)
+            shown.done = len(trial_log.logged)
+
+        def watch() -> None:
+            while not ended.wait(LOOK_EVERY):
+                look()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            look()
+
+
+def last_line(folder: Path) -> str:
+    """Returns the last line that a job in another process wrote to its log; empty if there is none yet."""
+    logs = sorted(folder.glob("*.log"))
+    lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
+    return lines[-1].partition(" - ")[2] if lines else ""

@@ -1,7 +1,5 @@
 """Trains: connects the module and its data, resumes from a checkpoint, and calls Lightning's `fit`."""
 
-from __future__ import annotations
-
 import logging
 
 import lightning as L
@@ -54,11 +52,7 @@ def fit(plan: Plan, module: ExportingModule, data: EncodedDataModule) -> Baselin
 
 
 def check_time(trainer: L.Trainer, limit: str | None) -> None:
-    """Refuses a training that a time limit has ended: it is a failure, and no result with a low reward.
-
-    Args:
-        limit: the setting `trainer.max_time`, for the message.
-    """
+    """Refuses a training that a time limit has ended: it is a failure, and no result with a low reward."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     if any((timer.time_remaining() or 1) <= 0 for timer in timers):
         setting = "callbacks: Timer" if limit is None else f"trainer.max_time={limit}"

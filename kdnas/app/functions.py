@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from kdnas.app import commands
+from kdnas.app import command
 from kdnas.base.config import CONF, override
 from kdnas.base.errors import ConfigError, require
 
@@ -43,7 +43,7 @@ def run_search(*overrides: str, config_dir: str | os.PathLike[str] | None = None
 
     words = _words(overrides, config_dir)
     with _apart():
-        commands.search.run(words)
+        command.search.run(words)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             folder = compose("search", sys.argv[1:]).search.dir  # the words as the command has checked them
     return open_search(folder)
@@ -55,21 +55,13 @@ def distil(*overrides: str, config_dir: str | os.PathLike[str] | None = None) ->
     The same as `python train.py` with these overrides, in this process:
     `distil("+experiment=minilm", "architecture=kdnas_v2_arch1", "paths.output=runs/mine")` leaves `model/` (a folder
     for `AutoModel.from_pretrained`), `best.ckpt` and `results.json` in `runs/mine`. A run that has finished there
-    before is not repeated. May be called several times, also from a notebook.
-
-    Args:
-        overrides: settings in Hydra's grammar, as on the command line.
-        config_dir: a folder with configs of your own, searched before kdnas's.
+    before is not repeated. Arguments and errors are those of `run_search`.
 
     Returns:
         The held-out metrics by name, as `loss` and `accuracy`, of the first student where there are several.
-
-    Raises:
-        ConfigError: bad input; the message names the setting, its value and what would be allowed.
-        DiskError: a disk is full or cannot be written to; the same call continues the run.
     """
     with _apart():
-        return commands.train.run(_words(overrides, config_dir))[0]
+        return command.train.run(_words(overrides, config_dir))[0]
 
 
 def _words(overrides: tuple[str, ...], config_dir: str | os.PathLike[str] | None) -> list[str]:

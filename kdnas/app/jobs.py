@@ -1,7 +1,5 @@
 """A job of a search: it locks its folder, and reports its trials to the study even if it fails."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 import traceback
@@ -64,11 +62,7 @@ def reporting(cfg: DictConfig, job: Job) -> Iterator[Study | None]:
 
 
 def open_study(cfg: DictConfig, job: Job, controller: Any = None) -> Study:
-    """Opens the study that jobs of this kind report to.
-
-    Raises:
-        ConfigError: the search folder holds another search by now.
-    """
+    """Opens the study that jobs of this kind report to; refuses a folder that holds another search by now."""
     study = Study(open_storage(Path(cfg.search.dir)), job.kind, controller)
     if job.search != study.search:
         raise ConfigError(f"job.search={job.search}: {cfg.search.dir} holds another search; this job is not of it")

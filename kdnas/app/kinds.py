@@ -35,11 +35,6 @@ def work_of(cfg: DictConfig, job: Job) -> Work:
         raise ConfigError(f"search.stages.{job.kind}.{TARGET}={target}: {' '.join(str(error).split())}") from error
 
 
-def changes(cfg: DictConfig, kind: str) -> DictConfig:
-    """Returns the settings that a kind of job changes."""
-    return OmegaConf.masked_copy(stage := _kind(cfg, kind), [str(name) for name in stage if name != TARGET])
-
-
 def changed_keys(cfg: DictConfig, kind: str) -> dict[str, object]:
     """Returns the settings that a kind of job changes, by dotted key."""
     stage = plain(_kind(cfg, kind))
@@ -54,8 +49,9 @@ def staged(cfg: DictConfig, job: Job) -> DictConfig:
     """
     own = {"architectures": [one.to_dict() for one in job.architectures]} if job.architectures else {}
     named = {"title": job.title} if job.title else {}
+    stage = _kind(cfg, job.kind)
     for place, settings in (
-        (f"search.stages.{job.kind}", changes(cfg, job.kind)),
+        (f"search.stages.{job.kind}", OmegaConf.masked_copy(stage, [str(name) for name in stage if name != TARGET])),
         ("job.fidelity", job.fidelity),
         ("job", own | named),
     ):

@@ -1,9 +1,4 @@
-"""The sweeper of `train.py -m`: it runs every job, and prints an error line for each that failed.
-
-Hydra imports this at every start.
-"""
-
-from __future__ import annotations
+"""The sweeper of `train.py -m`: it runs every job, and prints an error line for each that failed."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from kdnas.app.launchers import reason
+from kdnas.app.launchers.returns import reason
 from kdnas.base.folders import discard, holds_only
 
 

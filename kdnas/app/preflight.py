@@ -1,7 +1,5 @@
 """Checks a run's settings before anything is read or trained, and makes from them what the run needs."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +10,17 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from omegaconf import DictConfig, OmegaConf
 
-from kdnas.app.resuming import LastCheckpoint
+from kdnas.app.resuming import LastCheckpoint, LeaveSigterm
 from kdnas.base.config import instantiate, plain
 from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole
 from kdnas.base.files import check_folder
 from kdnas.base.profiler import TimeTable
 from kdnas.base.run_folder import earlier_precision
-from kdnas.callbacks import (
-    ControllerUpdate,
-    ExportModels,
-    LatencyBenchmark,
-    LeaveSigterm,
-    Progress,
-    QuietSteps,
-    SeedSteps,
-)
+from kdnas.callbacks.controller import ControllerUpdate
+from kdnas.callbacks.export import ExportModels
+from kdnas.callbacks.latency import LatencyBenchmark
+from kdnas.callbacks.progress import Progress
+from kdnas.callbacks.steps import QuietSteps, SeedSteps
 from kdnas.costs import CostModel
 from kdnas.models.architecture import Architecture
 from kdnas.models.exports import check_export
@@ -48,11 +42,8 @@ class Plan:
 
     Attributes:
         cfg: the config, with the settings of the job and the precision that is trained in.
-        job: what the training is for.
         study: the study that the job's trials are reported to; None if it has no trials.
-        trainer: the Trainer of this training, with all of its callbacks.
         costs: measures what models cost; None if nothing is measured.
-        profiler: measures where the time goes.
         metrics: the names of the held-out metrics of a distillation, `loss` first.
     """
 
@@ -66,7 +57,6 @@ class Plan:
 
     @property
     def output(self) -> Path:
-        """The run's folder."""
         return Path(self.cfg.paths.output)
 
     @property
@@ -78,10 +68,7 @@ class Plan:
 def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = None) -> Plan:
     """Refuses what can be refused without loading the teacher, which may still have to be trained.
 
-    Args:
-        cfg: the config, with the settings of the job (see `kdnas.app.kinds.staged`).
-        job: what the training is for; None for the job in the config.
-        study: the study that the job's trials are reported to; None if it has no trials.
+    `cfg` has the settings of the job already (see `kdnas.app.kinds.staged`).
 
     Raises:
         ConfigError: the first setting that is out of range or does not go with the others.

@@ -1,7 +1,5 @@
 """The prepare job of a search: checks and makes what all candidates need, before the first of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

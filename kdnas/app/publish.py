@@ -1,14 +1,13 @@
 """Publishes what a training leaves: the best weights as a checkpoint and a Hugging Face folder, and the results."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
 from kdnas.app.baselines import Baselines
 from kdnas.app.preflight import Plan
+from kdnas.base.files import write_json
 from kdnas.base.profiler import TimeTable
-from kdnas.base.run_folder import RESULTS, write_results
+from kdnas.base.run_folder import RESULTS
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
@@ -36,7 +35,7 @@ def publish(plan: Plan, module: ExportingModule, data: EncodedDataModule, compar
     if plan.first:
         compared.warn(module.results)
         if len(module.diverged) < len(module.trainees):
-            write_results(output / RESULTS, module.results)
+            write_json(output / RESULTS, module.results)
         if keeps:
             log.info("wrote %s, %s and results.json beside them", output / "best.ckpt", output / "last.ckpt")
         else:

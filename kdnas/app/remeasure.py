@@ -1,18 +1,26 @@
-"""The latency job of a search: repeats the measurements that were made on a busy host."""
+"""The latency job of a search: repeats what was measured on a busy host, and computes the rewards anew."""
 
-from __future__ import annotations
-
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from omegaconf import DictConfig
+from transformers import PreTrainedConfig
 
-from kdnas.app.corrections import correct_costs
 from kdnas.app.jobs import open_study
 from kdnas.base.config import instantiate
 from kdnas.base.errors import mounted
+from kdnas.costs.cost import Cost
 from kdnas.models.loading import load_config
+from kdnas.models.resizing import student_config
 from kdnas.search.job import Job
+from kdnas.search.observation import Observation
+from kdnas.search.reward import Reward
 from kdnas.search.study import Study
+
+log = logging.getLogger(__name__)
+MUCH = 0.1
+"""The relative difference from the earlier latency above which a line is logged."""
 
 
 def remeasure(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
@@ -23,3 +31,34 @@ def remeasure(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float
         with mounted("latency"):
             correct_costs(measured, load_config(cfg.teacher.path), costs.cost, instantiate(cfg.reward))
     return {}
+
+
+def correct_costs(
+    study: Study, teacher: PreTrainedConfig, cost: Callable[[PreTrainedConfig], Cost], reward: Reward
+) -> None:
+    """Measures again, by `cost`, a study's teacher and candidates that were measured on a busy host; corrects rewards.
+
+    Costs stay as they are while the host is still busy.
+    """
+    if study.teacher and study.teacher.busy:
+        study.teacher = cost(teacher)
+    for seen in study.observations:
+        if not (seen.estimated and seen.cost and study.teacher):
+            continue
+        measured = cost(student_config(teacher, seen.architecture)) if seen.cost.busy else seen.cost
+        if not measured.busy:
+            with mounted("reward"):
+                value = reward(seen.metrics, measured, study.teacher)
+            study.correct(seen.trial, measured, value, estimated=study.teacher.busy)
+            _log_difference(seen, measured, value)
+
+
+def _log_difference(seen: Observation, measured: Cost, reward: float) -> None:
+    assert seen.cost is not None
+    for device, latency in measured.latency.items():
+        earlier = seen.cost.latency[device].median
+        if abs(latency.median - earlier) > MUCH * latency.median:
+            log.info(
+                "%s takes %.2f ms on %s, not %.2f (the host was busy then); its reward is %.4f, not %.4f",
+                *(seen.architecture, latency.median, device, earlier, reward, seen.reward),
+            )

@@ -1,8 +1,7 @@
-"""Resumes a run: saves a checkpoint after each epoch, and checks it before it is used."""
-
-from __future__ import annotations
+"""Resumes a run that was stopped: a checkpoint after each epoch, and its checks before it is used."""
 
 import logging
+import signal
 from pathlib import Path
 
 import lightning as L
@@ -20,11 +19,7 @@ RESUMED = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Saves `last.ckpt` after each epoch; a resumed run that early stopping had ended is not trained further.
-
-    Args:
-        output: the run's folder.
-    """
+    """Saves `last.ckpt` after each epoch; a resumed run that early stopping had ended is not trained further."""
 
     def __init__(self, output: Path) -> None:
         # Saved at the end of the epoch: from a checkpoint of the validation, Lightning would repeat the epoch.
@@ -34,6 +29,20 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, module)
         stoppers = [callback for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
         trainer.should_stop = trainer.should_stop or bool(stoppers)
+
+
+class LeaveSigterm(L.Callback):
+    """Undoes Lightning's listening to SIGTERM, which would end a job of SLURM at its next batch.
+
+    SLURM sends it before it preempts a job or ends one that has run out of time. submitit passes it over, and puts the
+    job back into the queue at the signal that is meant for that; a job that has ended by then is not put back.
+    """
+
+    def __init__(self) -> None:
+        self._before = signal.getsignal(signal.SIGTERM)
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        signal.signal(signal.SIGTERM, self._before)
 
 
 def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:

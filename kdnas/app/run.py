@@ -1,9 +1,4 @@
-"""One run, which `train.py` starts, and every job of `search.py`: it does what the run's kind of job does.
-
-Scoring a candidate is an ordinary distillation with two more callbacks and the settings of its kind of job.
-"""
-
-from __future__ import annotations
+"""One run, which `train.py` starts, and every job of `search.py`: it does what its kind of job does."""
 
 import gc
 import logging

@@ -1,9 +1,4 @@
-"""A search's folder: one search at a time, its log, and an earlier search that makes room for a new one.
-
-Hydra imports this at every start, so nothing heavy is imported until a search begins.
-"""
-
-from __future__ import annotations
+"""A search's folder: one search at a time, its log, and an earlier search that makes room for a new one."""
 
 import logging
 from collections.abc import Iterator
@@ -21,18 +16,15 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def searching_in(folder: Path) -> Iterator[None]:
-    """Makes and locks a search folder; removes a new one again if the search is refused before it begins.
-
-    The lock file is beside the folder, which `set_aside` may move.
-    """
-    lock = folder.with_name(f".{folder.name}.lock")
+    """Makes and locks a search folder; removes a new one again if the search is refused before it begins."""
+    lock = folder.with_name(f".{folder.name}.lock")  # beside the folder, which `set_aside` may move
     with claimed(folder, "search.dir", lock, "another search is running in it", lambda: holds_search(folder)):
         yield
 
 
 def holds_search(folder: Path) -> bool:
     """Returns whether a folder holds a search that has begun."""
-    from kdnas.search.journal import JOURNAL
+    from kdnas.search.journal import JOURNAL  # not above: Hydra imports this module at every start
 
     return (folder / JOURNAL).exists()
 

@@ -1,17 +1,38 @@
 """The commands that a search suggests at its end, with its own task, data and config folders."""
 
-from __future__ import annotations
-
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from kdnas.app.kinds import changed_keys
+from kdnas.app.overrides import SEARCHING
 from kdnas.base.config import CONF, override
 
 OWN = ("proxy", "batch_size", "batch_tokens", "seed")
 """The data settings that fine-tuning has its own values for."""
+FINALISTS = "search.stages.full"
+"""The settings of a full distillation within the search's config."""
+
+
+def distillation_overrides(overrides: Sequence[str], cfg: DictConfig) -> list[str]:
+    """Returns the overrides of `search.py` that `train.py` needs to repeat a full distillation.
+
+    Overrides of `search.stages.full.<key>` become those of `<key>`; those of other keys that it sets are left out.
+    """
+    chosen: list[str] = []
+    full = changed_keys(cfg, "full")
+    for word in overrides:
+        key = str(OverridesParser.create().parse_override(word).key_or_group)
+        if word.startswith(f"+{FINALISTS}."):
+            chosen.append(f"++{word.removeprefix(f'+{FINALISTS}.')}")
+        elif key.startswith(FINALISTS) or (re.split(r"[./@]", key)[0] not in (*SEARCHING, "hydra") and key not in full):
+            chosen.append(word)
+    return chosen
 
 
 def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:

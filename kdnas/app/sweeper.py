@@ -1,7 +1,4 @@
-"""The search as a Hydra sweeper: the controller chooses the candidates, the Hydra launcher runs their jobs.
-
-Hydra imports this at every start, so nothing heavy is imported until a search begins.
-"""
+"""The search as a Hydra sweeper: the controller chooses the candidates, the Hydra launcher runs their jobs."""
 
 from __future__ import annotations
 
@@ -20,12 +17,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kdnas.app import suggestions
-from kdnas.app.dispatch import Dispatcher
-from kdnas.app.launchers import reason
+from kdnas.app.dispatch import Dispatcher, watching
+from kdnas.app.launchers.returns import reason
+from kdnas.app.overrides import quoted
 from kdnas.app.search_folder import log_to, searching_in, set_aside
-from kdnas.app.unused import distillation_overrides
-from kdnas.app.watching import watching
-from kdnas.app.words import quoted
 from kdnas.base.config import instantiate
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError, mounted, require_switch
@@ -35,7 +30,7 @@ from kdnas.base.run_folder import read_prepared, write_prepared
 from kdnas.base.screen import activity, board
 from kdnas.search.job import Job
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before a search begins
     from kdnas.search.ranking import Ranking
     from kdnas.search.schedule import Schedule
     from kdnas.search.search import SearchSettings
@@ -49,11 +44,10 @@ OTHER_SEARCH = ", and its observations would not compare; use another search.dir
 class KDNASSweeper(Sweeper):
     """Runs one search (`hydra/sweeper=kdnas`). Jobs report through the study; their return values are not used."""
 
-    def __init__(self) -> None:
-        self.launcher: Launcher
-        self.dispatcher: Dispatcher
-        self.config: DictConfig
-        self.folder: Path
+    launcher: Launcher
+    dispatcher: Dispatcher
+    config: DictConfig
+    folder: Path
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -96,11 +90,6 @@ class KDNASSweeper(Sweeper):
             self._run(settings, schedule, ranking)
 
     def _run(self, settings: SearchSettings, schedule: Schedule, ranking: Ranking) -> None:
-        """Runs the search's jobs from where an earlier process stopped, then reports.
-
-        Args:
-            settings: the size of the search.
-        """
         from kdnas.search.loop import Loop
         from kdnas.search.proposing import Proposer
         from kdnas.search.search import Search
@@ -129,11 +118,7 @@ class KDNASSweeper(Sweeper):
             self._report(mini, full, ranking)
 
     def _studies(self) -> tuple[Study, Study]:
-        """Opens the studies of the candidates and of the finalists, with what the prepare job has found out.
-
-        Raises:
-            ConfigError: the candidates that are there were scored with other settings.
-        """
+        """Opens the studies of candidates and finalists; refuses candidates that were scored with other settings."""
         from kdnas.app.kinds import staged
         from kdnas.search.journal import open_storage
         from kdnas.search.study import Study
@@ -176,12 +161,11 @@ class KDNASSweeper(Sweeper):
         return failure
 
     def _report(self, candidates: Study, finalists: Study, ranking: Ranking) -> None:
-        """Writes the report, and logs the best candidate, the table and the commands to go on with."""
         from kdnas import reports
 
         results = reports.Results.of(self.config.name, candidates, finalists, self.config.search.finalists, ranking)
         written = reports.write(self.folder, results)
-        hydra, again = self.config.hydra, distillation_overrides(self.dispatcher.overrides, self.config)
+        hydra, again = self.config.hydra, suggestions.distillation_overrides(self.dispatcher.overrides, self.config)
         distil = [*suggestions.command(hydra), *again]
         for part in (
             reports.answer(results),

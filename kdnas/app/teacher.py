@@ -1,7 +1,5 @@
 """Trains a search's or a distillation's teacher, if the config says how and it does not exist yet."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable
@@ -12,6 +10,7 @@ from hydra import compose
 from omegaconf import DictConfig, open_dict
 
 from kdnas.app.kinds import staged
+from kdnas.app.overrides import is_brought
 from kdnas.app.preflight import Plan, preflight
 from kdnas.base.config import override, plain
 from kdnas.base.errors import ConfigError
@@ -25,17 +24,14 @@ log = logging.getLogger(__name__)
 
 
 def ensure_teacher(cfg: DictConfig, complete: Callable[[Plan], Any]) -> None:
-    """Trains the teacher if the config has `teacher.prepare` and its folder does not exist yet; else reuses it.
-
-    Args:
-        complete: trains to the end.
+    """Trains the teacher, by `complete`, if the config has `teacher.prepare` and its folder does not exist yet.
 
     Raises:
         ConfigError: the existing teacher was trained with other settings or on other data.
     """
     folder = Path(cfg.teacher.path)
     training = Path(f"{folder}.training")
-    if not cfg.teacher.get("prepare") or (folder.is_dir() and not training.is_dir()):  # the user's own
+    if not cfg.teacher.get("prepare") or is_brought(cfg):
         return
     with alone(folder.with_suffix(".lock"), f"the teacher {folder}"):
         own = teachers_config(cfg, folder, training)

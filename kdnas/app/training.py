@@ -1,7 +1,5 @@
 """One training, from its settings to its results: what `train.py` runs, and each candidate and finalist of a search."""
 
-from __future__ import annotations
-
 import logging
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,12 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
-    """Runs one training, unless it has finished before; returns the first model's held-out metrics.
-
-    Args:
-        job: what the training is for.
-        study: the study that the job's trials are reported to; None if it has none.
-    """
+    """Runs one training, unless it has finished before; returns the first model's held-out metrics."""
     results, fresh = complete(preflight(cfg, job, study))
     if not fresh:
         withdraw()
@@ -36,8 +29,7 @@ def train(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
 def complete(plan: Plan) -> tuple[dict[str, float], bool]:
     """Trains to the end, from where an earlier process stopped.
 
-    Returns:
-        The first model's held-out metrics, and whether they were computed just now, not read from an earlier run.
+    Returns the first model's held-out metrics, and whether they were computed just now, not read from an earlier run.
     """
     # A job of a search has locked its folder, and the prepare job has made the teacher.
     with nullcontext() if plan.study or not plan.first else at_work(plan.output):
@@ -56,8 +48,7 @@ def complete(plan: Plan) -> tuple[dict[str, float], bool]:
 def finished(plan: Plan, rows: str | None = None) -> dict[str, float] | None:
     """Returns the first model's results if the same run has finished in its folder before; None for trials of a search.
 
-    Args:
-        rows: the digest of the data, once it has been read.
+    `rows` is the digest of the data, once it has been read.
     """
     if plan.study:
         return None

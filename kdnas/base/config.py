@@ -1,10 +1,4 @@
-"""Instantiates objects from configs, formats overrides, and registers the resolvers of configs.
-
-Hydra imports this at every start (through its sweeper plugin), so that `${label:...}`, `${folder:...}` and
-`${begun:...}` work in every config.
-"""
-
-from __future__ import annotations
+"""Instantiates objects from configs, formats overrides, and registers the resolvers of configs."""
 
 import copy
 import json
@@ -18,12 +12,10 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdnas.base.errors import ConfigError, shown
+from kdnas.base.errors import ConfigError, chain, shown
 
 CONF = next(path / "conf" for path in Path(__file__).resolve().parents[1:] if (path / "conf").is_dir())
 """The folder of configs: within an installed kdnas, or beside it at the top of the repository."""
-NOT_FOUND = "Error locating target"
-"""The beginning of Hydra's message about an unknown `_target_`."""
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf|on|off|yes|no)$)[A-Za-z_/][A-Za-z0-9_/.:@+-]*", re.IGNORECASE)
 """A pattern for text that needs no quotes in an override: no number, and no keyword of Hydra's grammar."""
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -48,7 +40,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         if isinstance(cause, ConfigError):
             part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
             raise _written(config, cause.within(part[1] if part else _name(config))) from error
-        if str(error).startswith(NOT_FOUND):
+        if str(error).startswith("Error locating target"):
             raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a wrong type, or an unknown argument
             raise ConfigError(f"{_name(config)}: {' '.join(str(cause).split())}") from error
@@ -56,7 +48,6 @@ def instantiate(config: Any, **arguments: Any) -> Any:
 
 
 def _name(config: Any) -> str:
-    """Returns the key of a part of a config, or its `_target_` where it has no key."""
     key = config._get_full_key(None) if isinstance(config, DictConfig) else ""
     return str(key or config.get("_target_"))
 
@@ -93,11 +84,9 @@ def plain(config: Any) -> Any:
 
 def mistake(error: BaseException, name: str = "config") -> ConfigError:
     """Returns the `ConfigError` for an error of reading a config; `name` is the key if the error does not name one."""
-    cause: BaseException | None = error
-    while cause is not None:  # a resolver may have raised a ConfigError
-        if isinstance(cause, ConfigError):
+    for cause in chain(error):
+        if isinstance(cause, ConfigError):  # raised by a resolver
             return cause
-        cause = cause.__cause__ or cause.__context__
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return ConfigError(f"{missing[1]}: required value is missing")
     key = getattr(error, "full_key", None) or name
@@ -137,10 +126,7 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 def label(model: str, random: bool = False) -> str:
     """Returns a folder name for a model's results: the last three parts of its path, as `minilm-full-0003`.
 
-    The endings that all runs have in common (`model`, `best.ckpt`) are left out.
-
-    Args:
-        random: whether the model starts from random weights; adds `-random`.
+    The endings that all runs have in common (`model`, `best.ckpt`) are left out; random weights add `-random`.
     """
     parts = [part for part in Path(model).parts if part.strip("/.")]
     while len(parts) > 1 and (parts[-1] == "model" or parts[-1].endswith(".ckpt")):
@@ -171,6 +157,7 @@ def begun(moment: str) -> str:
     return moment
 
 
+# In every config, since Hydra's plugins import this module at every start.
 OmegaConf.register_new_resolver("begun", begun, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)
 OmegaConf.register_new_resolver("folder", folder, replace=True)

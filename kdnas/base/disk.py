@@ -1,7 +1,5 @@
 """Errors of disks that are full, over their quota, read-only or out of reach, reported in one line."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
@@ -9,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from kdnas.base.errors import chain
 
 FAULTS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN}
@@ -28,16 +28,9 @@ class DiskError(OSError):
 
 @contextmanager
 def writing(path: Path, size: int = BLOCK) -> Iterator[None]:
-    """Turns errors of a block that writes files into a `DiskError` where the disk is their cause.
+    """Turns any error of a block that writes `path`, in a folder that exists, into a `DiskError` if the disk caused it.
 
-    Libraries raise all kinds of errors when a disk is full.
-
-    Args:
-        path: the file or folder that is written; its parent exists.
-        size: the bytes it takes, as far as is known.
-
-    Raises:
-        DiskError: in place of any exception that the disk caused.
+    `size` is the bytes that are written, as far as is known.
     """
     try:
         yield
@@ -50,12 +43,8 @@ def writing(path: Path, size: int = BLOCK) -> Iterator[None]:
 def disk_error(error: BaseException, *folders: Path, size: int = BLOCK) -> DiskError | None:
     """Returns the disk error behind an error, if there is one.
 
-    It is found in the error's chain of causes or, because some libraries drop the cause, by a test of whether the
-    folders can be written to just now.
-
-    Args:
-        folders: the folders that may have been written to.
-        size: the bytes that must be free in each.
+    It is found in the error's chain of causes or, because some libraries drop the cause, by a test of whether `size`
+    bytes can be written to each of the folders just now.
     """
     obstacles = ((folder, obstacle(folder, size)) for folder in folders)
     met = next(((folder, found) for folder, found in obstacles if found), None)
@@ -69,17 +58,7 @@ def disk_error(error: BaseException, *folders: Path, size: int = BLOCK) -> DiskE
 
 
 def _named(error: OSError) -> Path | None:
-    """Returns the file that an error names, if it names one."""
     return None if error.filename is None or isinstance(error.filename, int) else Path(os.fsdecode(error.filename))
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error and its chain of causes."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        yield error
-        seen.append(error)
-        error = error.__cause__ or error.__context__
 
 
 def obstacle(folder: Path, size: int = BLOCK) -> OSError | None:

@@ -7,8 +7,6 @@ from textwrap import shorten
 from typing import Any, TypeVar
 
 Choice = TypeVar("Choice")
-REASON = 200
-"""The most characters of another library's message that an error line quotes."""
 
 
 class ConfigError(ValueError):
@@ -32,11 +30,7 @@ class ConfigError(ValueError):
         """Returns the error with its key below `prefix`; the same one if its key is complete."""
         if self.key is None or self.key.partition(".")[0] == prefix.partition(".")[0]:
             return self
-        return self.renamed(f"{prefix}.{self.key}")
-
-    def renamed(self, key: str) -> "ConfigError":
-        """Returns the error with another key; the same one if its message begins with none."""
-        return self if self.key in (None, key) else type(self).of(key, str(self).removeprefix(self.key or ""))
+        return type(self).of(f"{prefix}.{self.key}", str(self).removeprefix(self.key))
 
 
 @contextmanager
@@ -55,24 +49,16 @@ def mounted(prefix: str) -> Iterator[None]:
 
 
 def require(fits: bool, key: str, value: Any, allowed: str) -> None:
-    """Raises an error unless a value fits.
+    """Raises the `ConfigError` "key=value: must be <allowed>" unless a value fits.
 
-    Args:
-        key: the setting; within a class that a config makes, the name of its argument.
-
-    Raises:
-        ConfigError: `key=value: must be allowed`.
+    Within a class that a config makes, the key is the name of its argument.
     """
     if not fits:
         raise ConfigError.of(key, f"={shown(value)}: must be {allowed}")
 
 
 def chosen(key: str, name: str, choices: Mapping[str, Choice]) -> Choice:
-    """Returns the choice of a name.
-
-    Raises:
-        ConfigError: there is no such choice.
-    """
+    """Returns the choice of a name; raises a `ConfigError` if there is none."""
     require(name in choices, key, name, f"one of {', '.join(choices)}")
     return choices[name]
 
@@ -101,7 +87,16 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and its chain of causes."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+
+
 def reason(error: Exception) -> str:
-    """Returns the first line of another library's error message, shortened."""
+    """Returns the first line of another library's error message, in at most 200 characters."""
     first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
-    return shorten(first, REASON)
+    return shorten(first, 200)

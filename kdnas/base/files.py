@@ -1,8 +1,7 @@
 """Atomic writes, checks of the folders that users name, and digests of weights."""
 
-from __future__ import annotations
-
 import hashlib
+import json
 import math
 import os
 import secrets
@@ -31,12 +30,14 @@ def whole(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def check_folder(key: str, folder: Any) -> Path:
-    """Checks, without writing, that a folder can be written to or made; returns its path.
+def write_json(path: Path, value: Any) -> None:
+    """Writes plain values to a file, atomically."""
+    with whole(path) as aside:
+        aside.write_text(json.dumps(value, indent=1) + "\n")
 
-    Raises:
-        ConfigError: not a path, a file in the place of a folder, or no permission.
-    """
+
+def check_folder(key: str, folder: Any) -> Path:
+    """Checks, without writing, that a folder can be written to or made; returns its path."""
     if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
         raise ConfigError.of(key, f"={shown(folder)}: must be a folder to write to")
     path = Path(folder)
@@ -83,7 +84,6 @@ def fingerprint(model: Path) -> str | None:
 
 @lru_cache(maxsize=64)
 def _digest(path: Path, *version: int) -> bytes:
-    """Returns the digest of a file, cached by its path, modification time and size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
@@ -95,12 +95,9 @@ def reading(
     """Turns any error of reading a file into a `ConfigError` that names the setting: broken files can raise anything.
 
     Args:
-        key, path: the setting that names the file, and its value.
+        key: the setting that names the file.
         what: the kind of content, for the message.
         allowed: what the setting may be.
-
-    Raises:
-        ConfigError: in place of any exception.
     """
     try:
         yield
@@ -110,5 +107,5 @@ def reading(
         if met := disk_error(error):  # as a hub cache on a full disk
             raise met from error
         # Torch's message about code in weights says how to run it.
-        said = "damaged, or holding code" if isinstance(error, UnpicklingError) else reason(error)
-        raise ConfigError(f"{key}={path}: no {what} there that can be read; must be {allowed} ({said})") from error
+        cause = "damaged, or holding code" if isinstance(error, UnpicklingError) else reason(error)
+        raise ConfigError(f"{key}={path}: no {what} there that can be read; must be {allowed} ({cause})") from error

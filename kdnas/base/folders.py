@@ -1,7 +1,5 @@
 """Folders that one process works in at a time, and that are removed if the work is refused before it begins."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,12 +16,9 @@ class BusyFolderError(ConfigError):
 
 @contextmanager
 def claimed(folder: Path, key: str, lock: Path, what: str, begun: Callable[[], bool]) -> Iterator[None]:
-    """Makes a folder and holds its lock. The kernel frees the lock when the process ends.
-
-    If the block raises a `ConfigError` and nothing has begun, the folder and the parents that it needed are removed.
+    """Makes a folder and holds its lock; removes what it made if the block raises a `ConfigError` before it has begun.
 
     Args:
-        key: the setting that names the folder.
         lock: the lock file, in the folder or beside it.
         what: the work that another process may be at, for the message: "another run is at work there".
         begun: whether the folder holds something to keep.

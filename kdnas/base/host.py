@@ -1,7 +1,5 @@
 """A folder, and a lock between training and measuring, that the processes of one user on one host share."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import stat
@@ -10,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdnas.base.errors import ConfigError
-from kdnas.base.locks import take
+from kdnas.base.locks import take, try_lock
 
 TEMPORARY = Path("/tmp")
 """The folder that all processes of a host have in common; not $TMPDIR, which a cluster sets for each job."""
@@ -71,11 +69,7 @@ class QuietHost:
     def wanted(self) -> bool:
         """Returns whether a measurement is waiting for the host."""
         with self.gate.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            return not try_lock(file, fcntl.LOCK_SH)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -1,9 +1,4 @@
-"""The identity of a run: its settings, and digests of its data and of the models that it starts from.
-
-Two runs with the same identity have the same results, wherever their files are and whatever the files are called.
-"""
-
-from __future__ import annotations
+"""The identity of a run, which decides its results: settings, and digests of its data and the models it starts from."""
 
 import hashlib
 import json
@@ -47,11 +42,7 @@ ROWS, SOURCES = "data (rows)", "data (files)"
 
 
 class OtherSettingsError(ConfigError):
-    """A folder holds results that were made with other settings.
-
-    Attributes:
-        difference: the first setting that differs, in words.
-    """
+    """A folder holds results that were made with other settings; `difference` is the first of them, in words."""
 
     def __init__(self, message: str, difference: str = "") -> None:
         super().__init__(message)
@@ -61,9 +52,7 @@ class OtherSettingsError(ConfigError):
 def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE) -> dict[str, Any]:
     """Returns everything that decides the results of a config, by dotted key.
 
-    Args:
-        rows: the digest of the data; None if it has not been read.
-        parts: the parts of the config to include.
+    `rows` is the digest of the data; None if it has not been read.
     """
     found: dict[str, Any] = {}
     for name in parts:
@@ -77,9 +66,8 @@ def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE
             }
             found[f"{key} (weights)"] = digest
     of_rows = tuple(f"{name}." for name in NAMES)
-    found = {
-        key: value for key, value in found.items() if not f"{key}.".startswith(of_rows) and not OF_ROWS.fullmatch(key)
-    }
+    for key in [key for key in found if f"{key}.".startswith(of_rows) or OF_ROWS.fullmatch(key)]:
+        del found[key]
     return found | {ROWS: rows, SOURCES: stamp(sources(config))}
 
 
@@ -89,16 +77,11 @@ def sources(config: DictConfig) -> dict[str, Any]:
 
 
 def require_same(wanted: Mapping[str, Any], existing: Mapping[str, Any], holds: str, instead: str) -> None:
-    """Refuses to go on with results that were made with other settings.
+    """Raises an `OtherSettingsError`, which names the first key, if two identities differ.
 
     Args:
-        wanted: the identity of what is to go on.
-        existing: the identity of what is there.
         holds: what is there, for the message: "runs/a holds a run".
         instead: what a user can do, for the message.
-
-    Raises:
-        OtherSettingsError: the identities differ; the message names the first key.
     """
     if key := first_difference(existing, wanted):
         here, there = shown(wanted.get(key)), shown(existing.get(key))
@@ -111,12 +94,9 @@ def first_difference(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
 
     Rows are compared only if both identities have their digest; the stamp of the data's files never is.
     """
-    keys = (
-        (existing.keys() | wanted.keys())
-        - EXCEPT
-        - {SOURCES}
-        - ({ROWS} if None in (existing.get(ROWS), wanted.get(ROWS)) else set())
-    )
+    keys = (existing.keys() | wanted.keys()) - EXCEPT - {SOURCES}
+    if None in (existing.get(ROWS), wanted.get(ROWS)):
+        keys -= {ROWS}
     unequal = (key for key in keys if existing.get(key) != wanted.get(key))
     return min(unequal, key=lambda key: (key.count("."), key), default=None)  # `seed` before keys that refer to it
 
@@ -154,7 +134,6 @@ def stamp(sources: Mapping[str, Any]) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yields all strings in nested values."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | Sequence):

@@ -1,7 +1,5 @@
 """Locks on files. A process that waits for one logs who holds it: from /proc/locks on this host, else from the file."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging
@@ -46,14 +44,9 @@ def alone(path: Path, why: str = "", busy: Callable[[str], Exception] | None = N
 
 
 def take(file: IO[str], mode: int, why: str = "") -> None:
-    """Takes the lock on a file that is open for appending; logs who holds it after `PATIENCE` and every `REPEAT` s.
-
-    Args:
-        mode: `fcntl.LOCK_EX` or `LOCK_SH`.
-        why: what the lock is needed for, for the log.
-    """
+    """Takes the lock on a file that is open for appending; logs who holds it after `PATIENCE` and every `REPEAT` s."""
     patience = time.monotonic() + PATIENCE
-    while not _try(file, mode):
+    while not try_lock(file, mode):
         if time.monotonic() > patience:
             with _saying(file, why):
                 fcntl.flock(file, mode)
@@ -64,11 +57,8 @@ def take(file: IO[str], mode: int, why: str = "") -> None:
 
 
 def free(file: IO[str]) -> bool:
-    """Tries to take the exclusive lock on a file, without waiting; returns whether it has.
-
-    This process then holds the lock until it closes the file.
-    """
-    if not _try(file, fcntl.LOCK_EX):
+    """Tries to take the exclusive lock on a file, held until it is closed, without waiting; returns whether it has."""
+    if not try_lock(file, fcntl.LOCK_EX):
         return False
     _sign(file)
     return True
@@ -78,9 +68,11 @@ def holders(file: IO[str]) -> str:
     """Describes who holds the lock on a file, if known: "process 12 (python train.py), since 12:00:05 (7 min)"."""
     note = _read_note(Path(file.name))
     pids = _local_holders(file)
-    if note and (note["host"] != platform.node() or (note["pid"] in pids if pids else _alive(note))):
+    remote = note is not None and note["host"] != platform.node()
+    # A process that is killed leaves its note behind.
+    if note and (remote or (note["pid"] in pids if pids else command(note["pid"]) == note["command"])):
         since = time.strftime("%H:%M:%S", time.localtime(note["since"]))
-        where = "" if note["host"] == platform.node() else f" on {note['host']}"
+        where = f" on {note['host']}" if remote else ""
         named = f"process {note['pid']}{where} ({_shown(note['command'])})"
         return f"{named}, since {since} ({minutes(time.time() - note['since'])})"
     return ", ".join(f"process {pid} ({_shown(command(pid))})" for pid in pids) or "a process that cannot be seen"
@@ -99,7 +91,8 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < REPEAT else f"{seconds / 60:.0f} min"
 
 
-def _try(file: IO[str], mode: int) -> bool:
+def try_lock(file: IO[str], mode: int) -> bool:
+    """Tries to take the lock on a file, without waiting; returns whether it has."""
     try:
         fcntl.flock(file, mode | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -161,11 +154,6 @@ def _local_holders(file: IO[str]) -> list[int]:
     except OSError:
         return []
     return sorted({int(words[4]) for words in locks if words[1] != "->" and words[5] == place and int(words[4]) > 0})
-
-
-def _alive(note: dict) -> bool:
-    """Returns whether the process that wrote a note still runs: a process that is killed leaves its note behind."""
-    return command(note["pid"]) == note["command"]
 
 
 def _shown(words: str) -> str:

@@ -1,7 +1,5 @@
 """Which held-out metric compares models, and which of two of its values is the better."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 LOSS = "loss"
@@ -21,11 +19,6 @@ def deciding_metric(metrics: Iterable[str]) -> str:
 
 
 def quality(metrics: Mapping[str, float], name: str | None = None) -> float:
-    """Returns a metric as a number of which more is better: a loss negated, any other as it is.
-
-    Args:
-        metrics: held-out metrics by name.
-        name: the metric; None for the deciding one.
-    """
+    """Returns a metric (None: the deciding one) as a number of which more is better: losses are negated."""
     name = deciding_metric(metrics) if name is None else name
     return -metrics[name] if is_loss(name) else metrics[name]

@@ -1,7 +1,5 @@
 """Where the time of a run goes: `profile=true`."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections import defaultdict
@@ -58,7 +56,6 @@ class TimeTable(Profiler):
             pass
 
     def _count(self) -> None:
-        """Adds the time since the last change to the innermost part that is open."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         now = time.perf_counter()

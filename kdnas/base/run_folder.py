@@ -1,7 +1,5 @@
 """A run's folder: its lock, the settings of the run, and its results once it has finished."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.base.errors import ConfigError
-from kdnas.base.files import make_folder, whole
+from kdnas.base.files import make_folder, write_json
 from kdnas.base.folders import claimed, discard, holds_only
 from kdnas.base.identity import SOURCES, identity, require_same
 
@@ -23,18 +21,9 @@ LOCK = ".lock"
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """Locks a run's folder, so that no other run works in it.
-
-    Raises:
-        BusyFolderError: another run is at work there.
-        ConfigError: the folder cannot be written to.
-    """
-    lock = folder / LOCK
-
-    def begun() -> bool:
-        return not holds_only(folder, [LOCK])
-
-    with claimed(folder, "paths.output", lock, "another run is at work there", begun):
+    """Locks a run's folder, so that no other run works in it (see `claimed`)."""
+    what = "another run is at work there"
+    with claimed(folder, "paths.output", folder / LOCK, what, lambda: not holds_only(folder, [LOCK])):
         yield
 
 
@@ -42,8 +31,7 @@ def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -
     """Returns the results of a run if the same run has finished in its folder before.
 
     Args:
-        rows: the digest of the rows; None before they are read: then results count only if the data's files are
-            unchanged.
+        rows: the digest of the rows; None before they are read: results then count only if the files are unchanged.
 
     Raises:
         OtherSettingsError: the folder holds the results or a checkpoint of a run with other settings.
@@ -72,49 +60,29 @@ def earlier_precision(folder: Path) -> str | None:
 def note(folder: Path, config: DictConfig, rows: str) -> None:
     """Writes a run's identity into its folder before it trains; `rows` is the digest of its data."""
     make_folder("paths.output", folder)
-    with whole(folder / SETTINGS) as path:
-        path.write_text(json.dumps(identity(config, rows), indent=1) + "\n")
-
-
-def write_results(path: Path, results: list[dict[str, float]]) -> None:
-    """Writes the held-out metrics of a finished run, a mapping for each of its models."""
-    with whole(path) as aside:
-        aside.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(folder / SETTINGS, identity(config, rows))
 
 
 def read_results(path: Path) -> list[dict[str, float]]:
-    """Reads what `write_results` wrote.
-
-    Raises:
-        ConfigError: a damaged file.
-    """
+    """Reads the held-out metrics of a finished run, a mapping for each of its models; refuses a damaged file."""
     results = _read(path)
-    fits = isinstance(results, list) and results and all(isinstance(figures, dict) for figures in results)
-    if not fits or not all(isinstance(value, int | float) for figures in results for value in figures.values()):
+    fits = isinstance(results, list) and results and all(isinstance(metrics, dict) for metrics in results)
+    if not fits or not all(isinstance(value, int | float) for metrics in results for value in metrics.values()):
         raise _damaged(path)
     return results
 
 
 def write_prepared(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes the values that the prepare job of a search has determined for all jobs.
+    """Writes what the prepare job of a search has determined for all jobs into its folder.
 
-    Args:
-        folder: the prepare job's folder.
-        facts: `precision` (as Lightning names it), `rows` (the digest of the data), `teacher_metrics` and `chance`
-            (held-out metrics by name, of the teacher and of the best constant prediction; empty where the objective
-            has no metric), `teacher` (its cost, see `Cost.to_dict`), `held_out_rows` (the number of examples that the
-            metrics are computed on).
+    That is `precision` (Lightning's name), `rows` (the data's digest), `teacher` (see `Cost.to_dict`), the held-out
+    metrics by name, `teacher_metrics` and `chance` (of the best constant prediction), and the number `held_out_rows`.
     """
-    with whole(folder / PREPARED) as aside:
-        aside.write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(folder / PREPARED, facts)
 
 
 def read_prepared(folder: Path) -> dict[str, Any]:
-    """Reads what `write_prepared` wrote.
-
-    Raises:
-        ConfigError: a damaged file.
-    """
+    """Reads what `write_prepared` wrote; refuses a damaged file."""
     facts = _read(folder / PREPARED)
     if not isinstance(facts, dict):
         raise _damaged(folder / PREPARED)

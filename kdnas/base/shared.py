@@ -1,7 +1,5 @@
 """Objects that a process makes once for all candidates of a search: the teacher, the data, the teacher cache."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Ends a process on SIGINT, SIGTERM or SIGHUP: with one line on stderr, and with no process left behind."""
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os

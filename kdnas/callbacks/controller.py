@@ -1,12 +1,8 @@
 """A Lightning callback that computes the students' rewards and reports them to the study."""
 
-from __future__ import annotations
-
-import logging
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -17,27 +13,15 @@ from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.reward import Reward
 from kdnas.search.study import Study
 
-log = logging.getLogger(__name__)
-
 
 class ControllerUpdate(L.Callback):
     """Reports each student's trial when the final validation ends; the study's controller learns from it.
 
-    Args:
-        study: the study of the stage that is run; its sampler learns of every trial and trains after each episode.
-        trials: the students' trial numbers.
-        reward: computes the reward from held-out metrics and costs.
-        latency: the callback that has measured the costs.
-        export: the folder that the students are exported to, stored with the trials.
+    The trials store `export`, the folder that the students are exported to.
     """
 
     def __init__(
-        self,
-        study: Study,
-        trials: Sequence[int],
-        reward: Reward,
-        latency: LatencyBenchmark,
-        export: str | None = None,
+        self, study: Study, trials: Sequence[int], reward: Reward, latency: LatencyBenchmark, export: str | None = None
     ) -> None:
         self.study, self.trials, self.reward, self.latency = study, list(trials), reward, latency
         self.export = export
@@ -68,9 +52,8 @@ class ControllerUpdate(L.Callback):
             with mounted("reward"):
                 reward = self.reward(metrics, cost, teacher)
             if math.isfinite(reward):
-                estimated = cost.busy or teacher.busy
-                more: dict[str, Any] = {"seconds": seconds, "export": self.export, "estimated": estimated}
-                self.study.tell(trial, reward, metrics, cost, **more)
+                busy = cost.busy or teacher.busy
+                self.study.tell(trial, reward, metrics, cost, seconds=seconds, export=self.export, estimated=busy)
             else:
                 self.study.fail(trial, f"no reward: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
         # Lost students get jobs of their own, with more memory. Last: a gang is resumed with all of its members.

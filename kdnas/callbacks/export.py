@@ -1,7 +1,5 @@
 """A Lightning callback that exports the trained models as Hugging Face folders."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
@@ -18,7 +16,7 @@ class ExportModels(L.Callback):
     """Exports each of the module's models that has not diverged, with the tokenizer, after the final validation.
 
     Args:
-        folder: the folder of a single model; several models go to numbered folders in it.
+        folder: of a single model; several models go to numbered folders in it.
         all_or_none: whether one failed model keeps the others from being exported.
     """
 
@@ -35,5 +33,5 @@ class ExportModels(L.Callback):
                 continue
             folder = self.folder if len(models) == 1 else self.folder / str(i)
             written = export(model, module.tokenizer, folder, module.about, module.results[i])
-            figures = ", ".join(f"{name} {value:.4f}" for name, value in module.results[i].items())
-            log.info("wrote %s (its README.md says how to load it); held out: %s", written, figures)
+            metrics = ", ".join(f"{name} {value:.4f}" for name, value in module.results[i].items())
+            log.info("wrote %s (its README.md says how to load it); held out: %s", written, metrics)

@@ -1,7 +1,5 @@
 """A Lightning callback that finds the students' costs (latency, parameters, FLOPs) before they are trained."""
 
-from __future__ import annotations
-
 import logging
 
 import lightning as L
@@ -15,17 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class LatencyBenchmark(L.Callback):
-    """Finds the costs of teacher and students when a fit begins, and logs them.
-
-    In a training on several devices, only the first process measures; the others wait.
-
-    Args:
-        costs: measures, or looks up, what a model costs.
-
-    Attributes:
-        teacher: the teacher's cost.
-        students: the students' costs, in the module's order.
-    """
+    """Finds the costs of teacher and students, in the module's order, when a fit begins; the first process measures."""
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs

@@ -1,7 +1,5 @@
 """A Lightning callback that shows the progress of one training."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -21,11 +19,7 @@ LOOK = 1.0
 
 
 class Progress(ProgressBar):
-    """Shows a training and its validations as activities, and logs each epoch's held-out metrics in a line.
-
-    Args:
-        title: the title of the training, as "demo_teacher".
-    """
+    """Shows a training and its validations as activities, and logs each epoch's held-out metrics in a line."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -40,8 +34,6 @@ class Progress(ProgressBar):
 
     def enable(self) -> None:
         self.enabled = True
-
-    # -- training
 
     def on_train_start(self, trainer: L.Trainer, module: ExportingModule) -> None:
         if self.enabled:
@@ -61,8 +53,6 @@ class Progress(ProgressBar):
             parts += [] if loss is None else [f"loss {float(loss):.4g}"]
             self._training.words = ", ".join(filter(None, parts))
 
-    # -- validating
-
     def on_validation_start(self, trainer: L.Trainer, module: ExportingModule) -> None:
         if self.enabled and not trainer.sanity_checking:
             total = sum(count for count in trainer.num_val_batches if count != float("inf")) or None
@@ -78,13 +68,11 @@ class Progress(ProgressBar):
         self._close_validating()
         if trainer.state.fn == TrainerFn.FITTING:
             parts = [self.title, module.phase, f"epoch {trainer.current_epoch + 1}{of(trainer)}"]
-            log.info("%s: %s", ", ".join(filter(None, parts)), figures(module.results))
+            log.info("%s: %s", ", ".join(filter(None, parts)), formatted(module.results))
 
     def _close_validating(self) -> None:
         self._open["validating"].close()
         self._validating = None
-
-    # -- the end, with or without an error
 
     def _close(self) -> None:
         self._close_validating()
@@ -106,7 +94,7 @@ def of(trainer: L.Trainer) -> str:
     return f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
 
 
-def figures(results: Sequence[Mapping[str, float]]) -> str:
+def formatted(results: Sequence[Mapping[str, float]]) -> str:
     """Formats held-out metrics; for several students, the lowest and the highest value of each."""
     parts = []
     for name in results[0] if results else ():

@@ -1,7 +1,5 @@
 """Assigns one GPU to each process of a host."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from pathlib import Path
@@ -9,13 +7,14 @@ from typing import IO
 
 from kdnas.base.locks import free
 
+HELD: list[IO[str]] = []
+"""The lock on this process's slot."""
+
 
 def take_gpu(slots: Path, gpus: list[str]) -> None:
     """Sets CUDA_VISIBLE_DEVICES to one GPU for the rest of this process, which must not have initialised CUDA yet.
 
-    Args:
-        slots: a folder for the lock files by which processes divide the GPUs.
-        gpus: the GPUs, as CUDA_VISIBLE_DEVICES names them.
+    `slots` is a folder for the lock files by which processes divide the GPUs.
     """
     if HELD or not gpus:
         return
@@ -27,10 +26,6 @@ def take_gpu(slots: Path, gpus: list[str]) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
             return
         file.close()
-
-
-HELD: list[IO[str]] = []
-"""The lock on this process's slot."""
 
 
 def gpus() -> list[str]:

@@ -1,7 +1,5 @@
 """Runs jobs in joblib's worker processes."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 import threading
@@ -88,16 +86,12 @@ class PoolLauncher(JoblibLauncher):
 
 @dataclass(frozen=True)
 class Worker:
-    """The function that runs in the workers of the pool, and its settings.
-
-    Args:
-        begun: a folder with a file for each job that has begun.
-        slots: a folder for the lock files by which workers divide the GPUs.
-        gpus: the GPUs, as CUDA_VISIBLE_DEVICES names them.
-    """
+    """The function that runs in the workers of the pool, and its settings."""
 
     begun: Path
+    """A folder with a file for each job that has begun."""
     slots: Path
+    """A folder for the lock files by which workers divide the GPUs."""
     gpus: list[str]
 
     def mark(self, number: int) -> Path:

@@ -28,7 +28,8 @@ from kdnas.app.launchers.gpus import gpus, take_gpu
 from kdnas.app.launchers.returns import died, failed, from_json, portable, to_json
 from kdnas.base.disk import disk_error
 from kdnas.base.errors import require_whole
-from kdnas.base.files import whole
+from kdnas.base.files import write_json
+from kdnas.base.locks import command
 from kdnas.base.signals import Ended, raise_ended, shielding
 from kdnas.search.job import Job
 
@@ -50,7 +51,6 @@ class SubmititLauncher(BaseSubmititLauncher):
     """Seconds between two checks of which jobs still exist."""
     AT_ONCE: int | None = None
     """The most jobs that run at once; None leaves the limit to the queue."""
-
     _started: Mapping[str, Submitted] = {}
     """The jobs of the latest submission."""
     END: str
@@ -79,8 +79,7 @@ class SubmititLauncher(BaseSubmititLauncher):
             returned = portable(super().__call__(*arguments, **named))
         except Exception as error:  # outside of the task function: Hydra could not write its files
             returned = failed(error)
-        with whole(JobEnvironment().paths.folder / OUTCOME) as path:
-            path.write_text(json.dumps(to_json(returned)))
+        write_json(JobEnvironment().paths.folder / OUTCOME, to_json(returned))
         return returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -106,7 +105,6 @@ class SubmititLauncher(BaseSubmititLauncher):
     def _finish(
         self, jobs: Mapping[str, list[str]], running: dict[str, Submitted], register: Register
     ) -> dict[str, JobReturn]:
-        """Starts the jobs that are not running yet, and waits until all have ended."""
         ended: dict[str, JobReturn] = {}
         while len(ended) < len(jobs):
             waiting = {name: jobs[name] for name in jobs if name not in running and name not in ended}
@@ -161,7 +159,6 @@ class SubmititLauncher(BaseSubmititLauncher):
         }
 
     def _returned(self, job: Submitted) -> JobReturn:
-        """Returns the outcome of a job that has ended."""
         from submitit.core.utils import JobPaths
 
         paths = JobPaths(job.folder, job.id)
@@ -185,13 +182,7 @@ def same(one: Sequence[str], other: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that was submitted.
-
-    Args:
-        id: the id in the queue, or of the process.
-        folder: the folder of submitit's files, with %j for the id.
-        overrides: the overrides that the job runs with.
-    """
+    """A submitted job: its id in the queue or of its process, submitit's folder (with %j for the id), its overrides."""
 
     id: str
     folder: str
@@ -199,11 +190,7 @@ class Submitted:
 
 
 class Register:
-    """The jobs that a search has submitted, stored in a file.
-
-    Args:
-        path: the file; made when absent.
-    """
+    """The jobs that a search has submitted, stored in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -212,17 +199,11 @@ class Register:
 
     def add(self, jobs: Mapping[str, Submitted]) -> None:
         self.jobs |= jobs
-        with whole(self.path) as path:
-            path.write_text(json.dumps({name: asdict(job) for name, job in self.jobs.items()}, indent=1))
+        write_json(self.path, {name: asdict(job) for name, job in self.jobs.items()})
 
 
 class LocalLauncher(SubmititLauncher):
-    """Runs jobs in processes of this host, each with its own log, as SLURM would.
-
-    Args:
-        n_jobs: the number of jobs that run at once.
-        params: arguments of submitit.
-    """
+    """Runs jobs in processes of this host, each with its own log, as SLURM would; `params` are submitit's."""
 
     _EXECUTOR = "local"
     END = "kill"
@@ -260,18 +241,10 @@ class LocalLauncher(SubmititLauncher):
         return self.alive(ids)
 
     def alive(self, ids: set[str]) -> set[str]:
-        return {pid for pid in ids if b"submitit" in command_line(pid)}
+        return {pid for pid in ids if "submitit" in command(int(pid))}
 
     def fate(self, job: str) -> str:
         return f"process {job} ended without a result (killed, or it ran out of memory or of time)"
-
-
-def command_line(pid: str) -> bytes:
-    """Returns the command line of a process; empty if the process has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 class SlurmLauncher(SubmititLauncher):
@@ -286,8 +259,8 @@ class SlurmLauncher(SubmititLauncher):
         self._logged: set[str] = set()
 
     def alive(self, ids: set[str]) -> set[str]:
-        command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
-        listed = ask(command) if ids else ""
+        squeue = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
+        listed = ask(squeue) if ids else ""
         if listed is None:  # SLURM's controller does not answer: assume that all jobs exist
             return ids
         jobs = {job: (state, why) for job, state, why in (line.split("|", 2) for line in listed.splitlines())}
@@ -298,9 +271,8 @@ class SlurmLauncher(SubmititLauncher):
         return ids & jobs.keys()
 
     def fate(self, job: str) -> str:
-        listed = ask(
-            ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}"]
-        )
+        sacct = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}"]
+        listed = ask(sacct)
         state = f" ({listed.split()[-1].replace('|', ', exit code ')})" if listed and listed.split() else ""
         return f"SLURM job {job} ended without a result{state}"
 

@@ -1,7 +1,5 @@
 """The outcomes of jobs that launchers return."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus

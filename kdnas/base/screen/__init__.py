@@ -1,11 +1,7 @@
-"""The output of a running command: one live display on a terminal, plain log lines elsewhere.
+"""The output of a running command: one live display on a terminal, plain log lines elsewhere."""
 
-Code that takes a while runs in an `activity`. Everything else is an ordinary log line.
-"""
-
-from kdnas.base.screen.activities import Activity, activity
+from kdnas.base.screen.activities import Activity, activity, duration
 from kdnas.base.screen.display import aside, board
 from kdnas.base.screen.lines import Console, Lines, is_shown
-from kdnas.base.screen.words import duration
 
 __all__ = ["Activity", "Console", "Lines", "activity", "aside", "board", "duration", "is_shown"]

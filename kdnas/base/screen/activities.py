@@ -1,13 +1,10 @@
 """Pieces of work that take a while, with their progress."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kdnas.base.screen.display import board
-from kdnas.base.screen.words import duration
 
 
 class Activity:
@@ -63,10 +60,18 @@ class Activity:
 
 @contextmanager
 def activity(what: str, total: float | None = None, note: Callable[[], str] | None = None) -> Iterator[Activity]:
-    """Shows a piece of work while the block runs."""
+    """Shows a piece of work (see `Activity`) while the block runs."""
     shown = Activity(what, total, note)
     board.begin(shown)
     try:
         yield shown
     finally:
         board.end(shown)
+
+
+def duration(seconds: float) -> str:
+    """Formats a duration as 40 s, 12 min or 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -23,17 +23,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SILENCE = ((600.0, 8.0), (float("inf"), 28.0))
 """Seconds without a line after which the progress is logged, as pairs: (up to this age of the process, seconds)."""
-TICK = 0.5
-"""Seconds between two checks of how long ago the last line was."""
-REFRESH = 4
-"""Updates of the live display per second."""
 
 
 class Board:
     """The display of this process's activities, the outermost first.
 
     Attributes:
-        console: the standard output.
         foreground: whether the user has started this process, so that it may use the terminal for a live display.
         narrated: whether a search runs in this process; it logs the progress of its jobs itself.
     """
@@ -50,11 +45,6 @@ class Board:
         self._heart: threading.Thread | None = None
 
     @property
-    def terminal(self) -> bool:
-        """Whether there is a terminal for a live display."""
-        return self.foreground and self.console.is_terminal and not self.console.is_dumb_terminal
-
-    @property
     def live(self) -> bool:
         """Whether the live display is shown just now."""
         return self._live is not None
@@ -69,9 +59,10 @@ class Board:
             if not self.activities and self.aside.get():
                 self._hidden.add(id(shown))
             self.activities.append(shown)
-            if self.terminal and not self.live and not self.hidden:
+            terminal = self.foreground and self.console.is_terminal and not self.console.is_dumb_terminal
+            if terminal and not self.live and not self.hidden:
                 self._live = Live(
-                    get_renderable=self._render, console=self.console, refresh_per_second=REFRESH, transient=True
+                    get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True
                 )
                 self._live.start()
             if self._heart is None or not self._heart.is_alive():
@@ -91,17 +82,7 @@ class Board:
         """Whether the current activities belong to a job whose progress the search logs."""
         return bool(self.activities) and id(self.activities[0]) in self._hidden
 
-    @property
-    def state(self) -> str:
-        """The innermost activities and their progress, in one line."""
-        shown = list(self.activities)
-        if not shown:
-            return ""
-        names = list(dict.fromkeys(one.what for one in shown))[-2:]
-        return f"{': '.join(names)}, {shown[-1].state}"
-
     def _render(self) -> RenderableType:
-        """Draws a line for each activity with a known share, and for the innermost."""
         grid = Table.grid(padding=(0, 1))
         for _ in range(3):
             grid.add_column(no_wrap=True)
@@ -114,14 +95,15 @@ class Board:
         return grid
 
     def _beat(self) -> None:
-        """Logs the progress whenever there was no line for too long."""
         while True:
-            time.sleep(TICK)
+            time.sleep(0.5)
             now = time.monotonic()
             longest = next(gap for age, gap in SILENCE if now - self._birth < age)
-            if self.activities and now - self._printed >= longest:
+            shown = list(self.activities)
+            if shown and now - self._printed >= longest:
                 self._printed = now
-                log.info("%s", self.state, extra={"heartbeat": True})
+                names = list(dict.fromkeys(one.what for one in shown))[-2:]
+                log.info("%s, %s", ": ".join(names), shown[-1].state, extra={"heartbeat": True})
 
 
 board = Board()

@@ -1,7 +1,5 @@
 """The filter and the format of log lines on the terminal."""
 
-from __future__ import annotations
-
 import logging
 
 from kdnas.base.screen.display import board
@@ -27,10 +25,7 @@ def is_shown(record: logging.LogRecord) -> bool:
 
 
 class Lines(logging.Formatter):
-    """Formats time and message, with the level of warnings and errors. Tracebacks go to the jobs' log files only.
-
-    A record with the attribute `plain` is shown without the time.
-    """
+    """Formats time (unless the record is `plain`), level of warnings and errors, and message, without tracebacks."""
 
     def __init__(self, times: str = "%H:%M:%S") -> None:
         super().__init__(datefmt=times)

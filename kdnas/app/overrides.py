@@ -1,19 +1,20 @@
-"""Refuses settings of a command line that the run would not use, or that its jobs cannot share."""
-
-from __future__ import annotations
+"""Checks the overrides of a command line: their grammar before Hydra parses them, and their use after it."""
 
 import logging
-import re
+import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from kdnas.app.kinds import changed_keys
-from kdnas.base.config import instantiate
-from kdnas.base.errors import ConfigError
+from kdnas.base.config import in_quotes, instantiate
+from kdnas.base.errors import ConfigError, shown
 
 log = logging.getLogger(__name__)
 DISTILLING = ("architecture", "architectures", "objective", "outputs", "teacher", "latency", "student")
@@ -22,12 +23,86 @@ SEARCHING = ("search", "space", "controller", "reward")
 """Parts of a config that only a search has a use for."""
 SHARED = ("paths.output", "paths.export")
 """Settings that must differ between the jobs of a multirun."""
-FINALISTS = "search.stages.full"
-"""The settings of a full distillation within the search's config."""
 OPTIONAL = ("latency", "outputs", "logger")
 """Groups that a run does not need."""
 TASKS = ("data", "module", "objective", "teacher", "reward")
 """Parts of a config that may refer to a task's settings."""
+
+
+def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
+    """Returns the arguments for Hydra: flags first, and `~` at the beginning of a value expanded; refuses wrong ones.
+
+    `sweeps` is whether the command itself is a sweep, without `-m`.
+    """
+    known, unknown = get_args_parser().parse_known_args(words)
+    if known.resolve and known.cfg == "hydra":
+        raise ConfigError("--cfg hydra --resolve: Hydra's part has values of the other; must be --cfg all --resolve")
+    overrides = {word: parsed(word) for word in (*known.overrides, *unknown) if not word.startswith("-")}
+    several = sweeps or known.multirun or any(word.startswith("hydra.mode=") for word in overrides)
+    for word, override in overrides.items():
+        check_group(word, override, conf)
+        if override.is_sweep_override() and not several:
+            raise ConfigError(f"{word}: several values take -m, for a run each; as one value: {quoted(word)}")
+        if several:
+            refuse_shared(word, override)
+    flags = [word for word in words if word not in overrides]  # first: Hydra takes no overrides on both sides of one
+    return flags + [at_home(word, overrides[word]) for word in words if word in overrides]
+
+
+def parsed(word: str) -> Override:
+    """Parses an override; refuses what is not in Hydra's grammar."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+        if override.key_or_group:
+            return override
+        reason = ""
+    except HydraException as error:
+        reason = " ".join(str(error).partition("See https")[0].split())
+    key, equals, _ = word.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{shown(word)}: must be key=value, without spaces around the =, or ~key to leave one out")
+    way = quoted(word)
+    if not way:
+        raise ConfigError(f"{shown(word)}: {shown(key)} is not a key; must be key=value")
+    raise ConfigError(f"{shown(word)}: not in Hydra's grammar ({reason}); must be quoted: {way}")
+
+
+def quoted(word: str) -> str:
+    """Returns the override, for a shell, with its value quoted as one text; empty where quotes do not help."""
+    key, _, value = word.partition("=")
+    better = f"{key}={in_quotes(value)}"
+    try:
+        reads = OverridesParser.create().parse_override(better).value()
+    except HydraException:
+        return ""
+    return shlex.quote(better) if reads == value else ""
+
+
+def check_group(word: str, override: Override, conf: Path) -> None:
+    """Refuses a value of a config group that cannot be the name of a config, with the names that there are."""
+    key, value = override.key_or_group, override.value()
+    chooses = not override.is_delete() and not override.is_sweep_override() and (conf / key).is_dir()
+    group = key.replace(".", "/")
+    if group != key and isinstance(value, str) and (conf / group).is_dir():
+        raise ConfigError(f"{word}: chooses a config; must be {group}={value}")
+    if chooses and not isinstance(value, str | list):
+        options = ", ".join(sorted(path.stem for path in (conf / key).glob("*.yaml")))
+        raise ConfigError(f"{word}: must be one of {options}" + f"; '~{key}' leaves it out" * (value is None))
+
+
+def refuse_shared(word: str, override: Override) -> None:
+    """Refuses one folder for all jobs of a multirun; `word` is the override as it was typed."""
+    fixed = not override.is_sweep_override() and override.value() is not None and "${" not in word
+    if override.key_or_group in SHARED and fixed:
+        raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
+
+
+def at_home(word: str, override: Override) -> str:
+    """Expands `~` at the beginning of an override's value: the shell does not, within an argument, nor does Hydra."""
+    value = override.value()
+    if not isinstance(value, str) or not value.startswith("~"):
+        return word
+    return f"{word.partition('=')[0]}={in_quotes(os.path.expanduser(value))}"
 
 
 def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
@@ -39,27 +114,10 @@ def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
             cfg[group] = None
 
 
-def refuse_shared(word: str, override: Override) -> None:
-    """Refuses one folder for all jobs of a multirun.
-
-    Args:
-        word: the override as it was typed.
-    """
-    fixed = not override.is_sweep_override() and override.value() is not None and "${" not in word
-    if override.key_or_group in SHARED and fixed:
-        raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
-
-
 def refuse_unused(cfg: DictConfig, words: Sequence[str], searching: bool = False) -> None:
-    """Refuses overrides that change nothing.
+    """Refuses overrides of the command line that change nothing; the error names the first.
 
-    Args:
-        cfg: the config, before the settings of its kind of job are merged.
-        words: the overrides of the command line.
-        searching: whether the command is a search.
-
-    Raises:
-        ConfigError: an override is not used; the message names the first.
+    `cfg` is the config before the settings of its kind of job are merged.
     """
     replaced = changed_keys(cfg, cfg.job.kind)
     for word, key in typed(words):
@@ -110,21 +168,3 @@ def is_brought(cfg: DictConfig) -> bool:
     """Returns whether the teacher is the user's own, in the folder where one would be trained."""
     folder = Path(str(cfg.teacher.path))
     return bool(cfg.teacher.get("prepare")) and folder.is_dir() and not Path(f"{folder}.training").is_dir()
-
-
-def distillation_overrides(overrides: Sequence[str], cfg: DictConfig) -> list[str]:
-    """Returns the overrides of `search.py` that `train.py` needs to repeat a full distillation.
-
-    Overrides of `search.stages.full.<key>` become overrides of `<key>`.
-
-    Overrides of other keys that the stage `full` sets are left out.
-    """
-    chosen: list[str] = []
-    full = changed_keys(cfg, "full")
-    for word in overrides:
-        key = str(OverridesParser.create().parse_override(word).key_or_group)
-        if word.startswith(f"+{FINALISTS}."):
-            chosen.append(f"++{word.removeprefix(f'+{FINALISTS}.')}")
-        elif key.startswith(FINALISTS) or (re.split(r"[./@]", key)[0] not in (*SEARCHING, "hydra") and key not in full):
-            chosen.append(word)
-    return chosen

@@ -1,8 +1,31 @@
-"""A search path plugin, which Hydra calls once it has found all plugins."""
+"""What Hydra looks for in this package: the launchers and sweepers of `kdnas.app`, and a search path plugin."""
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from kdnas.app import multirun, sweeper
+from kdnas.app.launchers import pool, queue
+
+
+class KDNASSweeper(sweeper.KDNASSweeper):
+    """`hydra/sweeper=kdnas`."""
+
+
+class JobsSweeper(multirun.JobsSweeper):
+    """`hydra/sweeper=jobs`."""
+
+
+class PoolLauncher(pool.PoolLauncher):
+    """`hydra/launcher=joblib`."""
+
+
+class LocalLauncher(queue.LocalLauncher):
+    """`hydra/launcher=local`."""
+
+
+class SlurmLauncher(queue.SlurmLauncher):
+    """`hydra/launcher=slurm`."""
 
 
 class OwnLaunchers(SearchPathPlugin):
