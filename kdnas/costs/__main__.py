@@ -1,7 +1,5 @@
 """Prints the latency table: python -m kdnas.costs runs/latency.jsonl"""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

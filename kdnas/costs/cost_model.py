@@ -1,7 +1,5 @@
 """The cost model: parameters, FLOPs and latencies of any model, by its config."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The devices that latencies are measured on, and the names of their models."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

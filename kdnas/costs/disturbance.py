@@ -1,7 +1,5 @@
 """Detects whether other programs disturbed a measurement."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The key of the latency table: everything that a latency depends on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

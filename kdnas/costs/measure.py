@@ -1,7 +1,5 @@
 """Measures the latency of a model, by its config."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel

@@ -1,7 +1,5 @@
 """Runtimes: the libraries that can run a model on a target, and the choice of the one that a target names."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 

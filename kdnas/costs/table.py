@@ -1,7 +1,5 @@
 """The latency table: one JSON line for each measurement; the last line of a key counts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from datetime import datetime

@@ -1,7 +1,5 @@
 """What all tables share: the columns of a cost, numbers as text, Markdown, and grids for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

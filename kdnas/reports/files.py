@@ -1,7 +1,5 @@
 """Writes the files of a report: all of them, or none."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Notes on the results, a sentence each."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from textwrap import shorten

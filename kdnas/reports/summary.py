@@ -1,7 +1,5 @@
 """The closing message of a search."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The results as tables: the best candidates with the teacher, and all candidates."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table of the best candidates as text, for Markdown and for a terminal."""
 
-from __future__ import annotations
-
 import io
 
 import pandas as pd

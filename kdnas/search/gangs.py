@@ -1,7 +1,5 @@
 """Gangs: the trials that one job trains together, on one forward pass of the teacher."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The file that a search's studies are kept in: Optuna's append-only journal, proof against writes cut short."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

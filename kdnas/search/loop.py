@@ -1,7 +1,5 @@
 """The loop of a search: runs the schedule's jobs until every trial has ended, whatever happens to the jobs."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 

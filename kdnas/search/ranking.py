@@ -1,7 +1,5 @@
 """The ranking: which candidate is the best, by the rewards of mini-KD and of the full distillations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The reward: a candidate's quality, weighed against the cost of running it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

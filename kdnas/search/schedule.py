@@ -1,7 +1,5 @@
 """The schedule: which jobs a search runs, and in which order."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """A search: its settings, its studies, and what chooses and orders its candidates."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ mini-KD) and `full` (the finalists, distilled in full). The user attributes of t
 `Observation`.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable, Mapping

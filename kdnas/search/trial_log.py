@@ -1,7 +1,5 @@
 """The lines in the log about each candidate and finalist that ends."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping

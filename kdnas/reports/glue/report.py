@@ -1,7 +1,5 @@
 """Prints the GLUE table of finished runs and writes it: `python evaluate.py glue`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

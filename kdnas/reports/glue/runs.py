@@ -1,7 +1,5 @@
 """Reads runs from `<folder>/<label>/<task>-<seed>`, where `python train.py -m +experiment=glue` leaves them."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

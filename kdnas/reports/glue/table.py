@@ -1,7 +1,5 @@
 """The GLUE table: means over seeds, averages over tasks, the comparison with the teacher, and as text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A plot of the controller's predictions."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

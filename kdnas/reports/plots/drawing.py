@@ -1,7 +1,5 @@
 """What plots share: colours, frame, legend entries, the Pareto front, labels that hide nothing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import product

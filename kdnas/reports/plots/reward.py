@@ -1,7 +1,5 @@
 """A plot of the candidates' rewards."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A plot of the GLUE scores of several models against their latencies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A plot of quality against latency."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

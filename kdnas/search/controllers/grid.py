@@ -1,7 +1,5 @@
 """The points of a search space as tuples of indices, and what the trials of an Optuna study teach about them."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import defaultdict
