@@ -217,4 +217,8 @@ def test_a_training_on_a_full_disk_ends_in_one_line(teacher, text_dataset, tmp_p
     assert done.returncode == 1, done.stderr[-2000:]
     assert "Traceback" not in done.stdout + done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: ") and "File too large (" in last and last.endswith("the same command goes on")
+    assert (
+        last.startswith("error: ")
+        and "File too large (" in last
+        and last.endswith("run the same command again to continue")
+    )

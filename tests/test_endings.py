@@ -41,7 +41,7 @@ def ended(process, *numbers):
 @pytest.mark.parametrize("number", NAMES)
 def test_a_signal_ends_a_process_in_one_line_and_with_its_own_status(number):
     out, err, status = ended(start(f"{LISTENING} {READY} time.sleep(60)"), number)
-    assert (out, err) == ("", f"ended by {NAMES[number]}; the same command goes on\n")
+    assert (out, err) == ("", f"ended by {NAMES[number]}; run the same command again to continue\n")
     assert status == -number  # a shell shows 128 + its number, and breaks off the loop around the command
 
 
@@ -51,13 +51,16 @@ def test_ctrl_c_twice_changes_nothing_and_what_is_registered_is_still_cleaned_up
         start(f"{LISTENING} {clean} {READY} time.sleep(60)"), signal.SIGINT, signal.SIGINT, signal.SIGTERM
     )
     assert (out, status) == ("cleaned\n", -signal.SIGINT)
-    assert err == "ended by Ctrl-C; the same command goes on\n"
+    assert err == "ended by Ctrl-C; run the same command again to continue\n"
 
 
 def test_notes_say_what_goes_on():
     code = f"{LISTENING}\ntry:\n    {READY} time.sleep(60)\nexcept KeyboardInterrupt as error:\n"
     code += "    error.add_note('job 12 goes on'); raise"
-    assert ended(start(code), signal.SIGTERM)[1] == "ended by SIGTERM; job 12 goes on; the same command goes on\n"
+    assert (
+        ended(start(code), signal.SIGTERM)[1]
+        == "ended by SIGTERM; job 12 goes on; run the same command again to continue\n"
+    )
 
 
 def test_other_errors_are_pythons():
@@ -152,7 +155,7 @@ def test_ctrl_c_ends_joblib_and_its_workers_and_nothing_was_warned_of(tmp_path):
     words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     said, status, left = press(words, ("sleeps", 2), tmp_path / "log")
     *before, last = said.splitlines()
-    assert last == "ended by Ctrl-C; the same command goes on"
+    assert last == "ended by Ctrl-C; run the same command again to continue"
     assert [line for line in before if "sleeps" not in line] == []  # no traceback, no warning
     assert status == -signal.SIGINT and not left
 
@@ -175,7 +178,7 @@ def test_a_search_that_ctrl_c_ends_goes_on(launcher, teacher, tmp_path):
     words += ["search.stages.mini.trainer.max_epochs=60", f"hydra/launcher={launcher}", *own]
     word = "submitted 2" if launcher == "local" else "the first of the candidates: epoch"
     said, status, left = press(words, (word, 1), tmp_path / "log")
-    assert said.splitlines()[-1] == "ended by Ctrl-C; the same command goes on"
+    assert said.splitlines()[-1] == "ended by Ctrl-C; run the same command again to continue"
     assert "Traceback" not in said and status == -signal.SIGINT and not left
     assert states() == [TrialState.RUNNING] * 2
     if launcher == "local":  # which goes on as it does after a kill

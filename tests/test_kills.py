@@ -125,7 +125,7 @@ def test_a_search_that_is_asked_to_end_ends_and_goes_on(undisturbed, teacher, tm
             time.sleep(0.05)
         process.terminate()
         assert process.wait(timeout=300) != 0
-        assert "the same command goes on" in (tmp_path / "log").read_text()
+        assert "run the same command again to continue" in (tmp_path / "log").read_text()
         assert start(command(tmp_path, teacher), log).wait(timeout=900) == 0
     check(tmp_path, undisturbed)
 

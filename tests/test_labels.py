@@ -266,7 +266,7 @@ def test_a_teacher_in_another_order_teaches_in_the_datas(taught, tmp_path, caplo
             assert judged.teacher["accuracy"] > 0.7
     first, *others = given.values()
     assert all(torch.allclose(first, other, atol=1e-4) for other in others), [(first - o).abs().max() for o in others]
-    assert "the teacher's classes are put into the order of the data's" in caplog.text
+    assert "the teacher's classes are reordered to match the data's" in caplog.text
 
 
 def test_exports_carry_the_names_of_the_data(taught, tmp_path):

@@ -141,7 +141,7 @@ def test_a_queue_that_does_not_answer_has_lost_no_job(tmp_path, monkeypatch, cap
     launcher = SlurmLauncher()
     with caplog.at_level("INFO", logger="kdnas"):
         assert launcher.alive({"12_0", "12_1", "12_2"}) == {"12_0", "12_1"}
-    assert "SLURM lets jobs wait: launch failed requeued held" in caplog.text
+    assert "SLURM keeps jobs waiting: launch failed requeued held" in caplog.text
     (tmp_path / "down").touch()
     assert launcher.alive({"12_0", "12_2"}) == {"12_0", "12_2"}
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))

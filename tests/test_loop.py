@@ -151,7 +151,7 @@ def test_the_log_names_the_best_so_far_the_first_of_equals():
     later = TrialLog(1, 4, lines.append)
     later.skip_ended(study)
     later.log_ended(study)
-    assert lines[4:] == ["going on with 4 candidates that have ended before"]
+    assert lines[4:] == ["4 candidates ended in an earlier run; going on with the rest"]
 
 
 def test_a_finalist_is_logged_with_its_result_of_mini_kd_and_a_failure_with_its_reason():

@@ -67,7 +67,7 @@ def test_text_stays_text(text):
 
 def test_several_values_want_a_multirun():
     words = ["seed=1,2", "task=cola"]
-    with pytest.raises(ConfigError, match=r"^seed=1,2: several values take -m"):
+    with pytest.raises(ConfigError, match=r"^seed=1,2: several values need -m"):
         checked(words, CONF, sweeps=False)
     assert checked(["-m", *words], CONF, sweeps=False) == ["-m", *words]
 

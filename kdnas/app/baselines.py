@@ -64,7 +64,7 @@ def baselines(module: ExportingModule, data: EncodedDataModule, device: torch.de
     if not isinstance(module, StudentDistiller) or module.teacher is None:
         return Baselines(chance, constant)
     if module.class_order:
-        log.info("the teacher's classes are put into the order of the data's, %s", ", ".join(data.class_names or ()))
+        log.info("the teacher's classes are reordered to match the data's, %s", ", ".join(data.class_names or ()))
     found = Baselines(chance, constant, teacher_metrics(module, metrics, data, device))
     values = ", ".join(f"{name} {value:.4f}" for name, value in found.teacher.items())
     log.info("the teacher's held-out %s; chance: %s %.4f", values, found.metric, chance[found.metric])

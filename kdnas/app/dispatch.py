@@ -83,7 +83,9 @@ class Dispatcher:
             if met := disk_error(error, self.folder):  # Hydra could not write its own files
                 return [JobReturn(status=JobStatus.FAILED, _return_value=met)] * len(jobs)
             log.exception("the launcher gave up")
-            raise ConfigError(f"hydra/launcher: {type(error).__name__}: {error}; the same command goes on") from error
+            raise ConfigError(
+                f"hydra/launcher: {type(error).__name__}: {error}; run the same command again to continue"
+            ) from error
         except SystemExit:
             sys.exit(f"ended by a job; {GOES_ON}")
 
@@ -101,7 +103,7 @@ class Dispatcher:
         if returned.status == JobStatus.FAILED:
             error = returned._return_value
             died = isinstance(error, DiedError)
-            raise ConfigError(f"the prepare job: {error}; the same command goes on") if died else error
+            raise ConfigError(f"the prepare job: {error}; run the same command again to continue") if died else error
 
 
 @contextmanager

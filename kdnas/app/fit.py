@@ -57,5 +57,5 @@ def check_time(trainer: L.Trainer, limit: str | None) -> None:
     if any((timer.time_remaining() or 1) <= 0 for timer in timers):
         setting = "callbacks: Timer" if limit is None else f"trainer.max_time={limit}"
         raise ConfigError(
-            f"{setting}: was over in epoch {trainer.current_epoch + 1}; must be longer, to go on from there"
+            f"{setting}: time ran out in epoch {trainer.current_epoch + 1}; with more, the same command continues"
         )

@@ -36,7 +36,7 @@ def work_of(cfg: DictConfig, job: Job) -> Work:
 
 
 def changed_keys(cfg: DictConfig, kind: str) -> dict[str, object]:
-    """Returns the settings that a kind of job changes, by dotted key."""
+    """Returns the settings that a kind of job changes, with their new values, by dotted key."""
     stage = plain(_kind(cfg, kind))
     return flatten({name: value for name, value in stage.items() if name != TARGET})
 

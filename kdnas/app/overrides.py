@@ -36,13 +36,17 @@ def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
     """
     known, unknown = get_args_parser().parse_known_args(words)
     if known.resolve and known.cfg == "hydra":
-        raise ConfigError("--cfg hydra --resolve: Hydra's part has values of the other; must be --cfg all --resolve")
+        raise ConfigError(
+            "--cfg hydra --resolve: Hydra's settings refer to the rest of the config; must be --cfg all --resolve"
+        )
     overrides = {word: parsed(word) for word in (*known.overrides, *unknown) if not word.startswith("-")}
     several = sweeps or known.multirun or any(word.startswith("hydra.mode=") for word in overrides)
     for word, override in overrides.items():
         check_group(word, override, conf)
         if override.is_sweep_override() and not several:
-            raise ConfigError(f"{word}: several values take -m, for a run each; as one value: {quoted(word)}")
+            raise ConfigError(
+                f"{word}: several values need -m, which makes one run of each; as one value: {quoted(word)}"
+            )
         if several:
             refuse_shared(word, override)
     flags = [word for word in words if word not in overrides]  # first: Hydra takes no overrides on both sides of one
@@ -125,7 +129,7 @@ def refuse_unused(cfg: DictConfig, words: Sequence[str], searching: bool = False
             raise ConfigError(f"{word}: {reason}")
         only_searched = key.partition(".")[0] in SEARCHING and not key.startswith(("search.dir", "search.stages"))
         if not searching and (only_searched or key in replaced):  # a search and its distillations share command lines
-            log.warning("%s: is for search.py; this run does without", word)
+            log.warning("%s: applies to search.py only; this run ignores it", word)
 
 
 def typed(words: Sequence[str]) -> list[tuple[str, str]]:

@@ -61,7 +61,7 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
 def check_reward(plan: Plan) -> None:
     """Refuses a reward of a metric or a latency that is not measured."""
     if plan.costs is None:
-        raise ConfigError("latency=null: a search rewards students by what they cost; must be measured")
+        raise ConfigError("latency=null: a search rewards students by what they cost; must be a config of conf/latency")
     cost = Cost(1, 1, dict.fromkeys(map(str, plan.costs.targets), Latency(1.0, 0.0)))
     with mounted("reward"):
         instantiate(plan.cfg.reward)(dict.fromkeys(plan.metrics, 0.5), cost, cost)

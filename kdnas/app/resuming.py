@@ -72,7 +72,7 @@ def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, sear
     if saved_shapes != shapes:
         names = sorted(saved_shapes.keys() | shapes.keys())
         odd = next(name for name in names if saved_shapes.get(name) != shapes.get(name))
-        raise ConfigError(f"paths.output={path.parent}: holds a run with other settings (they differ in {odd})")
+        raise ConfigError(f"paths.output={path.parent}: holds a run of another model (its {odd} differs)")
     data.first_epoch = saved["epoch"] + 1
     log.info("going on from %s", path)
     return str(path)

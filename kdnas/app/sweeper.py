@@ -98,7 +98,7 @@ class KDNASSweeper(Sweeper):
         space, controller = instantiate(self.config.space), instantiate(self.config.controller)
         mini, full = self._studies()
         with log_to(self.folder / "search.log"):
-            log.info("searching %s architectures in %s", space.size, self.folder)
+            log.info("the search space has %s architectures; searching in %s", space.size, self.folder)
             total = schedule.expected(settings)
             logs = {
                 "mini": (mini, TrialLog(settings.episodes, total["mini"])),
@@ -157,7 +157,7 @@ class KDNASSweeper(Sweeper):
         except (ConfigError, DiskError) as error:  # the report is worth more
             failure = str(error)
         if failure:
-            log.warning("latencies of a busy host could not be measured again: %s", failure)
+            log.warning("latencies measured while the host was busy could not be measured again: %s", failure)
         return failure
 
     def _report(self, candidates: Study, finalists: Study, ranking: Ranking) -> None:

@@ -1,4 +1,4 @@
-"""Locks on files. A process that waits for one logs who holds it: from /proc/locks on this host, else from the file."""
+"""Locks on files, as of runs, searches and jobs. A process that waits for one logs which process holds it."""
 
 import fcntl
 import json

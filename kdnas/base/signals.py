@@ -12,7 +12,7 @@ from types import FrameType, TracebackType
 
 ASKING = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (its terminal was closed)"}
 """The signals that end a process, by the names that messages use."""
-GOES_ON = "the same command goes on"
+GOES_ON = "run the same command again to continue"
 IMPATIENCE = 2.0
 """Seconds after a signal in which further ones are ignored, as a second Ctrl-C."""
 

@@ -76,10 +76,10 @@ class RowTokenizer:
 
 
 def shortened(text: str, tokenizer: Tokenizer, tokens: int) -> str:
-    """Cuts a text, between words, to a part that still has more than `tokens` tokens; a shorter text stays whole.
+    """Returns the beginning of a text (the end, if the tokenizer truncates on the left), cut between words.
 
-    The row is as of the whole text, except where a million characters give fewer tokens. (In a pair of long texts,
-    the truncation may give the odd token to the other text.)
+    It has more than `tokens` tokens, so that truncating it gives the same row as truncating the whole text. At most a
+    million characters are taken, even if they give fewer tokens.
     """
     size = FEW * tokens
     while size < min(len(text), MOST):

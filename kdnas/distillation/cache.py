@@ -34,7 +34,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Part:
-    """The cached tensor of a feature, (items, width)."""
+    """The shape and dtype of a cached feature, (items, width): an item is a token or a row of the corpus."""
 
     feature: Feature
     items: int

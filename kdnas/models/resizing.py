@@ -1,4 +1,4 @@
-"""A student's config: the teacher's with another architecture."""
+"""A student's config: the teacher's with another architecture. What a family resizes is in `families/base.py`."""
 
 from transformers import PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer

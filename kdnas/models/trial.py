@@ -63,7 +63,7 @@ def refusal(config: PreTrainedConfig) -> str | None:
 
 
 def apart(function: Callable[..., T]) -> Callable[..., T]:
-    """Runs a function on the CPU, with gradients and in fp32, and restores the state of the global generator."""
+    """Decorates a function to run on the CPU in fp32, with gradients; its generator is seeded with 0, then restored."""
 
     @wraps(function)
     def alone(*arguments: Any) -> T:

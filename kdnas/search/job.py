@@ -64,7 +64,7 @@ class Job:
             raise ConfigError(f"job={values}: must be a mapping with a kind")
         trials, architectures = values.get("trials") or (), values.get("architectures") or ()
         fits = isinstance(trials, Sequence) and all(isinstance(number, int) and number >= 0 for number in trials)
-        require(fits, "job.trials", trials, "a list of numbers of trials")
+        require(fits, "job.trials", trials, "a list of trial numbers")
         fits = not trials or len(trials) == len(architectures)
         require(fits, "job.architectures", architectures, f"one for each trial of {list(trials)}")
         return cls(

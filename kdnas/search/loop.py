@@ -1,4 +1,4 @@
-"""The loop of a search: runs the schedule's jobs until every trial has ended, whatever happens to the jobs."""
+"""The loop of a search: runs the schedule's jobs, again if their processes die, until every trial has ended."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -28,7 +28,7 @@ class Metric:
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
         if self.name not in metrics:
-            raise ConfigError.of("name", f"={self.name}: not measured; there is {', '.join(metrics)}")
+            raise ConfigError.of("name", f"={self.name}: not measured; must be one of {', '.join(metrics)}")
         return metrics[self.name]
 
 

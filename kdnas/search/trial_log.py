@@ -37,7 +37,7 @@ class TrialLog:
     def skip_ended(self, study: Study) -> None:
         """Leaves out the trials that ended in an earlier run."""
         if ended := self._ended(study):
-            self.write(f"going on with {len(ended)} {self.noun} that have ended before")
+            self.write(f"{len(ended)} {self.noun} ended in an earlier run; going on with the rest")
         self.before = len(ended)
 
     def log_ended(self, study: Study) -> None:
@@ -76,7 +76,7 @@ class TrialLog:
     def _left(self) -> str:
         done = len(self.logged) - self.before
         seconds = (time.monotonic() - self.start) / max(done, 1) * (self.total - len(self.logged))
-        return f"about {duration(seconds)} of candidates left" if seconds else "the last candidate"
+        return f"about {duration(seconds)} left for the candidates" if seconds else "the last candidate"
 
 
 class FinalistLog(TrialLog):

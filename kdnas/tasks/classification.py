@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from kdnas.base.errors import require_whole
 from kdnas.models.heads import Classifier, MaskedLM
 from kdnas.tasks.base import LabelledTask, Task
-from kdnas.tasks.classes import check_names, classes_of
+from kdnas.tasks.class_ids import check_names, classes_of
 from kdnas.tasks.labels import Labels
 
 EVIDENT = 3

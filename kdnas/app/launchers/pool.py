@@ -80,7 +80,7 @@ class PoolLauncher(JoblibLauncher):
                 for number, returned in returns:
                     ended[number] = returned
             except BrokenProcessPool:
-                log.warning("a worker died; running its jobs again")
+                log.warning("a worker died, and joblib ended the others; running their unfinished jobs again")
             return [number for number in jobs if place.mark(number).exists() and number not in ended]
 
 

@@ -98,7 +98,8 @@ class SubmititLauncher(BaseSubmititLauncher):
         except KeyboardInterrupt as error:
             register.add(self._started)
             if left := self.leave({job.id for job in {**running, **self._started}.values()}, error):
-                error.add_note(f"jobs that go on, and are waited for: {' '.join(sorted(left))} ({self.END} ends one)")
+                ids = " ".join(sorted(left))
+                error.add_note(f"jobs that still run, for the next run to wait for: {ids} ({self.END} ends one)")
             raise
         return [ended[name] for name in jobs]
 
@@ -267,7 +268,7 @@ class SlurmLauncher(SubmititLauncher):
         for state, why in (jobs[job] for job in sorted(ids & jobs.keys())):
             if state == "PENDING" and why not in self._logged:
                 self._logged.add(why)
-                log.info("SLURM lets jobs wait: %s", why)
+                log.info("SLURM keeps jobs waiting: %s", why)
         return ids & jobs.keys()
 
     def fate(self, job: str) -> str:
