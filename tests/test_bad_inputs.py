@@ -196,7 +196,11 @@ TABLE = [
     ("search", "space.hidden_act=[gelu,gellu]", "architecture.hidden_act=gellu: must be one of"),
     # -- what does not go together
     ("train", "objective.mapping=every", "objective.mapping=every: must be one of last_1, last, uniform, uniform_last"),
-    ("search", "reward=kdnas_v1", "reward.quality.name=accuracy: not measured; must be one of loss"),
+    (
+        "search",
+        "reward=kdnas_v1",
+        "reward.quality.name=null: must be a metric beside the loss; the",
+    ),
     ("search", "reward.cost.accelerator=cuda", "reward.cost.accelerator=cuda: not measured"),
     ("search", "+search.stages.mini.data.rowz=1", "search.stages.mini.data.rowz: not a setting of the chosen configs"),
     ("search", "trainer.precision=16-mixed search.gang=2", "trainer.precision=16-mixed: must be bf16-mixed for a gang"),

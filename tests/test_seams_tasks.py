@@ -86,7 +86,7 @@ def config(tmp_path, teacher):
         for name, made in splits.items():
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
         words = [f"hydra.searchpath=[file://{tmp_path}/conf]", "+experiment=finetune", "task=tags"]
-        words += [f"data.path={tmp_path}", "data.name=null", "data.validation=validation", f"checkpoint={teacher}"]
+        words += [f"data.path={tmp_path}", "data.name=null", f"checkpoint={teacher}"]
         words += [f"paths.runs={tmp_path}/runs", f"paths.output={tmp_path}/run", "trainer.accelerator=cpu"]
         words += [
             "trainer.precision=32-true",

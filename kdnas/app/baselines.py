@@ -11,7 +11,6 @@ from torch import Tensor
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules.base import EncodedDataModule
 from kdnas.models.classes import names_of
-from kdnas.models.features import LOGITS
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.tasks import LabelledTask
@@ -98,7 +97,7 @@ def teacher_metrics(
     metrics.reset()
     first: list[tuple[Tensor, Tensor]] = []
     for split, batch in data.held_out_batches():
-        logits = module.teacher(batch.to(device), {LOGITS})[LOGITS].cpu()
+        logits = module.teacher(batch.to(device), {metrics.task.feature})[metrics.task.feature].cpu()
         labels = batch["labels"].cpu()
         metrics.update(split, logits, labels)
         if split == 0:

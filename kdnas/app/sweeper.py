@@ -108,8 +108,8 @@ class KDNASSweeper(Sweeper):
                 trial_log.skip_ended(study)
 
             def evaluate(jobs: Sequence[Job]) -> list[str]:
-                if jobs[0].kind == "latency":
-                    return [self._correct(job) for job in jobs]
+                if not jobs[0].trials:
+                    return [self._run_apart(job) for job in jobs]
                 with watching(*logs[jobs[0].kind]):
                     return [reason(job) for job in self.dispatcher.launch(jobs)]
 
@@ -149,15 +149,15 @@ class KDNASSweeper(Sweeper):
             study.store_prepared(prepared)
         return mini, full
 
-    def _correct(self, job: Job) -> str:
-        """Runs the job that measures again what was measured on a busy host; returns why it failed, if it did."""
+    def _run_apart(self, job: Job) -> str:
+        """Runs a job without trials, which the search can do without; returns why it failed, if it did."""
         try:
             (returned,) = self.dispatcher.launch([job])
             failure = reason(returned)
         except (ConfigError, DiskError) as error:  # the report is worth more
             failure = str(error)
         if failure:
-            log.warning("latencies measured while the host was busy could not be measured again: %s", failure)
+            log.warning("the job `%s` failed, and the search goes on without it: %s", job.kind, failure)
         return failure
 
     def _report(self, candidates: Study, finalists: Study, ranking: Ranking) -> None:

@@ -22,7 +22,7 @@ from kdnas.base.files import available_memory, check_folder, make_folder, whole
 from kdnas.base.locks import alone, free
 from kdnas.base.screen import activity
 from kdnas.base.shared import forget, shared
-from kdnas.distillation.teacher import KEPT, Corpus, OnlineTeacher, Teacher, TeacherOutputs
+from kdnas.distillation.teacher import CACHE_DTYPE, Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.features import Feature, Features, Kind, Per
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def parts_of(features: Collection[Feature], teacher: Teacher, corpus: Corpus) ->
             feature,
             corpus.tokens if feature.per is Per.TOKEN else corpus.rows,
             feature.width(teacher.config),
-            torch.float32 if feature.kind is Kind.LOGITS else KEPT,
+            torch.float32 if feature.kind is Kind.LOGITS else CACHE_DTYPE,
         )
         for feature in sorted(features)
     ]
@@ -62,7 +62,7 @@ class NoRoomError(Exception):
     """There is too little room for the cache; the message says why."""
 
 
-class KeptOutputs(TeacherOutputs):
+class CachedOutputs(TeacherOutputs):
     """Teacher outputs from a cache. They are of unmasked text: masks change with every epoch.
 
     Features are bf16, logits fp32; (tokens, width) without padding, or (rows, width).
@@ -134,7 +134,7 @@ class KeptOutputs(TeacherOutputs):
         return (found.pin_memory() if self.device.type == "cuda" else found).to(self.device, non_blocking=True)
 
 
-class MemoryOutputs(KeptOutputs):
+class MemoryOutputs(CachedOutputs):
     """A cache in memory: the accelerator's if it takes less than half of its free memory, else the host's."""
 
     name = "memory"
@@ -154,7 +154,7 @@ class MemoryOutputs(KeptOutputs):
         return shared("outputs", (key, tuple(wanted), str(device)), make)
 
 
-class DiskOutputs(KeptOutputs):
+class DiskOutputs(CachedOutputs):
     """A cache in memory-mapped files, one a layer: all processes share the page cache.
 
     The first process computes what is missing, while the others wait. The least recently used folders are removed to

@@ -19,7 +19,7 @@ from kdnas.models.features import Feature, Features, Kind
 from kdnas.models.forward import outputs
 from kdnas.models.heads import Head
 
-KEPT = torch.bfloat16
+CACHE_DTYPE = torch.bfloat16
 """The dtype of cached features but logits: what a forward pass in bf16 gives, at half the size of fp32."""
 
 
@@ -125,4 +125,4 @@ class OnlineTeacher(TeacherOutputs):
     def _adapted(self, feature: Feature, values: Tensor) -> Tensor:
         if feature.kind is Kind.LOGITS:
             return values if self.teacher.order is None else values[:, list(self.teacher.order)]
-        return values.to(KEPT) if self.teacher.precision == "bf16-mixed" else values
+        return values.to(CACHE_DTYPE) if self.teacher.precision == "bf16-mixed" else values

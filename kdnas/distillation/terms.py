@@ -144,16 +144,15 @@ class Logits(LossTerm):
 class HardLabels(LossTerm):
     """The loss of a task for the rows' labels: KD-NAS v1, Eq. 3."""
 
-    student = frozenset({LOGITS})
     needs_labels = True
 
     def __init__(self, task: LabelledTask) -> None:
         super().__init__()
         require(isinstance(task, LabelledTask), "task", task, "a task, as task=rte")
-        self.task = task
+        self.task, self.student = task, frozenset({task.feature})
 
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
-        return Mean(self.task.loss(student[LOGITS], batch["labels"]), rows_of(batch))
+        return Mean(self.task.loss(student[self.task.feature], batch["labels"]), rows_of(batch))
 
 
 class MaskedTokens(LossTerm):

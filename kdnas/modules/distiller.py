@@ -18,7 +18,7 @@ from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOu
 from kdnas.models.architecture import Architecture
 from kdnas.models.classes import teacher_order
 from kdnas.models.families import architecture_of
-from kdnas.models.features import LOGITS, Feature, Features
+from kdnas.models.features import Feature, Features
 from kdnas.models.initialisation import RandomWeights, StudentSource
 from kdnas.models.loading import load_tokenizer
 from kdnas.models.resizing import student_config, take_padding
@@ -174,7 +174,8 @@ class StudentDistiller(ExportingModule):
         """All features of the teacher that the run, and students of the other `depths`, will need."""
         own = (term.teacher for student in self.trainees for term in student.all_terms)
         features = frozenset[Feature]().union(*own, *map(self._features_at, self.depths))
-        return features | {LOGITS} if features and self.objective.metrics else features  # for the teacher's own metrics
+        task = self.objective.task
+        return features | {task.feature} if features and task else features  # for the teacher's own metrics
 
     def _features_at(self, depth: int) -> frozenset[Feature]:
         if depth > self.teacher_config.num_hidden_layers:  # such students are refused

@@ -8,7 +8,6 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel
 
 from kdnas.base.errors import ConfigError, require
-from kdnas.models.features import LOGITS
 from kdnas.models.forward import outputs
 from kdnas.modules.base import ExportingModule
 from kdnas.tasks import LabelledTask
@@ -57,7 +56,7 @@ class FineTuner(ExportingModule):
 
     def forward(self, batch: BatchEncoding) -> Tensor:
         """Returns the logits of a batch, (rows, num_labels)."""
-        return outputs(self.model, batch, {LOGITS})[LOGITS]
+        return outputs(self.model, batch, {self.task.feature})[self.task.feature]
 
     def training_step(self, batch: BatchEncoding, _: int) -> Tensor:
         rows = torch.full((), len(batch["labels"]), device=self.device)

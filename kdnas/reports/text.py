@@ -96,14 +96,14 @@ def _columns(results: Results) -> dict[str, list[str]]:
     }
 
 
-def _heading(stage: str, name: str) -> str:
-    return f"{stage}\n{name}".replace("_", "\n")
+def _heading(kind: str, name: str) -> str:
+    return f"{kind}\n{name}".replace("_", "\n")
 
 
 def _least_wanted(results: Results) -> list[str]:
     """Returns the headings of the columns that a narrow terminal leaves out, in this order."""
     first, *others = results.metric_names
-    further = [_heading(stage, name) for name in reversed(others) for stage in ("mini", "full")]
+    further = [_heading(kind, name) for name in reversed(others) for kind in ("mini", "full")]
     return [
         *("epi-\nsode", "trial", "chosen\nby", "full\nreward"),
         *further,

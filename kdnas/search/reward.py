@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kdnas.base.errors import ConfigError, is_number, mounted, require
+from kdnas.base.metrics import deciding_metric, is_loss
 from kdnas.costs.cost import Cost
 
 Quality = Callable[[Mapping[str, float]], float]
@@ -22,14 +23,15 @@ class OneMinusLoss:
 
 @dataclass(frozen=True)
 class Metric:
-    """A held-out metric of which more is better, as accuracy (KD-NAS v1, Eq. 5)."""
+    """A held-out metric of which more is better, as accuracy (KD-NAS v1, Eq. 5); None for the deciding one."""
 
-    name: str = "accuracy"
+    name: str | None = None
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
-        if self.name not in metrics:
-            raise ConfigError.of("name", f"={self.name}: not measured; must be one of {', '.join(metrics)}")
-        return metrics[self.name]
+        name = self.name or deciding_metric(metrics)
+        fits = name in metrics and not is_loss(name)
+        require(fits, "name", self.name, f"a metric beside the loss; the objective measures {', '.join(metrics)}")
+        return metrics[name]
 
 
 @dataclass(frozen=True)

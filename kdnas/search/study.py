@@ -27,12 +27,12 @@ from kdnas.search.observation import Observation, dashboard_values
 
 
 class Study(Facts):
-    """The trials of one stage of a search, `mini` or `full`; `controller` learns from each trial as it finishes."""
+    """The trials of one kind of a search's jobs, `mini` or `full`; `controller` learns from each trial as it finishes."""
 
-    def __init__(self, storage: BaseStorage, stage: str = "mini", controller: BaseSampler | None = None) -> None:
+    def __init__(self, storage: BaseStorage, kind: str = "mini", controller: BaseSampler | None = None) -> None:
         self.optuna = optuna.create_study(
             storage=storage,
-            study_name=stage,
+            study_name=kind,
             sampler=controller or RandomSampler(),
             direction="maximize",
             load_if_exists=True,

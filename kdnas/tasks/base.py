@@ -8,6 +8,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from kdnas.base.errors import ConfigError, reason, require, require_whole
+from kdnas.models.features import LOGITS, Feature
 from kdnas.models.heads import Head
 from kdnas.tasks.labels import Labels
 from kdnas.tasks.metrics import deciding_first
@@ -18,10 +19,12 @@ class Task(ABC):
 
     Attributes:
         head: the kind of model that the task needs.
+        feature: the logits of such a model that the task takes, as a feature: a row's, or those of masked tokens.
         metrics: torchmetrics objects by name, for predictions and labels; the deciding one first.
     """
 
     head: Head
+    feature: Feature = LOGITS
     metrics: Mapping[str, Any]
 
     @abstractmethod

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.functional import one_hot
 
 from kdnas.base.errors import require_whole
+from kdnas.models.features import MASKED_LOGITS
 from kdnas.models.heads import Classifier, MaskedLM
 from kdnas.tasks.base import LabelledTask, Task
 from kdnas.tasks.class_ids import check_names, classes_of
@@ -71,7 +72,7 @@ class Classification(LabelledTask):
 class MaskedTokens(Task):
     """The masked tokens of a text (Devlin et al., 2019, section 3.1). It has no metric beside the loss."""
 
-    head = MaskedLM()
+    head, feature = MaskedLM(), MASKED_LOGITS
     metrics = MappingProxyType({})
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

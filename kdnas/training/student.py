@@ -11,7 +11,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.distillation.objective import Objective
 from kdnas.distillation.terms import LossTerm, Mean
-from kdnas.models.features import LOGITS, Feature, Features
+from kdnas.models.features import Feature, Features
 from kdnas.models.forward import outputs
 from kdnas.models.heads import unfreezing_groups
 from kdnas.models.initialisation import StudentSource
@@ -79,7 +79,7 @@ class Student(nn.Module):
     @property
     def features(self) -> set[Feature]:
         """The student's own features that the current stage's terms and the metrics take."""
-        logits = {LOGITS} if self.metrics.names else set()
+        logits = {self.metrics.task.feature} if self.metrics.task else set()
         return logits.union(*(term.student for term in self.terms.values()))
 
     def unfreeze(self, share: float) -> None:
@@ -116,8 +116,8 @@ class Student(nn.Module):
         losses, own = self(batch, teacher)
         for name in losses if split == 0 else ():
             self.means[name].update(losses[name])
-        if self.metrics.names:
-            self.metrics.update(split, own[LOGITS], batch["labels"])
+        if self.metrics.task:
+            self.metrics.update(split, own[self.metrics.task.feature], batch["labels"])
 
     def results(self) -> dict[str, float]:
         """Returns the held-out loss, each term's if there are several, and the metrics; NaN for a lost student."""
