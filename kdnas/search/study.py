@@ -27,7 +27,7 @@ from kdnas.search.observation import Observation, dashboard_values
 
 
 class Study(Facts):
-    """The trials of one kind of a search's jobs, `mini` or `full`; `controller` learns from each trial as it finishes."""
+    """The trials of one kind of job, `mini` or `full`; `controller` learns from each trial as it finishes."""
 
     def __init__(self, storage: BaseStorage, kind: str = "mini", controller: BaseSampler | None = None) -> None:
         self.optuna = optuna.create_study(
