@@ -38,7 +38,7 @@ BATCH, MAX_LENGTH, SEED = 32, 128, 0
 LEARNING_RATE, WARMUP, BETAS, WEIGHT_DECAY, CLIP = 8e-4, 0.05, (0.9, 0.98), 0.01, 1.0
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 OUTPUTS = ("online", "memory", "disk")
-"""Where kdnas takes the teacher's outputs from: `outputs=`."""
+"""The places that kdnas takes the teacher's outputs from: values of `outputs=`."""
 
 
 # -- what the loops share

@@ -1,4 +1,4 @@
-"""What Hydra looks for in this package: the launchers and sweepers of `kdnas.app`, and a search path plugin."""
+"""The launchers and sweepers of `kdnas.app`, and a search path plugin, in the package that Hydra searches."""
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdnas.search.study import Study
 
 Work = Callable[["DictConfig", Job, "Study | None"], dict[str, float]]
-"""What a kind of job runs: from the config, the job and, if the job has trials, the study that they are reported to, it
+"""The function of a kind of job: from the config, the job and, if it has trials, the study to report them to, it
 returns the first student's held-out metrics, or nothing."""
 TARGET = "_target_"
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy bef
 
 log = logging.getLogger(__name__)
 OTHER_SEARCH = ", and its observations would not compare; use another search.dir, or search.fresh=true to start over"
-"""What follows the setting that differs from the one of the search that a folder holds."""
+"""The end of the error about a folder that holds a search with another setting."""
 
 
 class KDNASSweeper(Sweeper):

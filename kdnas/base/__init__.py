@@ -1,1 +1,1 @@
-"""What every room uses: errors, config, files and locks, the host, the run folder, the screen."""
+"""Common to all rooms: errors, config, files and locks, the host, the run folder, the screen."""

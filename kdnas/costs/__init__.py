@@ -1,4 +1,4 @@
-"""What models cost: parameters, FLOPs and latencies, how a latency is measured, and the table that stores it."""
+"""The costs of models: parameters, FLOPs and latencies, how a latency is measured, and the table that stores it."""
 
 from kdnas.costs.cost import Cost, Latency
 from kdnas.costs.cost_model import CostModel

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs, latencies."""
+"""The cost of a model: parameters, FLOPs, latencies."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import torch
 
 @dataclass(frozen=True)
 class Device:
-    """What a measurement needs of a kind of device."""
+    """The functions of a kind of device that a measurement calls."""
 
     available: Callable[[], bool]  # returns whether this machine has one
     synchronize: Callable[[], None] = lambda: None  # waits for all queued work
