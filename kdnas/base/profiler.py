@@ -37,7 +37,8 @@ def part_of(action_name: str) -> str | None:
 class TimeTable(Profiler):
     """Measures the seconds of each part of a run; a part within another counts only for itself.
 
-    At the end of a part the accelerator is synchronized, so a run is a little slower with a profile.
+    The time runs from the first part. At the end of a part the accelerator is synchronized, so a run is a little slower
+    with a profile.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,8 @@ class TimeTable(Profiler):
         self._begin = self._since = time.perf_counter()
 
     def start(self, action_name: str) -> None:
+        if not self.seconds and not self._open:
+            self._begin = self._since = time.perf_counter()
         self._count()
         self._open.append((action_name, part_of(action_name) or (self._open[-1][1] if self._open else REST)))
 

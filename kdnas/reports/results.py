@@ -8,7 +8,7 @@ from functools import cached_property
 
 from optuna.trial import FrozenTrial, TrialState
 
-from kdnas.base.metrics import LOSS, deciding_metric, is_loss
+from kdnas.base.metrics import LOSS, is_loss
 from kdnas.costs.cost import Cost
 from kdnas.search.ranking import Decided, Ranked, Ranking, better_cost, final_ranking
 from kdnas.search.study import Study
@@ -65,14 +65,13 @@ class Results:
         seen = [part for one in self.ranking for part in (one.mini, one.full) if part]
         names = dict.fromkeys(name for one in seen for name in one.metrics)
         known = [*names, *self.teacher_metrics, *self.chance]
-        others = [name for name in dict.fromkeys(known) if name != LOSS]
-        return [*sorted(others, key=is_loss), LOSS]
+        losses = [LOSS, *(name for name in dict.fromkeys(known) if is_loss(name) and name != LOSS)]
+        return [*(name for name in dict.fromkeys(known) if not is_loss(name)), *losses]
 
     @property
     def metric(self) -> str | None:
         """The name of the deciding metric; None where the loss decides."""
-        deciding = deciding_metric(self.metric_names)
-        return None if is_loss(deciding) else deciding
+        return None if self.metric_names[0] == LOSS else self.metric_names[0]
 
     @cached_property
     def devices(self) -> list[str]:
