@@ -22,7 +22,7 @@ def clock(monkeypatch):
 
 def test_each_part_is_without_what_is_a_part_of_its_own(clock, tmp_path):
     table = TimeTable()
-    clock.now += 1
+    clock.now += 1  # before the first part: not counted
     with table.profile("run_training_epoch"):  # Lightning's, of no part
         clock.now += 2
         with table.profile("[Strategy]SingleDeviceStrategy.training_step"):
@@ -36,9 +36,9 @@ def test_each_part_is_without_what_is_a_part_of_its_own(clock, tmp_path):
             clock.now += 64
     said = table.write(tmp_path / "profile.csv")
     found = pd.read_csv(tmp_path / "profile.csv").set_index("part")
-    expected = {"asking the teacher": 24, "students: forward": 36, "optimizer": 64, REST: 3, "all": 127}
+    expected = {"asking the teacher": 24, "students: forward": 36, "optimizer": 64, REST: 2, "all": 126}
     assert found["seconds"].to_dict() == expected
-    assert found["share"].to_dict() == pytest.approx({part: seconds / 127 for part, seconds in expected.items()})
+    assert found["share"].to_dict() == pytest.approx({part: seconds / 126 for part, seconds in expected.items()})
     assert all(part in said for part in expected)
 
 
