@@ -357,8 +357,6 @@ def test_stages_with_epochs_want_none_of_the_trainers(refused):
     ("script", "words", "says"),
     [
         ("train.py", ["architecture.num_attention_heads=5"], "architecture.num_attention_heads=5: must divide"),
-        ("train.py", ["latency=null"], "latency=null: must be one of default"),
-        ("train.py", ["~latency", "+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0: must be a number of"),
         ("search.py", ["objective.mapping=nearest"], "objective.mapping=nearest: must be one of"),
         ("train.py", ["-m", "data.rows=0,2.5"], "job 0 (data.rows=0): data.rows=0: must be a whole number from 1"),
         ("evaluate.py", ["latency=null"], "latency=null: must be one of default"),

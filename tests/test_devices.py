@@ -141,7 +141,8 @@ def agree(one, other, curves=True):
 # -- the same course
 
 
-@pytest.mark.parametrize("students", [3, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("students", [3, 1])
 def test_two_devices_go_through_all_stages_as_one(sources, students, tmp_path):
     settings = stages(sources, students)
     one, two = alone(tmp_path / "one", settings), together(tmp_path / "two", settings)
@@ -378,8 +379,12 @@ def test_a_search_on_several_devices_is_refused_before_its_teacher_is_made(tmp_p
     assert not (tmp_path / "teachers").exists()
 
 
+ARCHITECTURE = "{num_hidden_layers:1,num_attention_heads:2,hidden_size:8,intermediate_size:8,hidden_act:gelu}"
+ONE_FINALIST = f"job={{kind:full,trials:[0],architectures:[{ARCHITECTURE}]}}"
+
+
 def test_a_finalist_on_several_devices_is_refused(tmp_path):
-    cfg = composed("search", tmp_path, "data=demo", "job={kind:full,trials:[0]}", "teacher.path=x")
+    cfg = composed("search", tmp_path, "data=demo", ONE_FINALIST, "teacher.path=x")
     with pytest.raises(ConfigError, match="^trainer.devices=2: 2 in all; must be 1 in a search"):
         preflight(cfg)
 

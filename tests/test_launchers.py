@@ -20,6 +20,7 @@ from kdnas.app.launchers.returns import portable
 from kdnas.app.search_folder import set_aside
 from kdnas.base.errors import ConfigError
 from kdnas.base.locks import take
+from kdnas.models.architecture import Architecture
 from kdnas.search.job import Job
 from kdnas.search.journal import JOURNAL
 from kdnas.training.trainer import WholeCheckpoints
@@ -111,7 +112,9 @@ def test_what_comes_back_of_a_job_can_be_read_by_anybody():
 
 
 def test_a_job_of_an_earlier_run_is_known_again_by_its_search_and_name():
-    one, other = (Job("mini", trials=(1,), search=search).to_override() for search in ("abc", "other"))
+    one, other = (
+        Job("mini", (1,), (Architecture(1, 1, 8, 8, "gelu"),), search).to_override() for search in ("abc", "other")
+    )
     assert same(["search.episodes=2", one], ["search.episodes=5", one])
     assert not same(["search.episodes=2", one], ["search.episodes=2", other])
     preparing = Job("prepare").to_override()

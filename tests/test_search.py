@@ -124,6 +124,7 @@ def test_a_jobs_overrides_repeat_its_candidate_by_hand(searched, teacher, tmp_pa
     assert result[0]["loss"] == pytest.approx(observed(folder)[2][1], rel=1e-5)
 
 
+@pytest.mark.long
 def test_distil_the_winner_again_and_fine_tune_it(searched, teacher, tmp_path):
     folder, _, _ = searched
     rank = [
