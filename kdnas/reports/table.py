@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.study import get_all_study_names
 from optuna.trial import FrozenTrial
 
 from kdnas.base.errors import require
@@ -91,7 +92,8 @@ def open_search(folder: str | os.PathLike[str]) -> pd.DataFrame:
     path = Path(folder)
     require((path / JOURNAL).is_file(), "folder", folder, f"a search folder; it has no {JOURNAL}")
     storage = open_storage(path)
-    return whole_numbers(candidates(Results.of(path.name, Study(storage), Study(storage, "full"))))
+    begun = "full" in get_all_study_names(storage)  # reading must not create it
+    return whole_numbers(candidates(Results.of(path.name, Study(storage), Study(storage, "full") if begun else None)))
 
 
 def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
