@@ -189,3 +189,11 @@ def test_a_compiled_encoder_says_the_same(teacher):
         features = {hidden_state(1), hidden_state(4)}
         for feature, expected in outputs(model.eval(), BatchEncoding(dict(some)), features).items():
             torch.testing.assert_close(outputs(model, some, features, compiled)[feature], expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "per"), [(Kind.HIDDEN_STATE, Per.ROW), (Kind.QUERY, Per.MASKED_TOKEN), (Kind.LOGITS, Per.TOKEN)]
+)
+def test_a_feature_that_no_model_has_is_refused(kind, per):
+    with pytest.raises(ValueError, match=f"^{kind} per {per}: must be per "):
+        Feature(kind, 1, per)

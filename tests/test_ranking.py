@@ -9,6 +9,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 
 from kdnas.base.errors import ConfigError
+from kdnas.base.metrics import deciding_metric, quality
 from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
@@ -86,6 +87,20 @@ def test_a_dominated_finalist_is_not_recommended_whatever_its_reward():
     full = [(k, reward, metrics[k], costs[k]) for k, reward in ((0, 0.9), (1, 0.1), (2, 0.05))]
     found = final_ranking(ByReward(), *searched(InMemoryStorage(), mini, full))
     assert [one.mini.trial for one in found] == [1, 0, 2]  # 1 is better and faster than 0; 2 has the least reward
+
+
+def test_the_losses_of_terms_never_decide_and_less_of_them_is_better():
+    assert deciding_metric(["loss", "loss_queries", "accuracy"]) == "accuracy"
+    assert deciding_metric(["loss", "loss_queries", "loss_hidden_states"]) == "loss"
+    assert quality({"loss": 0.2, "loss_queries": 0.9}) == -0.2 > quality({"loss": 0.8, "loss_queries": 0.1})
+    assert quality({"loss_queries": 0.9}, "loss_queries") == -0.9
+
+
+def test_the_order_that_a_search_has_decided_on_is_the_reports(overtaken):
+    _, mini, full = overtaken
+    decided = [one.mini.trial for one in reversed(final_ranking(ByReward(), mini, full))]
+    mini.order = decided
+    assert [one.mini.trial for one in Results.of("demo", mini, full).ranking] == decided
 
 
 def test_the_quieter_of_two_measurements_counts():
