@@ -130,7 +130,7 @@ class Clock:
             epoch.marks.append(time.perf_counter())
         epoch.tokens.append(real_tokens(batch))
 
-    def figures(self) -> dict[str, float]:
+    def measured(self) -> dict[str, float]:
         """Returns the last epoch's `tokens` (real ones, of one student) and `seconds`, and `ready`.
 
         `ready` is the seconds by which the first epoch, with set-up, warm-up and filling a cache, took longer.

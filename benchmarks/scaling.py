@@ -74,9 +74,9 @@ def run_one(args: argparse.Namespace) -> dict[str, float]:
     student = Architecture(*chosen["student"])
     precision = PRECISIONS[args.precision]
     kdnas(course, clock, chosen["outputs"], chosen["students"], precision, student, chosen["more"])
-    figures = clock.figures()
+    measured = clock.measured()
     memory = torch.cuda.max_memory_allocated() if course.device.type == "cuda" else 0
-    return {"tokens_per_s": chosen["students"] * figures["tokens"] / figures["seconds"], "memory": memory}
+    return {"tokens_per_s": chosen["students"] * measured["tokens"] / measured["seconds"], "memory": memory}
 
 
 def apart(args: argparse.Namespace, setting: dict[str, Any]) -> dict[str, float] | None:
@@ -102,8 +102,8 @@ def apart(args: argparse.Namespace, setting: dict[str, Any]) -> dict[str, float]
             if process.returncode:
                 print(" ".join(errors.strip().splitlines()[-1:]), file=sys.stderr, flush=True)
                 return None
-        figures = [json.loads((Path(name) / f"{i}.json").read_text()) for i in range(workers)]
-    return {key: sum(one[key] for one in figures) for key in figures[0]}
+        measured = [json.loads((Path(name) / f"{i}.json").read_text()) for i in range(workers)]
+    return {key: sum(one[key] for one in measured) for key in measured[0]}
 
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, float]]]]:
@@ -117,10 +117,10 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, floa
         runs[question] = {name: [] for name in settings}
         for _ in range(args.repeats):
             for name, setting in settings.items():
-                figures = apart(args, setting)
-                result = "failed" if figures is None else f"{figures['tokens_per_s']:.0f} real tokens/s"
+                measured = apart(args, setting)
+                result = "failed" if measured is None else f"{measured['tokens_per_s']:.0f} real tokens/s"
                 print(f"{question} {name}: {result}", file=sys.stderr, flush=True)
-                runs[question][name] += [figures] if figures else []
+                runs[question][name] += [measured] if measured else []
     return runs
 
 
