@@ -1,4 +1,4 @@
-"""What a latency is measured on, the target, and how, the protocol."""
+"""Targets (where a latency is measured) and protocols (how it is measured)."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a student is distilled by.
+    """The objective of a distillation: the head of the student model, and its stages.
 
     Args:
         stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.

@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 class Per(StrEnum):
-    """What a feature has one vector for; padding is never included."""
+    """The items that a feature has one vector each for; padding is never included."""
 
     TOKEN = "token"
     FIRST_TOKEN = "first_token"

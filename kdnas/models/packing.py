@@ -77,7 +77,7 @@ class Attention:
 
 
 _current: ContextVar[Attention] = ContextVar("attention")
-"""Of the current forward pass. Not an argument, which would recompile a compiled model for each value."""
+"""The attention of the current forward pass. Not an argument, which would recompile a compiled model for each value."""
 
 
 @torch.compiler.disable

@@ -1,4 +1,4 @@
-"""What all tables share: the columns of a cost, numbers as text, Markdown, and grids for a terminal."""
+"""Common to all tables: the columns of a cost, numbers as text, Markdown, and grids for a terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

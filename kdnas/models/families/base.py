@@ -1,4 +1,4 @@
-"""What differs between model families, and the table of families by `model_type`."""
+"""The differences between model families, and the table of families by `model_type`."""
 
 import copy
 import math

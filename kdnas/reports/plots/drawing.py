@@ -1,4 +1,4 @@
-"""What plots share: colours, frame, legend entries, the Pareto front, labels that hide nothing."""
+"""Common to all plots: colours, frame, legend entries, the Pareto front, labels that hide nothing."""
 
 import math
 from collections.abc import Sequence

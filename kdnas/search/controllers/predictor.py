@@ -25,7 +25,7 @@ SAMPLED = 25  # the number of episodes in such a sample, the latest among them
 
 @dataclass(frozen=True)
 class Settings:
-    """How the predictor is built and trained (see `FeedbackSampler`)."""
+    """The sizes of the predictor's network and the settings of its training (see `FeedbackSampler`)."""
 
     hidden_size: int
     embedding: int
