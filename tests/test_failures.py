@@ -22,7 +22,7 @@ RAISED = {
     38: "Unreadable: one and other",
     40: "DefaultCPUAllocator: can't allocate memory",
     42: "diverged: held-out loss nan",
-    44: "trainer.max_time=00:00:00:10: was over",
+    44: "trainer.max_time=00:00:00:10: time ran out",
 }
 KILLED = {46: DONE, 48: "(tried 2 times)"}
 LAUNCHERS = {
