@@ -34,7 +34,7 @@ MASKED_LM = {
     "student": [6, 12, 384, 1536, "gelu"],
     "more": [
         *("objective=masked_lm", "objective.representation.epochs=0", "objective.tokens.epochs=null"),
-        *("data=wikipedia", "data/masking=bert", "data.name=mnli", "data.columns=[premise,hypothesis]"),
+        *("data=wikipedia", "task=null", "data/masking=bert", "data.name=mnli", "data.columns=[premise,hypothesis]"),
         *("data.sentences=false", "data.validation=validation_matched"),
     ],
 }
