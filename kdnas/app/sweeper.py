@@ -111,7 +111,8 @@ class KDNASSweeper(Sweeper):
                 with watching(logs[jobs[0].kind]):
                     return [reason(job) for job in self.dispatcher.launch(jobs)]
 
-            Loop(search, schedule, evaluate).run()
+            with mounted("search"):
+                Loop(search, schedule, evaluate).run()
             self._report(search.mini, search.full, ranking)
 
     def _run_apart(self, job: Job) -> str:
