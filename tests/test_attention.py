@@ -193,6 +193,7 @@ def test_the_head_of_a_classifier_in_training_is_transformers_own(family):
             module.p = 0.5
     model.train()
     batch, way = batch_of(9, 9, 4), forward._way(model)
+    outputs(model, batch, {LOGITS})  # a BigBird changes its modules in its first pass, which draws random numbers
     torch.manual_seed(5)
     expected = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.manual_seed(5)
