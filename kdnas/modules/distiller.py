@@ -12,7 +12,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, mounted
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
@@ -84,7 +84,8 @@ class StudentDistiller(ExportingModule):
         self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
         self.teacher_config = self.source_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
-        configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
+        with mounted("student"):
+            configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
         for config in configs:
             take_padding(config, self.tokenizer)
             check_architecture(config)
