@@ -203,6 +203,13 @@ TABLE = [
     ),
     ("search", "reward.cost.accelerator=cuda", "reward.cost.accelerator=cuda: not measured"),
     ("search", "+search.stages.mini.data.rowz=1", "search.stages.mini.data.rowz: not a setting of the chosen configs"),
+    ("search", "search.stages.mini.trainer=null", "trainer=null: must be a config of conf/trainer"),
+    ("search", "search.stages=null", "search.stages: has no `mini`; must have each kind of job of search.schedule"),
+    ("search", "+search.stages.mine=3", "search.stages.mine=3: must be a mapping with the _target_ of the function"),
+    ("search", "search.schedule=null", "search.schedule=null: must be a Schedule, by its _target_"),
+    ("search", "search.ranking=null", "search.ranking=null: must be a Ranking, by its _target_"),
+    ("train", "job.fidelity=3", "job.fidelity=3: must be a mapping of settings"),
+    ("train", "architectures=3", "architectures=3: must be a list"),
     ("search", "trainer.precision=16-mixed search.gang=2", "trainer.precision=16-mixed: must be bf16-mixed for a gang"),
     # -- names that would lead elsewhere
     ("train", "name=../../x", f"name=../../x: {NAME}"),
