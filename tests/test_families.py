@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers
-from families import SUPPORTED, batch_of, config_of
+from families import SUPPORTED, UNLIKE_OTHERS, batch_of, config_of, families
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from kdnas.base.errors import ConfigError
@@ -29,14 +29,11 @@ from kdnas.models.resizing import student_config
 from kdnas.models.trial import check_architecture
 
 STUDENT = Architecture(2, 3, 24, 20, "relu")
-LIKE_OTHERS = {"big_bird", "camembert", "data2vec-text", "ernie", "eurobert", "megatron-bert", "nomic_bert", "rembert"}
-LIKE_OTHERS |= {"convbert", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
-NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in LIKE_OTHERS)) for name in SUPPORTED]
 UNLIMITED = ("deberta", "deberta-v2", "eurobert", "modernbert", "nomic_bert")
 """Families with positions relative to each other."""
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", families(SUPPORTED, UNLIKE_OTHERS - {"deberta", "modernbert"}))
 def test_a_family_goes_all_the_way(family, tmp_path):
     teacher = check_config(config_of(family), "teacher.path", family)
     config = student_config(teacher, STUDENT)
@@ -202,8 +199,7 @@ def test_weights_of_a_half_precision_source_are_taken_over(half):
         assert weight.dtype == torch.float32 and torch.equal(weight, stored.get_parameter(name).float()), name
 
 
-@pytest.mark.parametrize("family", ["deberta-v2", "modernbert", "xlm-roberta"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("family", "dtype"), [("deberta-v2", torch.float16), ("modernbert", torch.bfloat16)])
 @torch.no_grad()
 def test_a_teacher_may_be_sharded_in_half_precision_and_have_added_tokens(family, dtype, tmp_path):
     tokenizer = grammar.tokenizer(max_length=32)

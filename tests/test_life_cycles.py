@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import SUPPORTED, config_of
+from families import SUPPORTED, config_of, families
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import kdnas
@@ -22,7 +22,6 @@ SEARCH += [
     "latency.length=16",
 ]
 SEARCH += ["latency.repeats=1", "latency.runs=1", "latency.warmup=0", "latency.patience=0", "controller=random"]
-QUICK = {"deberta", "modernbert"}
 
 
 def teacher_of(family, folder):
@@ -36,7 +35,7 @@ def teacher_of(family, folder):
     return str(folder)
 
 
-@pytest.mark.parametrize("family", [pytest.param(n, marks=[pytest.mark.long] * (n not in QUICK)) for n in SUPPORTED])
+@pytest.mark.parametrize("family", families(SUPPORTED, quick={"deberta", "modernbert"}))
 def test_a_teacher_of_every_family_goes_through_a_search_to_fine_tuning(family, tmp_path):
     path = teacher_of(family, tmp_path / "teacher")
     own = architecture_of(AutoModel.from_pretrained(path).config)
