@@ -194,6 +194,9 @@ TABLE = [
     ("search", "space.hidden_size=[]", "space.hidden_size=[]: must be a list of one or more different whole numbers"),
     ("search", "space.num_hidden_layers=[99]", "space: none of its 48 architectures meets the constraints"),
     ("search", "space.hidden_act=[gelu,gellu]", "architecture.hidden_act=gellu: must be one of"),
+    ("search", "space=within_teacher space.depths=0", "space.depths=0: must be a whole number from 1"),
+    ("train", "student.family=brt", "student.family=brt: must be null or one of albert, bert, "),
+    ("train", "student.shared=true", "student.shared=true: a bert has no shared layers; must be null"),
     # -- what does not go together
     ("train", "objective.mapping=every", "objective.mapping=every: must be one of last_1, last, uniform, uniform_last"),
     (

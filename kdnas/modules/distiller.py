@@ -52,7 +52,7 @@ class StudentDistiller(ExportingModule):
         compile: whether to compile the students by `torch.compile`.
         outputs: the source of the teacher's outputs; None runs the teacher on every batch.
         depths: the numbers of layers of further students that will be trained on the same rows; the teacher outputs
-            that they need are cached too.
+            that they need are cached too. None for every number up to the teacher's.
 
     Logs:
         `train/loss`, `val/loss` and `val/<metric>`: the means over students; for several, `val/loss/<i>` and so on.
@@ -75,14 +75,15 @@ class StudentDistiller(ExportingModule):
         also: Iterable[str] | None = None,
         compile: bool = False,
         outputs: TeacherOutputs | None = None,
-        depths: Iterable[int] = (),
+        depths: Iterable[int] | None = (),
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
         self.objective, self.head, self.init = objective, objective.head, init or RandomWeights()
-        self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
+        self.teacher_path, self.outputs = teacher, outputs or OnlineTeacher()
         self.teacher_config = self.source_config = objective.head.config(teacher)
+        self.depths = range(1, self.teacher_config.num_hidden_layers + 1) if depths is None else depths
         self.tokenizer = load_tokenizer(teacher)
         with mounted("student"):
             configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
