@@ -18,8 +18,8 @@ CONF = next(path / "conf" for path in Path(__file__).resolve().parents[1:] if (p
 """The folder of configs: within an installed kdnas, or beside it at the top of the repository."""
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf|on|off|yes|no)$)[A-Za-z_/][A-Za-z0-9_/.:@+-]*", re.IGNORECASE)
 """A pattern for text that needs no quotes in an override: no number, and no keyword of Hydra's grammar."""
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-"""A pattern for a reference to another key."""
+REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,null)?\}")
+"""A pattern for a reference to another key, which may be optional."""
 LONGEST = 100
 """The most bytes of a name; file systems allow 255 for a folder, of which some names are only a part."""
 
@@ -157,7 +157,13 @@ def begun(moment: str) -> str:
     return moment
 
 
+def for_task(value: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
+    """Returns the value if the config has a task, and otherwise the other one."""
+    return otherwise if OmegaConf.select(_root_, "task") is None else value
+
+
 # In every config, since Hydra's plugins import this module at every start.
 OmegaConf.register_new_resolver("begun", begun, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)
 OmegaConf.register_new_resolver("folder", folder, replace=True)
+OmegaConf.register_new_resolver("for_task", for_task, replace=True)

@@ -116,7 +116,7 @@ class StudentDistiller(ExportingModule):
     def check_teacher(self) -> None:
         """Loads the teacher, if it is needed, and refuses weights that are damaged, do not fit or are not finite."""
         if self.teacher_features:
-            self.head.load(self.teacher_path)
+            self.head.of_teacher(self.teacher_features).load(self.teacher_path)
 
     def check(self, masked: bool) -> None:
         terms = self.trainees[0].all_terms
@@ -191,8 +191,8 @@ class StudentDistiller(ExportingModule):
             self._open(self.outputs, trainer.precision, context, corpus, device)
 
     def _open(self, outputs: TeacherOutputs, precision: str, context: Any, corpus: Corpus | None, device: Any) -> None:
-        known = (self.teacher_path, self.head, self.teacher_config)
-        teacher = Teacher(*known, precision, context, self.class_order)
+        head = self.head.of_teacher(self.teacher_features)
+        teacher = Teacher(self.teacher_path, head, self.teacher_config, precision, context, self.class_order)
         self.teacher = outputs.open(teacher, corpus, self.teacher_features, device)
 
     def ask_teacher(self, batch: BatchEncoding, features: Collection[Feature] | None = None) -> Features:
