@@ -15,8 +15,9 @@ MapLoss = Callable[[Tensor, Tensor], Tensor]
 """Computes a loss from the scores of student and teacher, (rows, heads, length, length) each; a sum over tokens."""
 RowsLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Computes a loss from vectors of student and teacher, (rows, heads, length, size) each; a sum over tokens."""
-LARGEST = 2**21
-"""The most entries of the maps that are made at a time: few enough for a processor's caches."""
+LARGEST = {"cpu": 2**18}
+"""The most entries of a map that is made at a time, by the type of device: few enough for a processor's caches."""
+LARGEST_ELSEWHERE = 2**25
 
 
 def scores(one: Tensor, other: Tensor) -> Tensor:
@@ -29,8 +30,7 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
 
     The gradients are those of the cross entropy, and 0 is the best value.
     """
-    own, target = (functional.log_softmax(values, dim=-1) for values in (student, teacher))
-    return functional.kl_div(own, target, reduction="sum", log_target=True) / student.shape[1]
+    return _Kl.apply(student, teacher) / student.shape[1]
 
 
 def probability_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -41,6 +41,23 @@ def probability_mse(student: Tensor, teacher: Tensor) -> Tensor:
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
     """MSE(A_T, A_S): TinyBERT's loss of attention (Jiao et al., 2020, Eq. 7)."""
     return (student - teacher).square().sum() / (student.shape[1] * student.shape[-1])
+
+
+class _Kl(torch.autograd.Function):
+    """The sum of KL(P || Q), with P = softmax(A_T) and Q = softmax(A_S), in few passes: dKL / dA_S = Q - P."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        own, target = (functional.log_softmax(scores, dim=-1) for scores in (student, teacher))
+        probabilities = target.exp()
+        loss = torch.dot(probabilities.flatten(), target.sub_(own).flatten())
+        ctx.save_for_backward(own.exp_().sub_(probabilities))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (difference,) = ctx.saved_tensors
+        return difference * gradient, None
 
 
 def mean_over_tokens(
@@ -70,7 +87,7 @@ class _AtOnce(torch.autograd.Function):
         gradients: list[Sequence[Tensor]] = []
         heads = max(values.shape[1] for values in (*student, *teacher))
         with torch.autocast(total.device.type, enabled=False), torch.set_grad_enabled(trained):
-            for begin, rows, length in _parts(runs, heads):
+            for begin, rows, length in _parts(runs, heads, LARGEST.get(total.device.type, LARGEST_ELSEWHERE)):
                 part = slice(begin, begin + rows * length)
                 leaves = [values[part].detach().to(wide).requires_grad_(trained) for values in student]
                 own, target = (
@@ -93,11 +110,11 @@ class _AtOnce(torch.autograd.Function):
         return None, None, None, *own
 
 
-def _parts(runs: Sequence[tuple[int, int]], heads: int) -> Iterator[tuple[int, int, int]]:
+def _parts(runs: Sequence[tuple[int, int]], heads: int, largest: int) -> Iterator[tuple[int, int, int]]:
     """Yields the first token, the number of rows and their length, of as many rows as are computed at a time."""
     begin = 0
     for rows, length in runs:
-        most = max(1, LARGEST // (heads * length**2))
+        most = max(1, largest // (heads * length**2))
         while rows > 0:
             count = min(most, rows)
             yield begin, count, length
