@@ -1,14 +1,17 @@
 """Every loss term against a computation of one row after the other, without batches, padding or packed rows."""
 
+import copy
 from functools import partial
 
+import families
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
 from torch.nn import functional
-from transformers import BatchEncoding, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+from transformers import AutoModel, BatchEncoding, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
+from kdnas.base.errors import ConfigError
 from kdnas.distillation import losses
 from kdnas.distillation.losses import maps
 from kdnas.distillation.terms import (
@@ -21,6 +24,7 @@ from kdnas.distillation.terms import (
     Relations,
     SoftTargets,
 )
+from kdnas.models.features import Kind
 from kdnas.models.forward import outputs
 
 SIZES = {"vocab_size": 60, "num_labels": 3, "max_position_embeddings": 40, "initializer_range": 0.5}
@@ -211,6 +215,49 @@ def test_attention_maps(of, heads):
     expected = gradients(total, student)
     for name, value in gradients(found.value, student).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("family", ["modernbert", "roberta"])
+def test_attention_maps_of_other_families(family):
+    """Of layers with a window too: rows longer than it, with padding."""
+    batch = families.batch_of(17, 3, 17)
+    config = families.config_of(family)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    student, teacher = (AutoModel.from_config(copy.deepcopy(config)).eval() for _ in range(2))
+    for parameter in (*student.parameters(), *teacher.parameters()):
+        parameter.data *= 5
+    term = built(AttentionMaps("last", "probabilities"), student, teacher)
+    total = 0.0
+    for tokens in rows_of(batch):
+        attentions = (model(tokens, output_attentions=True).attentions for model in (student, teacher))
+        for one, other in zip(*attentions, strict=True):
+            total += (one - other).square().mean().item() * tokens.shape[1] / config.num_hidden_layers
+    found = loss_of(term, student, teacher, batch).value.item()
+    assert found == pytest.approx(total / 37, rel=1e-3) and found > 1e-6
+
+
+def test_attention_maps_of_heads_that_share_their_keys():
+    config, batch = families.config_of("eurobert"), batch_of((5,))
+    config.num_key_value_heads = 2
+    term = AttentionMaps("last_1")
+    term.build(config, config)
+    student, teacher = ({f: torch.randn(5, f.width(config)) for f in term.student} for _ in range(2))
+    query, key = sorted(term.student, key=lambda feature: feature.kind != Kind.QUERY)
+    total = 0.0
+    for head in range(4):
+        q, k = slice(8 * head, 8 * head + 8), slice(8 * (head // 2), 8 * (head // 2) + 8)
+        one, other = (each[query][:, q] @ each[key][:, k].T / 8**0.5 for each in (student, teacher))
+        total += (one - other).square().mean() / 4
+    assert term(student, teacher, batch).value.item() == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_attention_maps_with_biases_are_refused():
+    for family in ("mpnet", "deberta-v2", "deberta"):
+        config = families.config_of(family)
+        with pytest.raises(ConfigError, match=f"^objective: attention maps of a {family} are not of queries and keys"):
+            AttentionMaps().build(config, config)
+        Relations(heads=4).build(config, config)
 
 
 # -- hidden states

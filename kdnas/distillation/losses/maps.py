@@ -15,6 +15,8 @@ MapLoss = Callable[[Tensor, Tensor], Tensor]
 """Computes a loss from the scores of student and teacher, (rows, heads, length, length) each; a sum over tokens."""
 RowsLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Computes a loss from vectors of student and teacher, (rows, heads, length, size) each; a sum over tokens."""
+Map = Callable[[Tensor, int | None], Tensor]
+"""Makes the maps of a layer from its scores, (rows, heads, length, length), and its window."""
 LARGEST = {"cpu": 2**18}
 """The most entries of a map that is made at a time, by the type of device: few enough for a processor's caches."""
 LARGEST_ELSEWHERE = 2**25
@@ -23,6 +25,21 @@ LARGEST_ELSEWHERE = 2**25
 def scores(one: Tensor, other: Tensor) -> Tensor:
     """Returns A B^T / sqrt(d) of vectors A and B, (rows, heads, length, d): (rows, heads, length, length)."""
     return (one * one.shape[-1] ** -0.5) @ other.transpose(-1, -2)
+
+
+def near_scores(scores: Tensor, window: int | None) -> Tensor:
+    """Returns scores, (rows, heads, length, length), with 0 where tokens are more than a layer's window apart."""
+    return _near(scores, window, 0.0)
+
+
+def near_probabilities(scores: Tensor, window: int | None) -> Tensor:
+    """Returns the softmax of scores, (rows, heads, length, length), over the tokens within a layer's window."""
+    return _near(scores, window, -torch.inf).softmax(-1)
+
+
+def _near(scores: Tensor, window: int | None, far: float) -> Tensor:
+    place = torch.arange(scores.shape[-1], device=scores.device)
+    return scores if window is None else scores.masked_fill((place[:, None] - place).abs() > window, far)
 
 
 def kl(student: Tensor, teacher: Tensor) -> Tensor:

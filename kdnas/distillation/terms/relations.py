@@ -12,6 +12,7 @@ from kdnas.base.errors import ConfigError, chosen, require
 from kdnas.distillation.losses import maps
 from kdnas.distillation.terms.base import LossTerm, Mean, count_of
 from kdnas.distillation.weights import check_weights
+from kdnas.models.attention import check_features
 from kdnas.models.features import Feature, Features, Kind, Per
 from kdnas.models.packing import Layout
 
@@ -64,6 +65,8 @@ class Relations(LossTerm):
         target = _index("layer", self.layer, teacher.num_hidden_layers)
         self.own, self.targets = ([Feature(kind, layer) for kind in self.kinds] for layer in (own, target))
         self.student, self.teacher = frozenset(self.own), frozenset(self.targets)
+        check_features(student, self.student)
+        check_features(teacher, self.teacher)
         self.count = int(teacher.num_attention_heads if self.heads == TEACHER else self.heads)
         widths = [[feature.width(config) for feature in self.own] for config in (student, teacher)]
         common = math.gcd(*widths[0], *widths[1])
