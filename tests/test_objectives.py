@@ -249,6 +249,16 @@ def test_the_command_names_the_setting_of_heads_that_do_not_divide(teacher, tmp_
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+def test_a_search_is_refused_for_the_first_size_that_relation_heads_do_not_divide(teacher, tmp_path):
+    words = [word for word in TEXT if not word.startswith(("architecture", "~"))]
+    words += ["latency.repeats=1", "latency.runs=1", "latency.patience=0", "search.candidates=1", "search.gang=1"]
+    words += ["space.hidden_size=[16,8,12]", "space.num_attention_heads=[2]", "space.num_hidden_layers=[2]"]
+    words += [f"teacher.path={teacher}", f"paths.runs={tmp_path}", "objective=minilmv2", "objective.heads=8"]
+    with pytest.raises(ConfigError, match="^objective.heads=8: must be one of 1, 2, 4, which divide the student's 12"):
+        kdnas.run_search(*words)
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("outputs/*"))
+
+
 def test_a_regression_has_no_soft_targets(teacher):
     config = Classifier(1, "regression")
     student = student_config(load_config(teacher), ODD)
