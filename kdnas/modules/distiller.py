@@ -18,7 +18,7 @@ from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOu
 from kdnas.models.architecture import Architecture
 from kdnas.models.attention import check_features
 from kdnas.models.classes import teacher_order
-from kdnas.models.families import architecture_of
+from kdnas.models.families import architecture_of, family_of
 from kdnas.models.features import Feature, Features
 from kdnas.models.initialisation import RandomWeights, StudentSource
 from kdnas.models.loading import load_tokenizer
@@ -121,7 +121,13 @@ class StudentDistiller(ExportingModule):
     def check_teacher(self) -> None:
         """Loads the teacher, if it is needed, and refuses weights that are damaged, do not fit or are not finite."""
         if self.teacher_features:
-            self.head.load(self.teacher_path)
+            self.head.of_teacher(self.teacher_features).load(self.teacher_path)
+
+    def check_objective(self, architecture: Architecture) -> None:
+        """Refuses an architecture whose student cannot be trained with the objective, without making the student."""
+        own = self.trainees[0].model.config
+        config = family_of(own).resize(own, architecture)
+        self.objective.teacher_features(config, self.teacher_config)
 
     def check(self, masked: bool) -> None:
         terms = self.trainees[0].all_terms
@@ -198,8 +204,8 @@ class StudentDistiller(ExportingModule):
             self._open(self.outputs, trainer.precision, context, corpus, device)
 
     def _open(self, outputs: TeacherOutputs, precision: str, context: Any, corpus: Corpus | None, device: Any) -> None:
-        known = (self.teacher_path, self.head, self.teacher_config)
-        teacher = Teacher(*known, precision, context, self.class_order)
+        head = self.head.of_teacher(self.teacher_features)
+        teacher = Teacher(self.teacher_path, head, self.teacher_config, precision, context, self.class_order)
         self.teacher = outputs.open(teacher, corpus, self.teacher_features, device)
 
     def ask_teacher(self, batch: BatchEncoding, features: Collection[Feature] | None = None) -> Features:
