@@ -66,10 +66,17 @@ class KDNASSweeper(Sweeper):
                 raise met from error
             raise
 
+    @property
+    def title(self) -> str:
+        """What is searched, for the first line of the log."""
+        return f"a search of {self.config.search.episodes} x {self.config.search.candidates} candidates"
+
+    def make_schedule(self) -> Schedule:
+        return instantiate(self.config.search.schedule)
+
     def _search(self, arguments: list[str]) -> None:
         config, search = self.config, self.config.search
-        size = (search.episodes, search.candidates, search.dir)
-        log.info("%s: a search of %s x %s candidates, in %s", config.name, *size)
+        log.info("%s: %s, in %s", config.name, self.title, search.dir)
         with activity("starting"):
             import optuna
 
@@ -79,7 +86,7 @@ class KDNASSweeper(Sweeper):
         refuse_sweeps(arguments)
         with mounted("search"):
             settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
-        schedule, ranking = instantiate(search.schedule), instantiate(search.ranking)
+        schedule, ranking = self.make_schedule(), instantiate(search.ranking)
         instantiate(config.reward)
         require_switch("search.fresh", search.fresh)
         instantiate(config.controller, _partial_=False, seed=config.seed)
