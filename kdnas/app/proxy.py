@@ -34,8 +34,10 @@ if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy bef
     from kdnas.search.study import Study
 
 log = logging.getLogger(__name__)
-OWN = ("proxy", "search.dir", "search.fresh", "hydra/sweeper", "controller")
+OWN = ("proxy", "search.dir", "search.fresh", "hydra/sweeper")
 """The settings of an evaluation that are not for the search that it recommends."""
+UNUSED = ("search.episodes", "search.candidates", "search.finalists", "search.schedule", "search.ranking", "controller")
+"""The settings of a search that an evaluation has no use for."""
 MINI = "search.stages.mini"
 """The settings of the short trainings within a search's config."""
 
@@ -43,8 +45,16 @@ MINI = "search.stages.mini"
 class ProxySweeper(KDNASSweeper):
     """Runs one evaluation of proxies (`hydra/sweeper=proxy`)."""
 
+    arguments: list[str]
     grid: ProxyGrid
     criterion: Criterion
+
+    def sweep(self, arguments: list[str]) -> Any:
+        self.arguments = arguments
+        for word in arguments:
+            if key_of(word).startswith(UNUSED):
+                log.warning("%s: applies to search.py only; this evaluation ignores it", word)
+        return super().sweep([*arguments, "controller=random"])  # a controller would learn, and nobody would ask it
 
     @property
     def title(self) -> str:
@@ -65,7 +75,7 @@ class ProxySweeper(KDNASSweeper):
         written = proxy.write(self.folder, found)
         parts = [proxy.drawn(found, board.console), proxy.answer(found)]
         if found.passing:
-            search = search_command(self.dispatcher.overrides, self.config, self.grid.fidelities[found.passing.proxy])
+            search = search_command(self.arguments, self.config, self.grid.fidelities[found.passing.proxy])
             parts.append(f"Search with it:\n  {shlex.join(search)}")
         for part in (*parts, "\n".join(["Written:", *(f"  {path}" for path in written)])):
             log.info("\n%s", part.rstrip(), extra={"plain": True})
@@ -158,10 +168,13 @@ def search_command(overrides: Sequence[str], config: DictConfig, settings: Mappi
     """Returns the command of a search that scores its candidates by a proxy, from the evaluation's overrides."""
     kept = []
     for word in overrides:
-        key = str(OverridesParser.create().parse_override(word).key_or_group)
-        if not any(f"{key}.".startswith(f"{own}.") for own in OWN):
+        if not any(f"{key_of(word)}.".startswith(f"{own}.") for own in OWN):
             kept.append(word)
     for key, value in flatten(dict(settings)).items():
         before = OmegaConf.select(config.search.stages.mini, key)
         kept += [("++" if before is None else "") + override(f"{MINI}.{key}", value)] if before != value else []
     return [*suggestions.command(config.hydra, "search"), *kept]
+
+
+def key_of(word: str) -> str:
+    return str(OverridesParser.create().parse_override(word).key_or_group)
