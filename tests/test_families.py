@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from labelled import load_classifier
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from kdnas.base.errors import ConfigError
@@ -12,7 +13,6 @@ from kdnas.datamodules import grammar
 from kdnas.datamodules.flat import PadCollator
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.checkpoints import load_classifier
 from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.exports import export
 from kdnas.models.families import architecture_of, family_of

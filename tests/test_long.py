@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from labelled import load_classifier
 from transformers import AutoModelForSequenceClassification
 
 from kdnas.datamodules import grammar
-from kdnas.models.checkpoints import load_classifier
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from hydra import compose, initialize_config_dir
+from labelled import load_classifier
 from safetensors.torch import load_file
 from test_distiller import CONF
 from transformers import (
@@ -18,7 +19,6 @@ from transformers import (
 
 from kdnas.app import run as runner
 from kdnas.datamodules import grammar
-from kdnas.models.checkpoints import load_classifier
 from kdnas.models.families import Family, family_of, register
 from kdnas.models.features import hidden_state
 from kdnas.models.forward import outputs

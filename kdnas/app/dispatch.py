@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from kdnas.app.launchers.returns import DiedError
+from kdnas.base.background import repeating
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError
 from kdnas.base.screen import activity
@@ -24,7 +24,6 @@ from kdnas.base.signals import GOES_ON
 from kdnas.search.job import Job
 
 if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before a search begins
-    from kdnas.search.study import Study
     from kdnas.search.trial_log import TrialLog
 
 log = logging.getLogger(__name__)
@@ -107,29 +106,20 @@ class Dispatcher:
 
 
 @contextmanager
-def watching(study: Study, trial_log: TrialLog) -> Iterator[None]:
+def watching(trial_log: TrialLog) -> Iterator[None]:
     """Logs each trial that ends, from a background thread, while jobs run in this or other processes."""
-    ended = threading.Event()
-
     with activity(trial_log.noun, total=trial_log.total, note=lambda: trial_log.summary) as shown:
         shown.begin_at(len(trial_log.logged))
 
         def look() -> None:
             with suppress(OSError):  # the search itself will raise it
-                trial_log.log_ended(study)
+                trial_log.log_ended()
             shown.done = len(trial_log.logged)
 
-        def watch() -> None:
-            while not ended.wait(LOOK_EVERY):
-                look()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeating(look, LOOK_EVERY):
+                yield
         finally:
-            ended.set()
-            thread.join()
             look()
 
 

@@ -125,8 +125,8 @@ def check_settings(cfg: DictConfig) -> None:
     module = plain(cfg.module)
     with mounted("module"):
         check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
-    check_dropout(module.get("dropout"))
-    require_switch("module.compile", module.get("compile", False))
+        check_dropout(module.get("dropout"))
+        require_switch("compile", module.get("compile", False))
 
 
 def check_fp16(precision: object, students: int) -> None:

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from omegaconf import DictConfig
+from optuna.study import get_all_study_names
 from transformers import PreTrainedConfig
 
 from kdnas.app.jobs import open_study
@@ -14,6 +16,7 @@ from kdnas.costs.cost import Cost
 from kdnas.models.loading import load_config
 from kdnas.models.resizing import student_config
 from kdnas.search.job import Job
+from kdnas.search.journal import open_storage
 from kdnas.search.observation import Observation
 from kdnas.search.reward import Reward
 from kdnas.search.study import Study
@@ -24,9 +27,9 @@ MUCH = 0.1
 
 
 def remeasure(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
-    """Corrects the costs and rewards of the candidates and of the finalists of a search."""
+    """Corrects the costs and rewards of all trials of a search."""
     costs = instantiate(cfg.latency)
-    for kind in ("mini", "full"):
+    for kind in get_all_study_names(open_storage(Path(cfg.search.dir))):
         measured = open_study(cfg, replace(job, kind=kind))
         with mounted("latency"):
             correct_costs(measured, load_config(cfg.teacher.path), costs.cost, instantiate(cfg.reward))

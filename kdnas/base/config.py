@@ -28,7 +28,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     """Calls Hydra's `instantiate` with plain containers, and turns bad input into a `ConfigError` with the full key."""
     for key in sorted(OmegaConf.missing_keys(config)) if OmegaConf.is_config(config) else ():
         missing = ConfigError.of(f"{_name(config)}.{key}", ": required value is missing")
-        raise _written(config, missing)  # Hydra would pass "???"
+        raise _complete(config, missing)  # Hydra would pass "???"
     try:
         return hydra.utils.instantiate(_own(config), _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # an interpolation that cannot be resolved
@@ -39,7 +39,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
-            raise _written(config, cause.within(part[1] if part else _name(config))) from error
+            raise _complete(config, cause.within(part[1] if part else _name(config))) from error
         if str(error).startswith("Error locating target"):
             raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a wrong type, or an unknown argument
@@ -58,20 +58,22 @@ def _own(config: Any) -> Any:
     return OmegaConf.select(copy.deepcopy(config._get_root()), key) if key else config
 
 
-def _written(config: Any, error: ConfigError) -> ConfigError:
-    """Returns an error with the key where its setting is written: `task.metric` for the `module.task.metric` of
-    `module: {task: ${task}}`.
-    """
+def _complete(config: Any, error: ConfigError) -> ConfigError:
+    """Returns an error whose key is complete, with the key where its setting is written."""
+    return type(error)(_written(config, error.key) + str(error).removeprefix(error.key)) if error.key else error
+
+
+def _written(config: Any, key: str) -> str:
+    """Returns where a setting is written: `task.metric` for the `module.task.metric` of `module: {task: ${task}}`."""
     node: Any = config._get_root() if isinstance(config, DictConfig) else None
-    parts = (error.key or "").split(".")
+    parts = key.split(".")
     for i, part in enumerate(parts, start=1):
         if not isinstance(node, DictConfig) or part not in node:
-            return error
+            return key
         node = node._get_node(part)
         if found := REFERENCE.fullmatch(str(node._value())):
-            key = ".".join([found[1], *parts[i:]])
-            return _written(config, ConfigError.of(key, str(error).removeprefix(str(error.key))))
-    return error
+            return _written(config, ".".join([found[1], *parts[i:]]))
+    return key
 
 
 def plain(config: Any) -> Any:

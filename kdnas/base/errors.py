@@ -17,7 +17,7 @@ class ConfigError(ValueError):
     """
 
     key: str | None = None
-    """The setting that the message begins with, if it can be completed."""
+    """The setting that the message begins with, as long as it lacks the place where its class is mounted."""
 
     @classmethod
     def of(cls, key: str, rest: str) -> "ConfigError":
@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 
     def within(self, prefix: str) -> "ConfigError":
         """Returns the error with its key below `prefix`; the same one if its key is complete."""
-        if self.key is None or self.key.partition(".")[0] == prefix.partition(".")[0]:
+        if self.key is None:
             return self
         return type(self).of(f"{prefix}.{self.key}", str(self).removeprefix(self.key))
 

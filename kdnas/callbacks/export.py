@@ -27,7 +27,7 @@ class ExportModels(L.Callback):
         if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
             return
         models = list(module.exports.values())
-        failed = [i for i, part in enumerate(module.trainees) if i in module.diverged or getattr(part, "lost", False)]
+        failed = {*module.diverged, *module.lost}
         for i, model in enumerate(models):
             if i in failed or (failed and self.all_or_none):
                 continue

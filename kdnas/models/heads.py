@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -92,7 +92,7 @@ class MaskedLM(Encoder):
 
 @dataclass(frozen=True)
 class Classifier(Head):
-    """A model with a linear layer on a pooled row; the teacher must be fine-tuned on the same classes.
+    """A model with a linear layer for classes, on a pooled row; the teacher must be fine-tuned on the same classes.
 
     Raises:
         ConfigError: the teacher has another number of classes, or (in `load`) no trained classifier.
@@ -100,6 +100,8 @@ class Classifier(Head):
 
     num_labels: int
     problem_type: ProblemType = "single_label_classification"
+    auto: ClassVar[Any] = AutoModelForSequenceClassification
+    """The class of transformers that makes such models."""
 
     def __post_init__(self) -> None:
         require_whole("num_labels", self.num_labels, 1)
@@ -123,21 +125,19 @@ class Classifier(Head):
     def load(self, path: str) -> PreTrainedModel:
         self.config(path)
         with reading("teacher.path", path):
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                path, output_loading_info=True, **WEIGHTS
-            )
+            model, report = self.auto.from_pretrained(path, output_loading_info=True, **WEIGHTS)
         if report["missing_keys"]:
             raise ConfigError(f"teacher.path={path}: has no classifier; must be fine-tuned on the task first")
         check_finite(model, f"teacher.path={path}")
         return model.eval()
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
-        return make(AutoModelForSequenceClassification, config)
+        return make(self.auto, config)
 
 
 def check_dropout(share: Any) -> None:
     fits = share is None or (is_number(share) and 0 <= share < 1)
-    require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
+    require(fits, "dropout", share, "from 0 to below 1, or null for the teacher's")
 
 
 def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:

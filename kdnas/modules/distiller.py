@@ -245,7 +245,7 @@ class StudentDistiller(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.results() for student in self.trainees]
-        self.record_divergence(lost=[i for i, student in enumerate(self.trainees) if student.lost])
+        self.record_divergence()
         for name in self.results[0]:
             values = [result[name] for result in self.results]
             if len(values) > 1:
@@ -253,11 +253,14 @@ class StudentDistiller(ExportingModule):
             there = [value for value, student in zip(values, self.trainees, strict=True) if not student.lost]
             self.log(f"val/{name}", sum(there) / len(there), prog_bar=True, sync_dist=True)
 
+    @property
+    def lost(self) -> list[int]:  # type: ignore[override]
+        return [i for i, student in enumerate(self.trainees) if student.lost]
+
     def refuse_lost(self) -> None:
         """Raises a `ConfigError` if students ran out of memory."""
-        lost = [str(one) for one, student in zip(self.architectures, self.trainees, strict=True) if student.lost]
-        if lost:
-            raise ConfigError(f"architectures={', '.join(lost)}: no memory for it beside the others; must be alone")
+        if lost := ", ".join(str(self.architectures[i]) for i in self.lost):
+            raise ConfigError(f"architectures={lost}: no memory for it beside the others; must be alone")
 
     # -- checkpoints
 

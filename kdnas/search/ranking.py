@@ -135,10 +135,10 @@ def ranked_architecture(search: str, rank: int = 1, trial: int | None = None) ->
     """
     folder = Path(search)
     if not (folder / JOURNAL).is_file():
-        raise ConfigError(f"search.dir={search}: holds no search (no {JOURNAL})")
+        raise ConfigError.of("search", f"={search}: holds no search (no {JOURNAL})")
     study = Study(open_storage(folder))
     if study.order is None:
-        raise ConfigError(f"search.dir={search}: this search has not finished; run the same command again to go on")
+        raise ConfigError.of("search", f"={search}: this search has not finished; run the same command again to go on")
     if trial is None:
         fits = isinstance(rank, int) and 1 <= rank <= len(study.order)
         require(fits, "rank", rank, f"from 1 to {len(study.order)}, the candidates of {search}")
