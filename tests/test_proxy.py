@@ -56,7 +56,7 @@ def test_the_interval_is_scipys_bootstrap():
         paired=True,
         vectorized=False,
         method="percentile",
-        n_resamples=2000,
+        n_resamples=1000,
         rng=np.random.default_rng(1),
     ).confidence_interval
     assert [found.low, found.high] == pytest.approx([other.low, other.high], abs=0.03)
@@ -150,7 +150,7 @@ def evaluate(architectures, proxies, storage=None, gang=4, **trainings):
     storage = storage or InMemoryStorage()
     mini, full = (Study(storage, kind) for kind in ("mini", "full"))
     settings = SearchSettings(episodes=1, candidates=1, finalists=0, gang=gang)
-    search = Search(settings, mini, full, Proposer(SPACE, partial(RandomSampler), 0), ByReward())
+    search = Search(settings, {"mini": mini, "full": full}, Proposer(SPACE, partial(RandomSampler), 0), ByReward())
     grid = ProxyGrid(architectures, {proxy: PROXIES[proxy] for proxy in proxies})
     mini.teacher = full.teacher = TEACHER
     ran = Trainings({"mini": mini, "full": full}, **trainings)

@@ -8,19 +8,21 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from scipy.stats import kendalltau
+from test_proxy import SPACE
 
 from kdnas.app import command
 from kdnas.app.kinds import staged
-from kdnas.app.proxy import criterion_of, grid_of
+from kdnas.app.proxy import architectures_of, check_architectures, criterion_of, fidelities_of
 from kdnas.base.config import CONF
 from kdnas.base.errors import ConfigError
 from kdnas.search.fidelity import Proxy
 from kdnas.search.job import Job
 from kdnas.search.journal import open_storage
 from kdnas.search.proxy_grid import trained
+from kdnas.search.spread import members
 from kdnas.search.study import Study
 
-TINY = ["+experiment=demo", "data.rows=128", "data.held_out=32", "trainer.max_epochs=2", "++teacher.prepare=null"]
+TINY = ["+experiment=demo", "data.rows=64", "data.held_out=16", "trainer.max_epochs=2", "++teacher.prepare=null"]
 TINY += ["space.num_hidden_layers=[1,2]", "space.hidden_size=[16,32]", "space.num_attention_heads=[2]"]
 TINY += ["space.intermediate_size=[32,64]", "latency.accelerators=[cpu]", "latency.repeats=1", "latency.runs=1"]
 TINY += ["latency.patience=0", "trainer.accelerator=cpu", "trainer.precision=32-true"]
@@ -92,40 +94,37 @@ def test_an_evaluation_and_its_continuation(evaluate, capsys):
     assert search.search.dir != str(folder) and search.search.gang == 4
 
 
-def test_the_grid_of_a_config(evaluate):
-    words = [*TINY, "space.num_hidden_layers=[1,2,3]", "proxy.architectures=6"]
-    grid = grid_of(composed("proxy", *words, "proxy.epochs=[1,3]", "proxy.data=[0.5]"))
-    assert len(set(grid.architectures)) == 6
-    assert grid.fidelities == {
+def test_what_the_proxies_of_a_grid_change():
+    found = fidelities_of(composed("proxy", *TINY, "proxy.epochs=[1,3]", "proxy.data=[0.5]"))
+    assert found == {
         Proxy(epochs, 0.5): {"trainer": {"max_epochs": epochs, "max_steps": -1}, "data": {"proxy": 0.5}}
         for epochs in (1, 3)
     }
-    staging = ["objective=xtremedistil", "task=demo", "~objective.normalize", "trainer.max_epochs=null"]
-    grid = grid_of(composed("proxy", *words, *staging, "proxy.epochs=[3]", "proxy.data=[0.5]"))
+    staged = ["objective=xtremedistil", "task=demo", "~objective.normalize", "trainer.max_epochs=null"]
+    found = fidelities_of(composed("proxy", *TINY, *staged, "proxy.epochs=[3]", "proxy.data=[0.5]"))
     epochs = {stage: {"epochs": 3} for stage in ("representation", "logits", "labels")}
-    assert grid.fidelities == {Proxy(3, 0.5): {"objective": epochs, "data": {"proxy": 0.5}}}
+    assert found == {Proxy(3, 0.5): {"objective": epochs, "data": {"proxy": 0.5}}}
 
 
 def test_architectures_by_name_by_value_and_of_a_search(tmp_path):
     value = "{num_hidden_layers:1,num_attention_heads:1,hidden_size:8,intermediate_size:9,hidden_act:relu}"
     config = composed("proxy", f"proxy.architectures=[l6_h384,kdnas_v2_arch1,{value},small]")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = list(map(str, grid_of(config).architectures))
+        found = list(map(str, architectures_of(config)))
     assert found[:3] == ["[6, 12, 384, 1536, gelu]", "[3, 12, 384, 1024, gelu]", "[1, 1, 8, 9, relu]"]
 
-    study = Study(open_storage(tmp_path))
-    pool = grid_of(composed("proxy", *TINY, "proxy.architectures=7")).architectures
-    for one in pool[:6]:
+    study, pool = Study(open_storage(tmp_path)), members(SPACE, 0)[:7]
+    for number, one in enumerate(pool):
         study.add(one, {"episode": 0, "origin": "random"})
-        study.optuna.tell(len(study.trials()) - 1, 1.0)
-    study.add(pool[6], {"episode": 0, "origin": "random"})  # has not finished
-    assert set(grid_of(composed("proxy", "proxy.architectures=6", f"proxy.search={tmp_path}")).architectures) == set(
-        pool[:6]
-    )
+        if number < 6:  # the last has not finished
+            study.optuna.tell(number, 1.0)
+    config = composed("proxy", "proxy.architectures=6", f"proxy.search={tmp_path}")
+    assert set(architectures_of(config)) == set(pool[:6])
+    config.proxy.architectures = 7
     with pytest.raises(
         ConfigError, match=rf"^proxy\.architectures=7: must be at most 6, the architectures of {tmp_path}"
     ):
-        grid_of(composed("proxy", "proxy.architectures=7", f"proxy.search={tmp_path}"))
+        check_architectures(config)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +136,8 @@ def test_architectures_by_name_by_value_and_of_a_search(tmp_path):
         ("proxy.epochs=[0]", "proxy.epochs=0: must be a whole number from 1"),
         ("proxy.data=[0.1,1.5]", "proxy.data=1.5: must be above 0 and at most 1"),
         ("proxy.architectures=3", "proxy.architectures=3: must be a whole number from 4"),
-        ("proxy.architectures=17", "proxy.architectures=17: must be at most 16, the architectures of the space"),
-        ("proxy.architectures=[small,small]", "proxy.architectures=['small', 'small']: must be 4 or more"),
+        ("proxy.architectures=[small]", "proxy.architectures=['small']: must be 4 or more"),
+        ("proxy.architectures=[small,demo,small,demo]", "proxy.architectures=['small', 'demo', 'small', 'demo']: must"),
         ("proxy.search=no/such", "proxy.search=no/such: must be a search folder; it has no study.journal"),
         ("proxy.threshold=1.5", "proxy.threshold=1.5: must be from 0 to 1"),
         ("proxy.confidence=95", "proxy.confidence=95: must be above 0 and below 1"),
@@ -150,7 +149,8 @@ def test_bad_settings(word, says):
     config = composed("proxy", *TINY, word)
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ConfigError) as caught:
         criterion_of(config)
-        grid_of(config)
+        fidelities_of(config)
+        check_architectures(config)
     assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
 
 
@@ -158,7 +158,11 @@ def test_bad_settings(word, says):
     ("word", "says"),
     [
         ("proxy.data=[0]", "proxy.data=0: must be above 0 and at most 1"),
-        ("proxy.architectures=[nothing]", "proxy.architectures=nothing: must be a number, or names of demo, "),
+        (
+            "proxy.architectures=[small,demo,l6_h384,nothing]",
+            "proxy.architectures=nothing: must be a number, or names of demo, ",
+        ),
+        ("proxy.architectures=17", "proxy.architectures=17: must be at most 16, the architectures of the space"),
         ("proxy.grid=1", "proxy.grid: not a key; there is epochs, data, architectures, "),
         ("architecture=small", "architecture=small: a search chooses the architectures itself; "),
     ],

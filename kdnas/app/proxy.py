@@ -23,7 +23,7 @@ from kdnas.app.kinds import staged
 from kdnas.app.sweeper import KDNASSweeper
 from kdnas.base.config import flatten, instantiate, override, plain
 from kdnas.base.errors import mounted, require, require_whole
-from kdnas.base.screen import board
+from kdnas.base.screen import activity, board
 from kdnas.search.job import Job
 
 if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before an evaluation begins
@@ -31,13 +31,17 @@ if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy bef
     from kdnas.search.fidelity import Criterion, Proxy
     from kdnas.search.proxy_grid import ProxyGrid
     from kdnas.search.ranking import Ranking
+    from kdnas.search.schedule import Schedule
+    from kdnas.search.search import SearchSettings
     from kdnas.search.study import Study
+    from kdnas.search.trial_log import TrialLog
 
 log = logging.getLogger(__name__)
 OWN = ("proxy", "search.dir", "search.fresh", "hydra/sweeper")
 """The settings of an evaluation that are not for the search that it recommends."""
 UNUSED = ("search.episodes", "search.candidates", "search.finalists", "search.schedule", "search.ranking", "controller")
 """The settings of a search that an evaluation has no use for."""
+WANTED = "proxy.architectures"
 MINI = "search.stages.mini"
 """The settings of the short trainings within a search's config."""
 
@@ -46,25 +50,36 @@ class ProxySweeper(KDNASSweeper):
     """Runs one evaluation of proxies (`hydra/sweeper=proxy`)."""
 
     arguments: list[str]
-    grid: ProxyGrid
     criterion: Criterion
-
-    def sweep(self, arguments: list[str]) -> Any:
-        self.arguments = arguments
-        for word in arguments:
-            if key_of(word).startswith(UNUSED):
-                log.warning("%s: applies to search.py only; this evaluation ignores it", word)
-        return super().sweep([*arguments, "controller=random"])  # a controller would learn, and nobody would ask it
+    fidelities: Mapping[Proxy, Mapping[str, Any]]
+    grid: ProxyGrid
 
     @property
     def title(self) -> str:
         wanted = self.config.proxy
-        return f"proxies of {plain(wanted.epochs)} epochs x {plain(wanted.data)} of the rows"
+        return f"proxies of {plain(wanted.epochs)} epochs on {plain(wanted.data)} of the rows"
 
-    def make_schedule(self) -> ProxyGrid:
-        self.criterion = criterion_of(self.config)
-        self.grid = grid_of(self.config)
-        return self.grid
+    @property
+    def logs(self) -> Mapping[str, type[TrialLog]]:
+        from kdnas.search.proxy_log import ProxyLog
+
+        return {"mini": ProxyLog, "full": ProxyLog}
+
+    def _search(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+        for word in arguments:
+            if key_of(word).startswith(UNUSED):
+                log.warning("%s: applies to search.py only; this evaluation ignores it", word)
+        with activity("starting"):
+            self.criterion, self.fidelities = criterion_of(self.config), fidelities_of(self.config)
+            check_architectures(self.config)
+        super()._search([*arguments, "controller=random"])  # another would learn, and nobody would ask it
+
+    def _run(self, settings: SearchSettings, schedule: Schedule, ranking: Ranking) -> None:
+        from kdnas.search.proxy_grid import ProxyGrid
+
+        self.grid = ProxyGrid(architectures_of(self.config), self.fidelities)
+        super()._run(settings, self.grid, ranking)
 
     def _report(self, candidates: Study, finalists: Study, ranking: Ranking) -> None:
         from kdnas.reports import proxy
@@ -89,25 +104,19 @@ def criterion_of(config: DictConfig) -> Criterion:
         return Criterion(**{one.name: config.proxy[one.name] for one in fields(Criterion) if one.name in config.proxy})
 
 
-def grid_of(config: DictConfig) -> ProxyGrid:
-    """Makes the schedule of a config's `proxy` settings.
-
-    Raises:
-        ConfigError: a setting that is out of its range, or that names an unknown architecture.
-    """
+def fidelities_of(config: DictConfig) -> dict[Proxy, dict[str, Any]]:
+    """Returns the proxies of a config's grid, each with the settings that it changes."""
     from kdnas.search.fidelity import Proxy
-    from kdnas.search.proxy_grid import ProxyGrid
 
+    values = {name: plain(config.proxy[name]) for name in ("epochs", "data")}
+    for name, listed in values.items():
+        fits = isinstance(listed, list) and 0 < len(listed) == len(set(map(str, listed)))
+        require(fits, f"proxy.{name}", listed, "a list of one or more different values")
     with mounted("proxy"):
-        values = {name: plain(config.proxy[name]) for name in ("epochs", "data")}
-        for name, listed in values.items():
-            fits = isinstance(listed, list) and 0 < len(listed) == len(set(map(str, listed)))
-            require(fits, name, listed, "a list of one or more different values")
         proxies = [Proxy(epochs, data) for epochs in values["epochs"] for data in values["data"]]
-        architectures = chosen_architectures(config)
     stages = instantiate(staged(config, Job("mini")).objective).stages
     timed = [stage.name for stage in stages if stage.epochs is not None]
-    return ProxyGrid(architectures, {proxy: fidelity(proxy, timed) for proxy in proxies})
+    return {proxy: fidelity(proxy, timed) for proxy in proxies}
 
 
 def fidelity(proxy: Proxy, stages: Sequence[str]) -> dict[str, Any]:
@@ -123,20 +132,34 @@ def fidelity(proxy: Proxy, stages: Sequence[str]) -> dict[str, Any]:
     return {**epochs, "data": {"proxy": proxy.data}}
 
 
-def chosen_architectures(config: DictConfig) -> list[Architecture]:
-    """Returns the architectures of `proxy.architectures`: listed ones, or so many of the space or of a search."""
+def check_architectures(config: DictConfig) -> None:
+    """Refuses `proxy.architectures` as far as that does not need the space, which may ask for the teacher's size."""
     from kdnas.search.fidelity import LEAST
+
+    wanted = config.proxy.architectures
+    if OmegaConf.is_list(wanted):
+        require(len(wanted) >= LEAST, WANTED, plain(wanted), f"{LEAST} or more")
+    else:
+        require_whole(WANTED, wanted, LEAST)
+    if OmegaConf.is_list(wanted) or config.proxy.search is not None:
+        architectures_of(config)
+
+
+def architectures_of(config: DictConfig) -> list[Architecture]:
+    """Returns the architectures of `proxy.architectures`: listed ones, or so many of the space or of a search.
+
+    Raises:
+        ConfigError: an unknown or repeated architecture, or more than there are.
+    """
     from kdnas.search.spread import spread
 
     wanted = config.proxy.architectures
     if OmegaConf.is_list(wanted):
         found = [listed_architecture(one) for one in wanted]
-        fits = LEAST <= len(found) == len(set(found))
-        require(fits, "architectures", plain(wanted), f"{LEAST} or more different ones")
+        require(len(found) == len(set(found)), WANTED, plain(wanted), "different ones")
         return found
-    require_whole("architectures", wanted, LEAST)
     pool, place = candidates_for(config)
-    require(wanted <= len(pool), "architectures", wanted, f"at most {len(pool)}, the architectures of {place}")
+    require(wanted <= len(pool), WANTED, wanted, f"at most {len(pool)}, the architectures of {place}")
     return spread(pool, wanted, config.seed)
 
 
@@ -149,7 +172,7 @@ def candidates_for(config: DictConfig) -> tuple[list[Architecture], str]:
     if config.proxy.search is None:
         return members(instantiate(config.space), config.seed), "the space"
     folder = Path(str(config.proxy.search))
-    require((folder / JOURNAL).is_file(), "search", folder, f"a search folder; it has no {JOURNAL}")
+    require((folder / JOURNAL).is_file(), "proxy.search", folder, f"a search folder; it has no {JOURNAL}")
     return [seen.architecture for seen in Study(open_storage(folder)).observations], str(folder)
 
 
@@ -159,7 +182,7 @@ def listed_architecture(one: Any) -> Architecture:
 
     if isinstance(one, str):
         names = GlobalHydra.instance().config_loader().get_group_options("architecture")
-        require(one in names, "architectures", one, f"a number, or names of {', '.join(names)}")
+        require(one in names, WANTED, one, f"a number, or names of {', '.join(names)}")
         one = compose(f"architecture/{one}").architecture
     return architecture(one)
 
