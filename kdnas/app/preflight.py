@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from omegaconf import DictConfig, OmegaConf
 
+from kdnas.app.overrides import OPTIONAL
 from kdnas.app.resuming import LastCheckpoint, LeaveSigterm
 from kdnas.base.config import instantiate, plain
 from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole
@@ -77,6 +78,7 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
     cfg = copy.deepcopy(cfg)
     check_settings(cfg)
     instantiate(cfg.get("outputs"))
+    instantiate(cfg.module.get("student"))
     costs, objective, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
     split_metrics = SplitMetrics(objective.task, cfg.module.get("also")).names
     metrics = tuple(dict.fromkeys([*objective.metric_names, *split_metrics]))
@@ -118,6 +120,8 @@ def check_settings(cfg: DictConfig) -> None:
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
     for name in GROUPS:
+        if cfg.get(name) is None and name not in OPTIONAL:
+            raise ConfigError(f"{name}=null: must be a config of conf/{name}")
         if cfg.get(name) is not None and "_target_" not in cfg[name]:  # a setting of a group that was left out
             raise ConfigError(f"{name}: needs a _target_")
     path = cfg.teacher.path
