@@ -12,7 +12,7 @@ from test_proxy import SPACE
 
 from kdnas.app import command
 from kdnas.app.kinds import staged
-from kdnas.app.proxy import architectures_of, check_architectures, criterion_of, fidelities_of
+from kdnas.app.proxy_settings import architectures_of, check_architectures, criterion_of, fidelities_of
 from kdnas.base.config import CONF
 from kdnas.base.errors import ConfigError
 from kdnas.search.fidelity import Proxy
@@ -64,7 +64,8 @@ def test_an_evaluation_and_its_continuation(evaluate, capsys):
     first = jobs(folder)
     assert first.keys() == {f"{kind}/0000+0001+0002+0003" for kind in ("mini", "full")}
     capsys.readouterr()
-    evaluate(*GRID, "proxy.data=[0.5,1.0]", "proxy.threshold=1")
+    own = ["data.proxy=0.7", "search.stages.mini.trainer.max_epochs=3"]  # which the grid replaces
+    evaluate(*GRID, "proxy.data=[0.5,1.0]", "proxy.threshold=1", *own)
     assert jobs(folder) == first | {"mini/0004+0005+0006+0007": jobs(folder)["mini/0004+0005+0006+0007"]}
     printed = capsys.readouterr().out
     storage = open_storage(folder)
@@ -92,6 +93,7 @@ def test_an_evaluation_and_its_continuation(evaluate, capsys):
     best = table[table["recommended"]].iloc[0]
     assert (search.trainer.max_epochs, search.data.proxy) == (best["epochs"], best["data"])
     assert search.search.dir != str(folder) and search.search.gang == 4
+    assert "data.proxy=0.7: applies to search.py only" in printed
 
 
 def test_what_the_proxies_of_a_grid_change():

@@ -53,6 +53,7 @@ class KDNASSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         board.narrated = True
+        log.info("%s: %s, in %s", self.config.name, self.title, self.config.search.dir)
         try:
             self._search(arguments)
         except ConfigError:
@@ -76,7 +77,6 @@ class KDNASSweeper(Sweeper):
 
     def _search(self, arguments: list[str]) -> None:
         config, search = self.config, self.config.search
-        log.info("%s: %s, in %s", config.name, self.title, search.dir)
         with activity("starting"):
             import optuna
 
