@@ -112,12 +112,12 @@ class Trainings:
     """Runs jobs by a formula: the more epochs, the closer a loss comes to that of the full distillation.
 
     Args:
-        broken: architectures that fail.
+        broken: architectures that fail, in jobs of the kinds `fails`.
         breaks: the number of jobs after which the launcher gives up.
     """
 
-    def __init__(self, studies, broken=(), breaks=math.inf):
-        self.studies, self.broken, self.breaks, self.ran = studies, broken, breaks, []
+    def __init__(self, studies, broken=(), fails=("mini", "full"), breaks=math.inf):
+        self.studies, self.broken, self.fails, self.breaks, self.ran = studies, broken, fails, breaks, []
 
     def __call__(self, jobs):
         for job in (job for job in jobs if job.trials):  # not the one that would measure latencies again
@@ -125,7 +125,7 @@ class Trainings:
                 raise ConfigError("no launcher")
             self.ran.append(job)
             for trial, one in zip(job.trials, job.architectures, strict=True):
-                if one in self.broken:
+                if one in self.broken and job.kind in self.fails:
                     self.studies[job.kind].fail(trial, "diverged")
                     continue
                 found = loss(one, job.fidelity.get("epochs"))
@@ -239,8 +239,19 @@ def test_failed_architectures_are_left_out_and_named():
     assert [one.architecture for one in found.full.seen] == pool[:2] + pool[4:]
     for one in pool[2:4]:
         assert f"Left out: {one} failed (1 epoch on 50 % of the rows): diverged" in as_markdown(found)
-    with pytest.raises(ConfigError, match=r"^proxy\.architectures: 3 of 5 finished .* at least 4; .*: diverged$"):
-        compared(pool[:5], broken=pool[2:4])
+    found = compared(pool, broken=pool[2:3], fails=["full"])
+    assert found.left_out == [f"{pool[2]} failed (in full): diverged"]
+
+
+def test_too_few_architectures_are_left():
+    pool = spread(members(SPACE, 0), 5, 0)
+    storage = InMemoryStorage()
+    few = r"^proxy\.architectures: 3 of 5 finished every training; must be at least 4; "
+    with pytest.raises(ConfigError, match=few + "6 x diverged$"):
+        evaluate(pool, PROXIES, storage, broken=pool[2:4])
+    assert not Study(storage, "full").trials()  # nothing is distilled in full
+    with pytest.raises(ConfigError, match=few + r".* failed \(in full\): diverged"):
+        compared(pool, broken=pool[2:4], fails=["full"])
 
 
 def test_proxies_of_equal_size():

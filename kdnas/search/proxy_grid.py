@@ -5,13 +5,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
-from kdnas.search.fidelity import Proxy
+from kdnas.search.fidelity import LEAST, Proxy
 from kdnas.search.gangs import balanced
 from kdnas.search.job import Job
 from kdnas.search.observation import Observation
 from kdnas.search.schedule import Schedule
-from kdnas.search.search import Search, SearchSettings
+from kdnas.search.search import Search, SearchSettings, reasons
 from kdnas.search.study import Study
 
 PROXY = "proxy"
@@ -33,21 +34,18 @@ class ProxyGrid(Schedule):
         self.fidelities = {proxy: fidelities[proxy] for proxy in sorted(fidelities, key=lambda one: (one.passes, one))}
 
     def batches(self, search: Search) -> Iterator[Sequence[Job]]:
+        """See `Schedule`; raises a ConfigError before the full distillations if too few architectures are left."""
         smallest, *others = self.fidelities
         for proxies in ([smallest], others):  # the smallest alone: where all fail, it is known soon
             for proxy in proxies:
                 attributes = {PROXY: proxy.to_dict(), "fidelity": self.fidelities[proxy]}
                 add(search.mini, dict.fromkeys(self.architectures, attributes), search.settings.gang, proxy)
             yield search.mini.jobs()
-        firsts = trained(search.mini, smallest)
-        finished = {one: {"candidate": firsts[one].trial} for one in self.finished(search.mini)}
-        add(search.full, finished, search.settings.gang)
+        seen = {proxy: trained(search.mini, proxy) for proxy in self.fidelities}
+        left = [one for one in self.architectures if all(one in found for found in seen.values())]
+        check_number(len(left), len(self.architectures), reasons(search.mini))
+        add(search.full, {one: {"candidate": seen[smallest][one].trial} for one in left}, search.settings.gang)
         yield search.full.jobs()
-
-    def finished(self, mini: Study) -> list[Architecture]:
-        """Returns the architectures that have finished by every proxy."""
-        seen = [trained(mini, proxy) for proxy in self.fidelities]
-        return [one for one in self.architectures if all(one in found for found in seen)]
 
     def expected(self, settings: SearchSettings) -> dict[str, int]:
         return {"mini": len(self.architectures) * len(self.fidelities), "full": len(self.architectures)}
@@ -60,6 +58,13 @@ def add(study: Study, wanted: Mapping[Architecture, Mapping[str, Any]], gang: in
     episode = 1 + max((trial.user_attrs["episode"] for trial in study.trials()), default=-1)  # gangs are within one
     for one in balanced(missing, gang):
         study.add(one, {"episode": episode, "origin": "random", "gang": gang, **wanted[one]})
+
+
+def check_number(left: int, architectures: int, why: str) -> None:
+    """Raises an error if so few architectures have finished every training that a ranking of them says nothing."""
+    if left < LEAST:
+        finished = f"{left} of {architectures} finished every training"
+        raise ConfigError(f"proxy.architectures: {finished}; must be at least {LEAST}; {why}")
 
 
 def trained(study: Study, proxy: Proxy | None = None) -> dict[Architecture, Observation]:

@@ -1,4 +1,4 @@
-"""Architectures spread over a space: from its smallest to its largest, all as likely as the space has them."""
+"""Random architectures that are spread over a space, from its smallest to its largest."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,16 +8,20 @@ from kdnas.models.architecture import Architecture
 from kdnas.models.space import SearchSpace
 
 GOLDEN = (5**0.5 - 1) / 2
-"""The golden section, whose multiples modulo 1 lie evenly, however many there are."""
+"""The golden section: however many of its multiples are taken modulo 1, they are spread evenly from 0 to 1."""
 POOL = 1000
 """The number of architectures drawn from a space that is too large to list."""
 
 
 def spread(pool: Sequence[Architecture], count: int, seed: int) -> list[Architecture]:
-    """Draws different architectures at even distances in the order of size, in random order among equal sizes.
+    """Draws different architectures that are spread evenly over the pool in the order of size.
 
-    Each share of the pool is represented as in a uniform draw, but not by luck: it is stratified by the number of
-    weights, which has the largest influence on quality and cost. A larger `count` keeps the first ones.
+    All are equally likely, as in a uniform draw, and equal sizes are in random order. But the number of weights, which
+    has the largest influence on quality and cost, is stratified: a small set is never all small or all large. A larger
+    `count` adds to the same ones.
+
+    Args:
+        count: at most the size of the pool.
     """
     rng = Random(seed)
     ordered = sorted(rng.sample(pool, len(pool)), key=lambda one: one.size)

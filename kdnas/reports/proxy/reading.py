@@ -7,13 +7,12 @@ from textwrap import shorten
 
 from optuna.trial import TrialState
 
-from kdnas.base.errors import ConfigError
 from kdnas.costs.cost import Cost
 from kdnas.models.architecture import Architecture
 from kdnas.reports.proxy.results import Comparison, Rankings
-from kdnas.search.fidelity import LEAST, Criterion, Proxy
+from kdnas.search.fidelity import Criterion, Proxy
 from kdnas.search.observation import Observation
-from kdnas.search.proxy_grid import proxy_of, trained
+from kdnas.search.proxy_grid import check_number, proxy_of, trained
 from kdnas.search.ranking import better_cost
 from kdnas.search.reward import Reward
 from kdnas.search.study import Study
@@ -29,8 +28,8 @@ def compare(
 ) -> Comparison:
     """Compares proxies from the studies of their trainings and of the full distillations, which may hold others too.
 
-    Rewards are computed anew with one cost an architecture: each training measured its latency for itself if the host
-    was busy.
+    Rewards are computed anew, with one cost for all trainings of an architecture: on a busy host, each has measured a
+    latency of its own.
 
     Raises:
         ConfigError: too few of the architectures have finished every training.
@@ -40,12 +39,7 @@ def compare(
     ended = trained(full)
     left = [one for one in architectures if one in ended and all(one in seen for seen in found.values())]
     failed = failures(mini, full, [one for one in architectures if one not in left])
-    if len(left) < LEAST:
-        why = f"; {failed[-1]}" if failed else ""
-        raise ConfigError(
-            f"proxy.architectures: {len(left)} of {len(architectures)} finished every training; "
-            f"must be at least {LEAST}{why}"
-        )
+    check_number(len(left), len(architectures), "; ".join(failed))
     costs = {one: common(seen[one].cost for seen in (ended, *found.values())) for one in left}
     teacher = common([full.teacher, mini.teacher])
 

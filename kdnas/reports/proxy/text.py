@@ -47,7 +47,7 @@ def notes(found: Comparison) -> list[str]:
         f"Kendall's τ-b with full distillation over {len(full.seen)} architectures, in brackets the "
         f"{100 * criterion.confidence:g} % percentile interval of {criterion.resamples} bootstrap resamples. "
         "The reward includes the latency, which is the same after both trainings.",
-        "#: the place after full distillation of the architecture that the proxy ranks first.",
+        "*: recommended. #: the place after full distillation of the architecture that the proxy ranks first.",
         f"A full distillation took {full.seconds:.3g} s an architecture.",
         *["Latencies were measured on a busy host: τ of the reward is not to be relied on."] * found.busy,
         *(f"Left out: {line}" for line in found.left_out),
