@@ -55,9 +55,9 @@ def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:
     return [*words, *choices, *changed, *where]
 
 
-def command(hydra: DictConfig) -> list[str]:
-    """Returns the words that begin a training, with the config folders that the search was given."""
-    words = ["python", "train.py"] if Path.cwd() == CONF.parent else ["kdnas-train"]
+def command(hydra: DictConfig, name: str = "train") -> list[str]:
+    """Returns the words that begin a training or a search, with the config folders that this command was given."""
+    words = ["python", f"{name}.py"] if Path.cwd() == CONF.parent else [f"kdnas-{name}"]
     for source in hydra.runtime.config_sources:
         if source.schema != "file":
             continue

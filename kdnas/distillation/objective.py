@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from kdnas.base.errors import ConfigError, is_number, require, require_switch, require_whole
+from kdnas.base.errors import ConfigError, is_number, mounted, require, require_switch, require_whole
 from kdnas.base.metrics import LOSS
 from kdnas.distillation.terms import LossTerm
+from kdnas.distillation.weights import check_weights
 from kdnas.models.features import Feature
 from kdnas.models.heads import Encoder, Head
 from kdnas.tasks import LabelledTask
@@ -42,10 +43,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         require(bool(self.terms), "terms", dict(self.terms), "at least one, by name")
-        for name, weight in self.weights.items():
-            known = ", ".join(self.terms)
-            require(name in self.terms, f"weights.{name}", weight, f"the weight of one of {known}")
-            require(is_number(weight), f"weights.{name}", weight, "a number")
+        check_weights("weights", self.weights, self.terms, default=1)
         if self.epochs is not None:
             require_whole("epochs", self.epochs, 0)
         rate = self.learning_rate
@@ -55,8 +53,9 @@ class Stage:
     def build(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> dict[str, LossTerm]:
         """Returns the terms of a student, by name, for its config and the teacher's."""
         terms = copy.deepcopy(dict(self.terms))
-        for term in terms.values():
-            term.build(student, teacher)
+        for name, term in terms.items():
+            with mounted(f"objective.{self.name}.terms.{name}"):
+                term.build(student, teacher)
         return terms
 
 

@@ -18,7 +18,7 @@ from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOu
 from kdnas.models.architecture import Architecture
 from kdnas.models.attention import check_features
 from kdnas.models.classes import teacher_order
-from kdnas.models.families import architecture_of
+from kdnas.models.families import architecture_of, family_of
 from kdnas.models.features import Feature, Features
 from kdnas.models.initialisation import RandomWeights, StudentSource
 from kdnas.models.loading import load_tokenizer
@@ -52,7 +52,7 @@ class StudentDistiller(ExportingModule):
         compile: whether to compile the students by `torch.compile`.
         outputs: the source of the teacher's outputs; None runs the teacher on every batch.
         depths: the numbers of layers of further students that will be trained on the same rows; the teacher outputs
-            that they need are cached too.
+            that they need are cached too. None for every number up to the teacher's.
 
     Logs:
         `train/loss`, `val/loss` and `val/<metric>`: the means over students; for several, `val/loss/<i>` and so on.
@@ -75,14 +75,15 @@ class StudentDistiller(ExportingModule):
         also: Iterable[str] | None = None,
         compile: bool = False,
         outputs: TeacherOutputs | None = None,
-        depths: Iterable[int] = (),
+        depths: Iterable[int] | None = (),
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
         self.objective, self.head, self.init = objective, objective.head, init or RandomWeights()
-        self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
+        self.teacher_path, self.outputs = teacher, outputs or OnlineTeacher()
         self.teacher_config = self.source_config = objective.head.config(teacher)
+        self.depths = range(1, self.teacher_config.num_hidden_layers + 1) if depths is None else depths
         self.tokenizer = load_tokenizer(teacher)
         with mounted("student"):
             configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
@@ -120,7 +121,13 @@ class StudentDistiller(ExportingModule):
     def check_teacher(self) -> None:
         """Loads the teacher, if it is needed, and refuses weights that are damaged, do not fit or are not finite."""
         if self.teacher_features:
-            self.head.load(self.teacher_path)
+            self.head.of_teacher(self.teacher_features).load(self.teacher_path)
+
+    def check_objective(self, architecture: Architecture) -> None:
+        """Refuses an architecture whose student cannot be trained with the objective, without making the student."""
+        own = self.trainees[0].model.config
+        config = family_of(own).resize(own, architecture)
+        self.objective.teacher_features(config, self.teacher_config)
 
     def check(self, masked: bool) -> None:
         terms = self.trainees[0].all_terms
@@ -197,8 +204,8 @@ class StudentDistiller(ExportingModule):
             self._open(self.outputs, trainer.precision, context, corpus, device)
 
     def _open(self, outputs: TeacherOutputs, precision: str, context: Any, corpus: Corpus | None, device: Any) -> None:
-        known = (self.teacher_path, self.head, self.teacher_config)
-        teacher = Teacher(*known, precision, context, self.class_order)
+        head = self.head.of_teacher(self.teacher_features)
+        teacher = Teacher(self.teacher_path, head, self.teacher_config, precision, context, self.class_order)
         self.teacher = outputs.open(teacher, corpus, self.teacher_features, device)
 
     def ask_teacher(self, batch: BatchEncoding, features: Collection[Feature] | None = None) -> Features:
