@@ -134,7 +134,7 @@ TABLE = [
     ("train", "objective._target_=no.such", "objective: Error locating target 'no.such'"),
     ("train", "data.rows=[1", "no viable alternative at input '[1'"),
     ("train", "~objective", "objective: needs a _target_"),
-    ("train", "~reward", "reward: refers to a value that no chosen group sets"),
+    ("train", "~reward", "reward=null: must be a config of conf/reward"),
     (
         "train",
         "data=glue",
