@@ -4,11 +4,10 @@
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -367,13 +366,7 @@ def test_stages_with_epochs_want_none_of_the_trainers(refused):
 )
 def test_the_command_says_it_in_one_line(script, words, says, tmp_path):
     experiment = [] if script == "evaluate.py" else ["+experiment=demo"]  # with a teacher that would have to be trained
-    done = subprocess.run(
-        [sys.executable, script, *words, *experiment, f"paths.runs={tmp_path}/runs"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = forked.run([script, *words, *experiment, f"paths.runs={tmp_path}/runs"])
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if not line.startswith("Error executing job")]
     assert len(told) == 1 + ("-m" in words)  # a line for each of two jobs

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from families import SUPPORTED, UNLIKE_OTHERS, batch_of, config_of, families
+from labelled import load_classifier
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from kdnas.base.errors import ConfigError
@@ -13,7 +14,6 @@ from kdnas.datamodules import grammar
 from kdnas.datamodules.flat import PadCollator
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.checkpoints import load_classifier
 from kdnas.models.compatibility import check_fit
 from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.exports import export
@@ -124,10 +124,13 @@ def test_what_cannot_go_all_the_way_is_refused(family):
 
 
 def test_flops_are_the_same_in_inference_mode():
-    config = transformers.BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    usual = count_flops(config, batch_size=1, length=8)
+    def config(**values):  # not the same, or its operations would not be counted again
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        return transformers.BertConfig(**sizes, **values)
+
+    usual = count_flops(config(), batch_size=1, length=8)
     with torch.inference_mode():
-        assert count_flops(config, batch_size=1, length=8) == usual > 0
+        assert count_flops(config(hidden_dropout_prob=0.2), batch_size=1, length=8) == usual > 0
 
 
 def test_a_decoder_by_setting_is_refused():

@@ -12,13 +12,13 @@ from lightning import Trainer
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, mounted
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
 from kdnas.models.attention import check_features
 from kdnas.models.classes import teacher_order
-from kdnas.models.families import architecture_of
+from kdnas.models.families import architecture_of, family_of
 from kdnas.models.features import Feature, Features
 from kdnas.models.initialisation import RandomWeights, StudentSource
 from kdnas.models.loading import load_tokenizer
@@ -85,7 +85,8 @@ class StudentDistiller(ExportingModule):
         self.teacher_config = self.source_config = objective.head.config(teacher)
         self.depths = range(1, self.teacher_config.num_hidden_layers + 1) if depths is None else depths
         self.tokenizer = load_tokenizer(teacher)
-        configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
+        with mounted("student"):
+            configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
         for config in configs:
             take_padding(config, self.tokenizer)
             check_architecture(config)
@@ -120,7 +121,13 @@ class StudentDistiller(ExportingModule):
     def check_teacher(self) -> None:
         """Loads the teacher, if it is needed, and refuses weights that are damaged, do not fit or are not finite."""
         if self.teacher_features:
-            self.head.load(self.teacher_path)
+            self.head.of_teacher(self.teacher_features).load(self.teacher_path)
+
+    def check_objective(self, architecture: Architecture) -> None:
+        """Refuses an architecture whose student cannot be trained with the objective, without making the student."""
+        own = self.trainees[0].model.config
+        config = family_of(own).resize(own, architecture)
+        self.objective.teacher_features(config, self.teacher_config)
 
     def check(self, masked: bool) -> None:
         terms = self.trainees[0].all_terms
@@ -197,8 +204,8 @@ class StudentDistiller(ExportingModule):
             self._open(self.outputs, trainer.precision, context, corpus, device)
 
     def _open(self, outputs: TeacherOutputs, precision: str, context: Any, corpus: Corpus | None, device: Any) -> None:
-        known = (self.teacher_path, self.head, self.teacher_config)
-        teacher = Teacher(*known, precision, context, self.class_order)
+        head = self.head.of_teacher(self.teacher_features)
+        teacher = Teacher(self.teacher_path, head, self.teacher_config, precision, context, self.class_order)
         self.teacher = outputs.open(teacher, corpus, self.teacher_features, device)
 
     def ask_teacher(self, batch: BatchEncoding, features: Collection[Feature] | None = None) -> Features:
@@ -251,7 +258,7 @@ class StudentDistiller(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.results() for student in self.trainees]
-        self.record_divergence(lost=[i for i, student in enumerate(self.trainees) if student.lost])
+        self.record_divergence()
         for name in self.results[0]:
             values = [result[name] for result in self.results]
             if len(values) > 1:
@@ -259,11 +266,14 @@ class StudentDistiller(ExportingModule):
             there = [value for value, student in zip(values, self.trainees, strict=True) if not student.lost]
             self.log(f"val/{name}", sum(there) / len(there), prog_bar=True, sync_dist=True)
 
+    @property
+    def lost(self) -> list[int]:  # type: ignore[override]
+        return [i for i, student in enumerate(self.trainees) if student.lost]
+
     def refuse_lost(self) -> None:
         """Raises a `ConfigError` if students ran out of memory."""
-        lost = [str(one) for one, student in zip(self.architectures, self.trainees, strict=True) if student.lost]
-        if lost:
-            raise ConfigError(f"architectures={', '.join(lost)}: no memory for it beside the others; must be alone")
+        if lost := ", ".join(str(self.architectures[i]) for i in self.lost):
+            raise ConfigError(f"architectures={lost}: no memory for it beside the others; must be alone")
 
     # -- checkpoints
 
