@@ -59,19 +59,21 @@ def _own(config: Any) -> Any:
 
 
 def as_written(config: Any, error: ConfigError) -> ConfigError:
-    """Returns an error with the key where its setting is written: `task.metric` for the `module.task.metric` of
-    `module: {task: ${task}}`.
-    """
+    """Returns an error whose key is complete, with the key where its setting is written."""
+    return type(error)(_written(config, error.key) + str(error).removeprefix(error.key)) if error.key else error
+
+
+def _written(config: Any, key: str) -> str:
+    """Returns where a setting is written: `task.metric` for the `module.task.metric` of `module: {task: ${task}}`."""
     node: Any = config._get_root() if isinstance(config, DictConfig) else None
-    parts = (error.key or "").split(".")
+    parts = key.split(".")
     for i, part in enumerate(parts, start=1):
         if not isinstance(node, DictConfig) or part not in node:
-            return error
+            return key
         node = node._get_node(part)
         if found := REFERENCE.fullmatch(str(node._value())):
-            key = ".".join([found[1], *parts[i:]])
-            return as_written(config, ConfigError.of(key, str(error).removeprefix(str(error.key))))
-    return error
+            return _written(config, ".".join([found[1], *parts[i:]]))
+    return key
 
 
 def plain(config: Any) -> Any:
@@ -135,11 +137,7 @@ def label(model: str, random: bool = False) -> str:
 
 
 def folder(key: str, *, _root_: DictConfig) -> str:
-    """Returns the value of a key, checked as the name of one folder; used for every name that is part of a path.
-
-    Raises:
-        ConfigError: not a name, or a path that leads elsewhere.
-    """
+    """Returns the value of a key; refuses one that is not the name of one folder, as a path that leads elsewhere."""
     value = OmegaConf.select(_root_, key)
     name = "" if value is None else str(value)
     if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > LONGEST:

@@ -14,7 +14,7 @@ from kdnas.distillation.terms import LossTerm
 from kdnas.distillation.weights import check_weights
 from kdnas.models.features import Feature
 from kdnas.models.heads import Encoder, Head
-from kdnas.tasks import Task
+from kdnas.tasks import LabelledTask
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Objective:
 
     Args:
         stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.
-        task: the task whose metrics are computed on held-out rows; None for none.
+        task: the task of the rows' labels, whose metrics are computed on held-out rows; None for none.
         settings: the keys of further values of the config, which terms refer to.
     """
 
     head: Head
     stages: Sequence[Stage]
-    task: Task | None = None
+    task: LabelledTask | None = None
     settings: frozenset[str] = frozenset()
 
     @property
@@ -112,13 +112,14 @@ def make_stage(**values: Any) -> Stage:
     return Stage(**own, settings=frozenset(values) - frozenset(own))
 
 
-def make_objective(head: Head | None = None, task: Task | None = None, **parts: Any) -> Objective:
+def make_objective(head: Head | None = None, task: LabelledTask | None = None, **parts: Any) -> Objective:
     """Makes an objective from its config (`conf/objective`).
 
     Args:
         head: the kind of student model; None for the task's.
         parts: the stages by name, in order, and settings that their terms refer to.
     """
+    require(task is None or isinstance(task, LabelledTask), "task", task, "a task of labelled rows, as task=rte")
     head = head or (task.head if task else Encoder())
     deciding = next(iter(task.metrics if task else ()), "loss")
     stages = {

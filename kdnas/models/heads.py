@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -107,7 +107,7 @@ class MaskedLM(Head):
 
 @dataclass(frozen=True)
 class Classifier(Head):
-    """A model with a linear layer on a pooled row; the teacher must be fine-tuned on the same classes.
+    """A model with a linear layer for classes, on a pooled row; the teacher must be fine-tuned on the same classes.
 
     Raises:
         ConfigError: the teacher has another number of classes, or (in `load`) no trained classifier.
@@ -115,6 +115,8 @@ class Classifier(Head):
 
     num_labels: int
     problem_type: ProblemType = "single_label_classification"
+    auto: ClassVar[Any] = AutoModelForSequenceClassification
+    """The class of transformers that makes such models."""
 
     def __post_init__(self) -> None:
         require_whole("num_labels", self.num_labels, 1)
@@ -137,12 +139,10 @@ class Classifier(Head):
 
     def load(self, path: str) -> PreTrainedModel:
         self.config(path)
-        return _with_head(
-            AutoModelForSequenceClassification, path, "no classifier; must be fine-tuned on the task first"
-        )
+        return _with_head(self.auto, path, "no classifier; must be fine-tuned on the task first")
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
-        return make(AutoModelForSequenceClassification, config)
+        return make(self.auto, config)
 
 
 def _with_head(auto: Any, path: str, refusal: str) -> PreTrainedModel:
@@ -157,7 +157,7 @@ def _with_head(auto: Any, path: str, refusal: str) -> PreTrainedModel:
 
 def check_dropout(share: Any) -> None:
     fits = share is None or (is_number(share) and 0 <= share < 1)
-    require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
+    require(fits, "dropout", share, "from 0 to below 1, or null for the teacher's")
 
 
 def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:

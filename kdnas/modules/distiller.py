@@ -12,7 +12,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, mounted
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
@@ -52,7 +52,7 @@ class StudentDistiller(ExportingModule):
         compile: whether to compile the students by `torch.compile`.
         outputs: the source of the teacher's outputs; None runs the teacher on every batch.
         depths: the numbers of layers of further students that will be trained on the same rows; the teacher outputs
-            that they need are cached too.
+            that they need are cached too. None for every number up to the teacher's.
 
     Logs:
         `train/loss`, `val/loss` and `val/<metric>`: the means over students; for several, `val/loss/<i>` and so on.
@@ -75,16 +75,18 @@ class StudentDistiller(ExportingModule):
         also: Iterable[str] | None = None,
         compile: bool = False,
         outputs: TeacherOutputs | None = None,
-        depths: Iterable[int] = (),
+        depths: Iterable[int] | None = (),
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
         self.objective, self.head, self.init = objective, objective.head, init or RandomWeights()
-        self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
+        self.teacher_path, self.outputs = teacher, outputs or OnlineTeacher()
         self.teacher_config = self.source_config = objective.head.config(teacher)
+        self.depths = range(1, self.teacher_config.num_hidden_layers + 1) if depths is None else depths
         self.tokenizer = load_tokenizer(teacher)
-        configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
+        with mounted("student"):
+            configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
         for config in configs:
             take_padding(config, self.tokenizer)
             check_architecture(config)
@@ -256,7 +258,7 @@ class StudentDistiller(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.results() for student in self.trainees]
-        self.record_divergence(lost=[i for i, student in enumerate(self.trainees) if student.lost])
+        self.record_divergence()
         for name in self.results[0]:
             values = [result[name] for result in self.results]
             if len(values) > 1:
@@ -264,11 +266,14 @@ class StudentDistiller(ExportingModule):
             there = [value for value, student in zip(values, self.trainees, strict=True) if not student.lost]
             self.log(f"val/{name}", sum(there) / len(there), prog_bar=True, sync_dist=True)
 
+    @property
+    def lost(self) -> list[int]:  # type: ignore[override]
+        return [i for i, student in enumerate(self.trainees) if student.lost]
+
     def refuse_lost(self) -> None:
         """Raises a `ConfigError` if students ran out of memory."""
-        lost = [str(one) for one, student in zip(self.architectures, self.trainees, strict=True) if student.lost]
-        if lost:
-            raise ConfigError(f"architectures={', '.join(lost)}: no memory for it beside the others; must be alone")
+        if lost := ", ".join(str(self.architectures[i]) for i in self.lost):
+            raise ConfigError(f"architectures={lost}: no memory for it beside the others; must be alone")
 
     # -- checkpoints
 
