@@ -198,6 +198,15 @@ TABLE = [
     ("train", "student.shared=true", "student.shared=true: a bert has no shared layers; must be null"),
     # -- what does not go together
     ("train", "objective.mapping=every", "objective.mapping=every: must be one of last_1, last, uniform, uniform_last"),
+    ("train", "objective=minilmv2", "objective.heads=48: must be one of 1, 2, 4, 8, 16, which divide the student's 16"),
+    ("train", "objective=minilmv2 objective.layer=9", "objective.layer=9: must be from 1 to 4, or from -4 to -1"),
+    ("train", "objective=minilmv2 +objective.pairs.q-x=1", "objective.pairs.q-x=1: must be the weight of one of q-q, "),
+    ("train", "+objective.hidden_states.weights.hidden_states=0", "weights of which at least one is above 0"),
+    (
+        "train",
+        "objective=distilbert",
+        "teacher.path={teacher}: has no head for masked tokens; must be",
+    ),
     (
         "search",
         "reward=kdnas_v1",
