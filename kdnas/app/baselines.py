@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Baselines:
-    """The held-out metrics of chance and of the teacher, the deciding one first; empty if the task has no metric.
+    """The held-out metrics to compare with, the deciding one first; empty if the task has no metric.
 
     Args:
         chance: for each metric, the best value that a constant prediction has.
@@ -51,14 +51,9 @@ class Baselines:
 
 
 def baselines(module: ExportingModule, data: EncodedDataModule, device: torch.device) -> Baselines:
-    """Computes the metrics of chance and, for a distillation with an open teacher, of the teacher on the held-out rows.
-
-    Raises:
-        ConfigError: the teacher is not above chance, or its classes are evidently in another order than the data's.
-    """
+    """Computes the held-out metrics of chance and of an open teacher; refuses a teacher no better than chance."""
     metrics = copy.deepcopy(module.held_out[0]).cpu()
-    task = metrics.task
-    if task is None:
+    if (task := metrics.task) is None:
         return Baselines()
     chance, constant = chance_of(task, metrics, data)
     if not isinstance(module, StudentDistiller) or module.teacher is None:
@@ -90,11 +85,7 @@ def chance_of(task: LabelledTask, metrics: SplitMetrics, data: EncodedDataModule
 
 
 def teacher_metrics(
-    module: StudentDistiller,
-    task: LabelledTask,
-    metrics: SplitMetrics,
-    data: EncodedDataModule,
-    device: torch.device,
+    module: StudentDistiller, task: LabelledTask, metrics: SplitMetrics, data: EncodedDataModule, device: torch.device
 ) -> dict[str, float]:
     """Computes the teacher's held-out metrics; refuses outputs that are not finite, and classes in another order."""
     assert module.teacher is not None  # checked by the caller
@@ -117,10 +108,7 @@ def teacher_metrics(
 def other_order(
     module: StudentDistiller, names: Sequence[str] | None, order: Sequence[int], predicted: Tensor, labels: Tensor
 ) -> ConfigError:
-    """Makes the error of a teacher whose classes are in another order than the data's.
-
-    `order` maps the teacher's class ids to the data's; `predicted` and `labels` are class ids, of shape (rows,).
-    """
+    """Makes the error of class ids, (rows,), of a teacher; `order` maps them to those of the data's labels."""
     wanted = names or [f"class_{i}" for i in range(len(order))]
     ids = module.class_order or range(len(order))
     right = {own: wanted[fits] for own, fits in zip(ids, order, strict=True)}

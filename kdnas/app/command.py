@@ -57,9 +57,7 @@ class Command:
     def run(self, words: Sequence[str]) -> list[Any]:
         """Runs the command with overrides and Hydra's flags; returns the task's result for each config that was run.
 
-        Raises:
-            ConfigError: bad input.
-            DiskError: a disk is full, or cannot be written to.
+        A ConfigError is bad input, a DiskError a disk that is full or cannot be written to.
         """
         if words and words[0] in self.others:
             return self.others[words[0]].run(words[1:])

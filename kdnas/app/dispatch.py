@@ -33,11 +33,9 @@ LOOK_EVERY = 1.0
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """Runs jobs with the overrides of the search's command line before their own.
+    """Runs jobs of the search in `folder`, with the overrides of its command line before their own.
 
-    Args:
-        folder: the search folder.
-        retries: how often a job is repeated that died or met a full disk.
+    A job is repeated `retries` times that died or met a full disk.
     """
 
     launcher: Launcher

@@ -67,12 +67,9 @@ class Plan:
 
 
 def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = None) -> Plan:
-    """Refuses what can be refused without loading the teacher, which may still have to be trained.
+    """Refuses the first setting that can be refused without the teacher, which may still have to be trained.
 
     `cfg` has the settings of the job already (see `kdnas.app.kinds.staged`).
-
-    Raises:
-        ConfigError: the first setting that is out of range or does not go with the others.
     """
     job = job or Job.of(cfg)
     cfg = copy.deepcopy(cfg)

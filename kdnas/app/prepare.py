@@ -27,9 +27,6 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
     """Checks the settings of all jobs of a search, and writes what they have in common into the prepare folder.
 
     That is the teacher (which is trained if need be), its outputs, cost and metrics, the precision, and chance.
-
-    Raises:
-        ConfigError: candidates or finalists cannot be trained with these settings.
     """
     if not issubclass(hydra.utils.get_class(cfg.module._target_), StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")

@@ -137,11 +137,7 @@ def label(model: str, random: bool = False) -> str:
 
 
 def folder(key: str, *, _root_: DictConfig) -> str:
-    """Returns the value of a key, checked as the name of one folder; used for every name that is part of a path.
-
-    Raises:
-        ConfigError: not a name, or a path that leads elsewhere.
-    """
+    """Returns the value of a key; refuses one that is not the name of one folder, as a path that leads elsewhere."""
     value = OmegaConf.select(_root_, key)
     name = "" if value is None else str(value)
     if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > LONGEST:

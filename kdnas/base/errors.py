@@ -35,10 +35,7 @@ class ConfigError(ValueError):
 
 @contextmanager
 def mounted(prefix: str) -> Iterator[None]:
-    """Completes the keys of errors raised in the block, by the part of the config that an object was made from.
-
-    `with mounted("data"): data.setup("fit")`
-    """
+    """Completes the keys of errors in the block by an object's place in the config: `with mounted("data"): ...`."""
     try:
         yield
     except ConfigError as error:
@@ -49,10 +46,7 @@ def mounted(prefix: str) -> Iterator[None]:
 
 
 def require(fits: bool, key: str, value: Any, allowed: str) -> None:
-    """Raises the `ConfigError` "key=value: must be <allowed>" unless a value fits.
-
-    Within a class that a config makes, the key is the name of its argument.
-    """
+    """Raises the `ConfigError` "key=value: must be <allowed>" unless a value fits; a class names its own argument."""
     if not fits:
         raise ConfigError.of(key, f"={shown(value)}: must be {allowed}")
 

@@ -28,9 +28,7 @@ SHOWN = 100
 def alone(path: Path, why: str = "", busy: Callable[[str], Exception] | None = None) -> Iterator[None]:
     """Holds the exclusive lock on a file, which is made, with its folder, when absent.
 
-    Args:
-        why: what the lock is needed for, for the log of a process that waits, as "the teacher".
-        busy: makes the error, from a description of the processes that hold the lock; without it, this process waits.
+    While it waits it logs `why`, as "the teacher"; with `busy`, it raises the error that this makes of the holders.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)

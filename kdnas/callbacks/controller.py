@@ -15,10 +15,7 @@ from kdnas.search.study import Study
 
 
 class ControllerUpdate(L.Callback):
-    """Reports each student's trial when the final validation ends; the study's controller learns from it.
-
-    The trials store `export`, the folder that the students are exported to.
-    """
+    """Reports each student's trial, with its `export` folder, after the final validation; the controller learns."""
 
     def __init__(
         self, study: Study, trials: Sequence[int], reward: Reward, latency: LatencyBenchmark, export: str | None = None

@@ -92,10 +92,7 @@ class LabelledTask(Task):
         """
 
     def fitting_order(self, predicted: Tensor, labels: Tensor) -> list[int] | None:
-        """Returns, for each predicted class id, the one that fits held-out labels far better.
-
-        None without classes, or if there is no such order.
-        """
+        """Returns, for each predicted class id, the one that fits held-out labels far better; None if there is none."""
         return None
 
     def _check_metric(self, key: str, metric: Any) -> None:
