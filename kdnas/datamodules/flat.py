@@ -123,7 +123,12 @@ class FlatCorpus:
         for one in self.sets:
             yield from self.batches_of(one)
 
-    def batches_of(self, one: Flat) -> Iterator[BatchEncoding]:
-        for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):
+    def first(self, rows: int) -> list[BatchEncoding]:
+        """Returns batches of the first rows of the first set: of the training rows, which are shuffled."""
+        return list(self.batches_of(self.sets[0], rows))
+
+    def batches_of(self, one: Flat, first: int | None = None) -> Iterator[BatchEncoding]:
+        """Yields a set's rows, or its `first` ones, sorted by length."""
+        for rows in BucketSampler(one.lengths[:first], batch_tokens=self.budget, shuffle=False):
             with QuietHost().busy():  # held while the caller uses the batch
                 yield self.collate([one[row] for row in rows])

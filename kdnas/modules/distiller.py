@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
-from transformers import BatchEncoding
+from transformers import BatchEncoding, PreTrainedModel
 
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
+from kdnas.models.building import without_pooler
 from kdnas.models.classes import teacher_order
 from kdnas.models.families import architecture_of
 from kdnas.models.features import Feature, Features
-from kdnas.models.initialisation import RandomWeights, StudentSource
+from kdnas.models.initialisation import RandomWeights, StudentSource, TeacherAndText, Text
 from kdnas.models.loading import load_tokenizer
 from kdnas.models.resizing import student_config, take_padding
 from kdnas.models.trial import check_architecture
@@ -85,10 +86,11 @@ class StudentDistiller(ExportingModule):
         for config in configs:
             take_padding(config, self.tokenizer)
             check_architecture(config)
+            self.init.check(config, self.teacher_config)
             self.head.describe(config)
         self.class_order: tuple[int, ...] | None = None
         self.trainees: list[Student] = [
-            Student(config, self.teacher_config, objective, seed, self.init, list(also or ()), dropout)
+            Student(config, self.teacher_config, objective, seed, list(also or ()), dropout)
             for config in configs
         ]
         self.students = nn.ModuleList(self.trainees)  # registers them as submodules
@@ -96,9 +98,7 @@ class StudentDistiller(ExportingModule):
         self.exports = {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
         self.held_out = [student.metrics for student in self.trainees]
         stages = ", then ".join(stage.name.replace("_", " ") for stage in objective.stages)
-        self.about = {"distilled from": teacher, "objective": stages}
-        if self.init.origin:
-            self.about["initial weights"] = self.init.origin
+        self.about = {"distilled from": teacher, "objective": stages, "initial weights": self.init.origin}
         for student in self.trainees if compile else ():
             student.compile_encoder()
         self.teacher: TeacherOutputs | None = None
@@ -126,6 +126,19 @@ class StudentDistiller(ExportingModule):
             raise ConfigError("data.masking: takes the place of the labels that the objective needs; must be null")
         if self.teacher_features:
             self.outputs.check(masked)
+
+    def initialise(self, text: Text | None = None) -> None:
+        """Gives the students their first weights; for a training that does not resume, before it begins.
+
+        Args:
+            text: the training rows; None where `init` reads none.
+        """
+        known = TeacherAndText(self.teacher_path, self._load_encoder, text)
+        for student in self.trainees:
+            self.init(student.model.base_model, known)
+
+    def _load_encoder(self) -> PreTrainedModel:
+        return without_pooler(self.head.load(self.teacher_path).base_model)
 
     # -- stages
 

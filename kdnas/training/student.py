@@ -14,7 +14,6 @@ from kdnas.distillation.terms import LossTerm, Mean
 from kdnas.models.features import Feature, Features
 from kdnas.models.forward import outputs
 from kdnas.models.heads import unfreezing_groups
-from kdnas.models.initialisation import StudentSource
 from kdnas.training.split_metrics import SplitMetrics
 
 
@@ -41,14 +40,11 @@ class Student(nn.Module):
         teacher: PreTrainedConfig,
         objective: Objective,
         seed: int,
-        init: StudentSource,
         also: Sequence[str] = (),
         dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.model = objective.head.new(config, seed, dropout)
-        encoder: Any = self.model.base_model
-        init(encoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.stages = [stage.build(config, teacher) for stage in objective.stages]
