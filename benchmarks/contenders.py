@@ -285,6 +285,9 @@ def textbrewer(course: Course, clock: Clock) -> list[Trained]:
     return [Trained(student, lambda i, j, states: projections[i, j](states))]
 
 
+HIDDEN_STATES = ("data=glue", "task=mnli", "objective=hidden_states")
+
+
 def kdnas(
     course: Course,
     clock: Clock,
@@ -292,16 +295,18 @@ def kdnas(
     students: int,
     precision: str,
     student: Architecture = STUDENT,
+    work: Sequence[str] = HIDDEN_STATES,
     more: Sequence[str] = (),
 ) -> list[Trained]:
     """kdnas itself, as a user runs it.
 
     Args:
+        work: the data, the task and the objective, as overrides.
         more: overrides after the course's own.
     """
     Ticks.clock = clock
     with TemporaryDirectory(dir=course.work) as folder:
-        distil(*overrides(course, outputs, students, precision, folder, student), *more)
+        distil(*overrides(course, outputs, students, precision, folder, student), *work, *more)
     return [distilled(student) for student in Ticks.module.trainees]
 
 
@@ -334,7 +339,7 @@ def overrides(
         "paths.export": None,
         "seed": SEED,
     }
-    groups = ["data=glue", "task=mnli", "objective=hidden_states", "~latency", "~logger", f"outputs={outputs}"]
+    groups = ["~latency", "~logger", f"outputs={outputs}"]
     chosen = [override(key, value) for key, value in settings.items()]
     return [*groups, *chosen, f"architectures=[{','.join([f'{{{values}}}'] * students)}]"]
 

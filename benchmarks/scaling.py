@@ -22,19 +22,24 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from benchmarks.contenders import PRECISIONS, Clock, Course, kdnas
+from benchmarks.contenders import HIDDEN_STATES, PRECISIONS, Clock, Course, kdnas
 from benchmarks.race import SHAPED, machine, parser_of, shaped_teacher
 from kdnas.models import forward
 from kdnas.models.architecture import Architecture
 
 BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": [], "workers": 1}
-BASE |= {"packed": True}
+BASE |= {"packed": True, "work": HIDDEN_STATES}
 MASKED_LM = {
     "outputs": "online",
     "student": [6, 12, 384, 1536, "gelu"],
-    "more": [
-        *("objective=masked_lm", "objective.representation.epochs=0", "objective.tokens.epochs=null"),
-        *("data=wikipedia", "task=null", "data/masking=bert", "data.name=mnli", "data.columns=[premise,hypothesis]"),
+    "work": [
+        *(
+            "objective=masked_lm",
+            "objective.representation.epochs=0",
+            "objective.tokens.epochs=null",
+            "objective.tokens.learning_rate=null",
+        ),
+        *("data=wikipedia", "data/masking=bert", "data.name=mnli", "data.columns=[premise,hypothesis]"),
         *("data.sentences=false", "data.validation=validation_matched"),
     ],
 }
@@ -73,7 +78,7 @@ def run_one(args: argparse.Namespace) -> dict[str, float]:
     clock = Clock(course.device)
     student = Architecture(*chosen["student"])
     precision = PRECISIONS[args.precision]
-    kdnas(course, clock, chosen["outputs"], chosen["students"], precision, student, chosen["more"])
+    kdnas(course, clock, chosen["outputs"], chosen["students"], precision, student, chosen["work"], chosen["more"])
     measured = clock.measured()
     memory = torch.cuda.max_memory_allocated() if course.device.type == "cuda" else 0
     return {"tokens_per_s": chosen["students"] * measured["tokens"] / measured["seconds"], "memory": memory}

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from families import SUPPORTED, batch_of, config_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from kdnas.base.errors import ConfigError
@@ -26,56 +27,16 @@ from kdnas.models.resizing import student_config
 from kdnas.models.trial import check_architecture
 
 STUDENT = Architecture(2, 3, 24, 20, "relu")
-SUPPORTED = {
-    "albert": {},
-    "bert": {},
-    "big_bird": {},
-    "camembert": {},
-    "convbert": {},
-    "data2vec-text": {},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
-    | {"position_biased_input": False},
-    "distilbert": {},
-    "electra": {"embedding_size": 12},
-    "ernie": {},
-    "eurobert": {},
-    "megatron-bert": {},
-    "mpnet": {},
-    "nomic_bert": {},
-    "nystromformer": {},
-    "rembert": {},
-    "roberta": {},
-    "roberta-prelayernorm": {},
-    "roformer": {},
-    "xlm-roberta": {},
-    "xlm-roberta-xl": {},
-}
-"""The families of docs/models.md, each with what its usual checkpoints set."""
 LIKE_OTHERS = {"big_bird", "camembert", "data2vec-text", "ernie", "eurobert", "megatron-bert", "nomic_bert", "rembert"}
 LIKE_OTHERS |= {"convbert", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
 NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in LIKE_OTHERS)) for name in SUPPORTED]
-UNLIMITED = ("deberta-v2", "eurobert", "nomic_bert")
+UNLIMITED = ("deberta", "deberta-v2", "eurobert", "modernbert", "nomic_bert")
 """Families with positions relative to each other."""
-
-
-def config_of(family, **values):
-    """A tiny config: 4 layers, hidden 32."""
-    config = transformers.CONFIG_MAPPING[family](**{"vocab_size": 70, "pad_token_id": 1, "num_labels": 3} | values)
-    config = family_of(config).resize(config, Architecture(4, 4, 32, 48, "gelu"))
-    config.update({"bos_token_id": 2, "eos_token_id": 3})
-    if getattr(config, "max_position_embeddings", None):
-        config.max_position_embeddings = 40
-    return config
-
-
-def batch_of(*lengths):
-    torch.manual_seed(0)
-    return PadCollator(1)([{"input_ids": torch.randint(4, 70, (length,))} for length in lengths])
 
 
 @pytest.mark.parametrize("family", NAMES)
 def test_a_family_goes_all_the_way(family, tmp_path):
-    teacher = check_config(config_of(family, **SUPPORTED[family]), "teacher.path", family)
+    teacher = check_config(config_of(family), "teacher.path", family)
     config = student_config(teacher, STUDENT)
     check_architecture(config)
     student, batch = Encoder().new(config, seed=0), batch_of(9, 5)
@@ -103,7 +64,7 @@ def test_a_family_goes_all_the_way(family, tmp_path):
 
 @pytest.mark.parametrize("family", SUPPORTED)
 def test_the_longest_input_is_what_a_model_takes(family):
-    config = config_of(family, **SUPPORTED[family])
+    config = config_of(family)
     model, longest = new_encoder(student_config(config, STUDENT)).eval(), family_of(config).positions(config)
 
     def take(length):
@@ -147,7 +108,6 @@ REFUSED = {
     "longformer": "the cost of a pass cannot be counted",
     "luke": "tables of other inputs than text",
     "mobilebert": "mobilebert model cannot be distilled",
-    "modernbert": "has no hidden_act",
     "splinter": "no classifier of it",
     "squeezebert": "embedding_size",
     "t5": "has no intermediate_size",

@@ -19,7 +19,7 @@ from kdnas.search.ranking import ByReward
 from kdnas.search.schedule import Episodes
 from kdnas.search.search import Search, SearchSettings
 from kdnas.search.study import Study
-from kdnas.search.trial_log import FinalistLog, TrialLog
+from kdnas.search.trial_log import CandidateLog, FinalistLog, TrialLog
 
 COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
 
@@ -57,7 +57,7 @@ def search(deaths, **settings):
     )
     cluster = Cluster(studies, deaths)
     settings = SearchSettings(**{"episodes": 1, "candidates": 4, "finalists": 0, "max_failed": 1.0, **settings})
-    whole = Search(settings, *studies.values(), Proposer(space, partial(RandomSampler), 0), ByReward())
+    whole = Search(settings, studies, Proposer(space, partial(RandomSampler), 0), ByReward())
     return Loop(whole, Episodes(), cluster), cluster, studies["mini"]
 
 
@@ -140,17 +140,17 @@ def test_settings_out_of_range_are_refused(setting, value):
 def test_the_log_names_the_best_so_far_the_first_of_equals():
     whole, _, study = search({})
     lines = []
-    log = TrialLog(1, 4, lines.append)
+    log = CandidateLog(whole.search, "mini", 4, lines.append)
     whole.search.propose(0)
     for number, reward in [(2, 0.5), (3, 0.25), (1, 0.5), (0, 0.75)]:
         study.tell(number, reward, {"loss": 0.5}, COST)
-        log.log_ended(study)
+        log.log_ended()
     standing = ["0.5000 (best so far)", "0.2500 (best 0.5000)", "0.5000 (best so far)", "0.7500 (best so far)"]
     assert [f"reward {words}" in line for words, line in zip(standing, lines, strict=True)] == [True] * 4
     assert all(f"({count} of 4)" in line for count, line in enumerate(lines, start=1))
-    later = TrialLog(1, 4, lines.append)
-    later.skip_ended(study)
-    later.log_ended(study)
+    later = CandidateLog(whole.search, "mini", 4, lines.append)
+    later.skip_ended()
+    later.log_ended()
     assert lines[4:] == ["4 candidates ended in an earlier run; going on with the rest"]
 
 
@@ -159,7 +159,7 @@ def test_a_finalist_is_logged_with_its_result_of_mini_kd_and_a_failure_with_its_
     whole.run()
     lines = []
     full = whole.search.full
-    FinalistLog(study, 2, lines.append).log_ended(full)
+    FinalistLog(whole.search, "full", 2, lines.append).log_ended()
     assert len(lines) == 2
     assert lines[1] == (
         f"finalist 2 of 2, trial 1 {full.architecture(1)}: loss 0.5000, 1.00 ms on cpu, "
@@ -167,8 +167,8 @@ def test_a_finalist_is_logged_with_its_result_of_mini_kd_and_a_failure_with_its_
     )
     study.add(full.architecture(0), {"episode": 0, "origin": "random"})
     study.fail(study.trials()[-1].number, "out of memory")
-    TrialLog(1, 4, lines.append).log_ended(study)
-    assert lines[-1].endswith(": failed: out of memory")
+    TrialLog(whole.search, "mini", 4, lines.append).log_ended()
+    assert lines[-1].startswith("mini 5 of 5, trial 4 ") and lines[-1].endswith(": failed: out of memory")
 
 
 def test_gangs_are_of_about_the_same_size():

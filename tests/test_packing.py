@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from kdnas.base.errors import ConfigError
-from kdnas.models import forward, packing
+from kdnas.models import attention, forward
 from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
 from kdnas.models.forward import outputs
 
@@ -87,7 +87,7 @@ def test_packed_rows_are_what_padded_ones_are(family, lengths):
 @pytest.mark.parametrize("short", [0, 256])  # by PyTorch's fused attention, and by plain products
 @pytest.mark.parametrize("family", ["bert classifier", "roberta classifier"])
 def test_gradients_are_those_of_padded_rows(family, short, monkeypatch):
-    monkeypatch.setattr(packing, "SHORT", short)
+    monkeypatch.setattr(attention, "SHORT", short)
     batch, gradients = batch_of(7, 3, 3, 9), []
     for packed in (True, False):
         model = model_of(family)
@@ -139,34 +139,12 @@ def test_masked_tokens_have_the_logits_of_transformers_head(family):
     assert forward._way(model).packed == packs
 
 
-def test_queries_keys_and_values_are_what_the_projections_give():
-    model, batch = model_of("bert").eval(), batch_of(7, 7, 3, 1)
-    projections = {Kind.QUERY: "query", Kind.KEY: "key", Kind.VALUE: "value"}
-    expected, hooks = {}, []
-    for kind, name in projections.items():
-        part = getattr(model.encoder.layer[1].attention.self, name)
-        hooks.append(part.register_forward_hook(lambda _, __, given, kind=kind: expected.update({kind: given})))
-    padded(model, batch, ())
-    real = batch["attention_mask"].bool()
-    expected = {kind: values.clone() for kind, values in expected.items()}
-    for hook in hooks:
-        hook.remove()
-    features = {Feature(kind, 2, per) for kind in projections for per in (Per.TOKEN, Per.FIRST_TOKEN)}
-    for feature, values in outputs(model, batch, features).items():
-        theirs = expected[feature.kind]
-        theirs = theirs[real] if feature.per is Per.TOKEN else theirs[:, 0]
-        torch.testing.assert_close(values, theirs, rtol=1e-4, atol=1e-5)
-        assert values.shape[1] == feature.width(model.config)
-
-
-def test_a_family_that_takes_no_packed_rows_gets_padded_ones_and_has_no_queries():
+def test_a_family_that_takes_no_packed_rows_gets_padded_ones():
     torch.manual_seed(0)
     model, batch = MPNetModel(MPNetConfig(**SIZES)).eval(), batch_of(5, 3)
     states, _ = padded(model, batch, (1, 2))
     for feature, values in outputs(model, batch, set(map(hidden_state, states))).items():
         torch.testing.assert_close(values, states[feature.layer])
-    with pytest.raises(ConfigError, match="^objective: needs queries, keys or values; a mpnet model gives none"):
-        outputs(model, batch, {Feature(Kind.QUERY, 1)})
     with pytest.raises(ConfigError, match="^objective: needs logits; a MPNetModel has none"):
         outputs(model, batch, {LOGITS})
 

@@ -6,13 +6,16 @@ from hydra import compose, initialize_config_dir
 from lightning import Callback
 from optuna.trial import TrialState
 from test_distiller import CONF
+from test_functions import TINY
 
+import kdnas
 from kdnas.app.run import run
 from kdnas.base.errors import ConfigError
-from kdnas.costs.cost import Cost
+from kdnas.costs.cost import Cost, Latency
 from kdnas.models.architecture import Architecture
 from kdnas.search.job import Job
 from kdnas.search.journal import open_storage
+from kdnas.search.schedule import Episodes
 from kdnas.search.study import Study
 
 STUDENT = Architecture(1, 2, 16, 32, "gelu")
@@ -56,7 +59,8 @@ class Epochs(Callback):
 def sizes(cfg, job, study):
     """A kind of job that scores its trials by their numbers of weights, and trains nothing."""
     for number, architecture in zip(job.trials, job.architectures, strict=True):
-        study.tell(number, -float(architecture.size) / cfg.unit, {"loss": 0.0}, Cost(architecture.size, 1, {}))
+        cost = Cost(architecture.size, 1, {"cpu": Latency(1.0, 0.1)})
+        study.tell(number, -float(architecture.size) / cfg.unit, {"loss": 0.0}, cost)
     return {"loss": 0.0}
 
 
@@ -87,17 +91,36 @@ def test_early_stopping_ends_a_candidate_too(teacher, tmp_path):
         run(composed("train", teacher, tmp_path / "3", "+callbacks.x=1"))
 
 
-def test_a_kind_of_job_from_the_outside_reports_its_trials(teacher, tmp_path):
-    study = Study(open_storage(tmp_path), "sizes")
-    study.optuna.set_user_attr("search", "search-1")
-    study.add(STUDENT, {"episode": 0, "origin": "random"})
-    kind = f"+search.stages.sizes={{_target_:{__name__}.sizes,unit:1000}}"
-    job = Job("sizes", trials=(0,), architectures=(STUDENT,), search="search-1", fidelity={"unit": 100})
-    words = [kind, "+unit=1", f"search.dir={tmp_path}", job.to_override()]
-    assert run(composed("search", teacher, tmp_path, *words)) == {"loss": 0.0}
-    (trial,) = Study(open_storage(tmp_path), "sizes").trials(TrialState.COMPLETE)
-    assert trial.value == -STUDENT.size / 100
-    assert run(composed("search", teacher, tmp_path, *words)) == {}  # it has finished
+class ThenSizes(Episodes):
+    """Gives the best two candidates to the kind of job `sizes`."""
+
+    def expected(self, settings):
+        return super().expected(settings) | {"sizes": 2}
+
+    def batches(self, search):
+        yield from super().batches(search)
+        for seen in search.best()[:2]:
+            search.promote(seen, fidelity={"unit": 100}, kind="sizes")
+        yield search.studies["sizes"].jobs()
+
+
+def test_a_kind_of_job_from_the_outside_has_trials_in_a_search(teacher, tmp_path):
+    """No candidate is trained: mini-KD is replaced by the same function."""
+    words = [*TINY, f"teacher.path={teacher}", f"paths.runs={tmp_path}", f"search.dir={tmp_path}/search", "+unit=1"]
+    words += [kind := f"+search.stages.sizes={{_target_:{__name__}.sizes,unit:1000}}", "search.candidates=4"]
+    words += [f"search.stages.mini._target_={__name__}.sizes", f"search.schedule._target_={__name__}.ThenSizes"]
+    words += ["search.episodes=1", "search.finalists=0"]
+    kdnas.run_search(*words)
+    storage = open_storage(tmp_path / "search")
+    mini, own = Study(storage).observations, Study(storage, "sizes").trials(TrialState.COMPLETE)
+    smallest = sorted(mini, key=lambda one: one.architecture.size)[:2]
+    assert [trial.value for trial in own] == [-one.architecture.size / 100 for one in smallest]
+    line = f"sizes 2 of 2, trial 1 {smallest[1].architecture}: loss 0.0000, 1.00 ms on cpu, reward {own[1].value:.4f}"
+    assert line in (tmp_path / "search/search.log").read_text()
+    kdnas.run_search(*words, "search.stages.sizes.unit=9")
+    assert [len(Study(storage, kind).trials()) for kind in ("mini", "sizes")] == [4, 4]  # one has other settings now
+    with pytest.raises(ConfigError, match="^search.schedule: .*`sizes`.* must be one of prepare, latency, mini, full"):
+        kdnas.run_search(*(word for word in words if word != kind))
     with pytest.raises(ConfigError, match="^job.kind=size: must be one of prepare, latency, mini, full, sizes"):
         run(composed("search", teacher, tmp_path, kind, "job.kind=size"))
 

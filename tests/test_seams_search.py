@@ -42,7 +42,7 @@ def search(controller=RANDOM, schedule="kdnas.search.schedule.Episodes", ranking
     storage, ran = storage or InMemoryStorage(), []
     whole = Search(
         SearchSettings(**{"episodes": 1, "candidates": 9, "finalists": 2, **settings}),
-        *(Study(storage, stage) for stage in ("mini", "full")),
+        {kind: Study(storage, kind) for kind in ("mini", "full")},
         Proposer(SPACE, made(controller, _partial_=True), seed=0),
         ranking or ByReward(),
     )
@@ -114,6 +114,15 @@ def test_a_schedule():
     assert ran[-1].architectures == (winner,)
     assert whole.mini.architecture(whole.mini.order[0]) == winner
     assert search(schedule="Halving", storage=storage)[1] == []  # a finished search runs nothing
+
+
+def test_a_candidate_is_promoted_again_with_other_settings_only():
+    whole, _ = search()
+    (first, *_), count = whole.best(), len(whole.full.trials())
+    for fidelity, added in ((None, 0), ({"seed": 1}, 1), ({"seed": 1}, 1), ({"seed": 2}, 2), ({"seed": (2, 3)}, 3)):
+        whole.promote(first, fidelity=fidelity)
+        assert len(whole.full.trials()) == count + added
+    assert [job.fidelity for job in whole.full.jobs()] == [{"seed": 1}, {"seed": 2}, {"seed": (2, 3)}]
 
 
 @dataclass(frozen=True)

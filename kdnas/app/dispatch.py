@@ -24,7 +24,6 @@ from kdnas.base.signals import GOES_ON
 from kdnas.search.job import Job
 
 if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before a search begins
-    from kdnas.search.study import Study
     from kdnas.search.trial_log import TrialLog
 
 log = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class Dispatcher:
 
 
 @contextmanager
-def watching(study: Study, trial_log: TrialLog) -> Iterator[None]:
+def watching(trial_log: TrialLog) -> Iterator[None]:
     """Logs each trial that ends, from a background thread, while jobs run in this or other processes."""
     ended = threading.Event()
 
@@ -116,7 +115,7 @@ def watching(study: Study, trial_log: TrialLog) -> Iterator[None]:
 
         def look() -> None:
             with suppress(OSError):  # the search itself will raise it
-                trial_log.log_ended(study)
+                trial_log.log_ended()
             shown.done = len(trial_log.logged)
 
         def watch() -> None:

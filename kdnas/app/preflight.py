@@ -77,6 +77,7 @@ def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = Non
     cfg = copy.deepcopy(cfg)
     check_settings(cfg)
     instantiate(cfg.get("outputs"))
+    instantiate(cfg.module.get("student"))
     costs, objective, reward = (instantiate(part) for part in (cfg.get("latency"), cfg.objective, cfg.reward))
     split_metrics = SplitMetrics(objective.task, cfg.module.get("also")).names
     metrics = tuple(dict.fromkeys([*objective.metric_names, *split_metrics]))

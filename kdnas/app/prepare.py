@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 
 from kdnas.app.baselines import baselines
 from kdnas.app.build import build, connect
-from kdnas.app.kinds import staged
+from kdnas.app.kinds import staged, work_of
 from kdnas.app.preflight import Plan, preflight
 from kdnas.app.teacher import ensure_teacher
-from kdnas.app.training import complete
+from kdnas.app.training import complete, train
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.run_folder import write_prepared
@@ -33,8 +33,10 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
     """
     if not issubclass(hydra.utils.get_class(cfg.module._target_), StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
-    jobs = Job("mini", trials=tuple(range(cfg.search.gang))), Job("full", trials=(0,))
-    candidate, _ = (preflight(staged(cfg, job), job) for job in jobs)
+    others = [kind for kind in cfg.search.stages if work_of(cfg, Job(kind)) is train]
+    jobs = [Job("mini", trials=tuple(range(cfg.search.gang)))]
+    jobs += [Job(kind, trials=(0,)) for kind in dict.fromkeys(["full", *others]) if kind != "mini"]
+    candidate, *_ = (preflight(staged(cfg, one), one) for one in jobs)
     check_reward(candidate)
     ensure_teacher(cfg, complete)
     space = instantiate(cfg.space)

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from omegaconf import DictConfig
+from optuna.study import get_all_study_names
 from transformers import PreTrainedConfig
 
 from kdnas.app.jobs import open_study
@@ -12,8 +14,9 @@ from kdnas.base.config import instantiate
 from kdnas.base.errors import mounted
 from kdnas.costs.cost import Cost
 from kdnas.models.loading import load_config
-from kdnas.models.resizing import student_config
+from kdnas.models.resizing import StudentFamily, student_config
 from kdnas.search.job import Job
+from kdnas.search.journal import open_storage
 from kdnas.search.observation import Observation
 from kdnas.search.reward import Reward
 from kdnas.search.study import Study
@@ -24,28 +27,33 @@ MUCH = 0.1
 
 
 def remeasure(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
-    """Corrects the costs and rewards of the candidates and of the finalists of a search."""
+    """Corrects the costs and rewards of all trials of a search."""
     costs = instantiate(cfg.latency)
-    for kind in ("mini", "full"):
+    for kind in get_all_study_names(open_storage(Path(cfg.search.dir))):
         measured = open_study(cfg, replace(job, kind=kind))
         with mounted("latency"):
-            correct_costs(measured, load_config(cfg.teacher.path), costs.cost, instantiate(cfg.reward))
+            teacher, family = load_config(cfg.teacher.path), instantiate(cfg.module.student)
+            correct_costs(measured, teacher, costs.cost, instantiate(cfg.reward), family)
     return {}
 
 
 def correct_costs(
-    study: Study, teacher: PreTrainedConfig, cost: Callable[[PreTrainedConfig], Cost], reward: Reward
+    study: Study,
+    teacher: PreTrainedConfig,
+    cost: Callable[[PreTrainedConfig], Cost],
+    reward: Reward,
+    family: StudentFamily | None = None,
 ) -> None:
     """Measures again, by `cost`, a study's teacher and candidates that were measured on a busy host; corrects rewards.
 
-    Costs stay as they are while the host is still busy.
+    Candidates are of a `family`, None for the teacher's. Costs stay as they are while the host is still busy.
     """
     if study.teacher and study.teacher.busy:
         study.teacher = cost(teacher)
     for seen in study.observations:
         if not (seen.estimated and seen.cost and study.teacher):
             continue
-        measured = cost(student_config(teacher, seen.architecture)) if seen.cost.busy else seen.cost
+        measured = cost(student_config(teacher, seen.architecture, family)) if seen.cost.busy else seen.cost
         if not measured.busy:
             with mounted("reward"):
                 value = reward(seen.metrics, measured, study.teacher)

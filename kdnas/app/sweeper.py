@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,13 +19,11 @@ from kdnas.app import suggestions
 from kdnas.app.dispatch import Dispatcher, watching
 from kdnas.app.launchers.returns import reason
 from kdnas.app.overrides import quoted
-from kdnas.app.search_folder import log_to, searching_in, set_aside
+from kdnas.app.search_folder import log_to, searching_in
 from kdnas.base.config import instantiate
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError, mounted, require_switch
 from kdnas.base.files import check_folder
-from kdnas.base.identity import COMPARED, TRAINING, identity, require_same, sources, stamp
-from kdnas.base.run_folder import read_prepared, write_prepared
 from kdnas.base.screen import activity, board
 from kdnas.search.job import Job
 
@@ -37,8 +34,6 @@ if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy bef
     from kdnas.search.study import Study
 
 log = logging.getLogger(__name__)
-OTHER_SEARCH = ", and its observations would not compare; use another search.dir, or search.fresh=true to start over"
-"""The end of the error about a folder that holds a search with another setting."""
 
 
 class KDNASSweeper(Sweeper):
@@ -81,6 +76,10 @@ class KDNASSweeper(Sweeper):
             settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
         schedule, ranking = instantiate(search.schedule), instantiate(search.ranking)
         instantiate(config.reward)
+        for kind in schedule.expected(settings):
+            if kind not in search.stages:
+                known = ", ".join(search.stages)
+                raise ConfigError(f"search.schedule: runs jobs of the kind `{kind}`; must be one of {known}")
         require_switch("search.fresh", search.fresh)
         instantiate(config.controller, _partial_=False, seed=config.seed)
         self.folder = check_folder("search.dir", search.dir)
@@ -90,64 +89,30 @@ class KDNASSweeper(Sweeper):
             self._run(settings, schedule, ranking)
 
     def _run(self, settings: SearchSettings, schedule: Schedule, ranking: Ranking) -> None:
+        from kdnas.app.studies import open_studies
         from kdnas.search.loop import Loop
         from kdnas.search.proposing import Proposer
         from kdnas.search.search import Search
-        from kdnas.search.trial_log import FinalistLog, TrialLog
+        from kdnas.search.trial_log import LOGS, TrialLog
 
         space, controller = instantiate(self.config.space), instantiate(self.config.controller)
-        mini, full = self._studies()
+        expected = {"mini": 0, "full": 0} | schedule.expected(settings)
+        proposer = Proposer(space, controller, self.config.seed)
+        search = Search(settings, open_studies(self.config, self.folder, expected), proposer, ranking)
         with log_to(self.folder / "search.log"):
             log.info("the search space has %s architectures; searching in %s", space.size, self.folder)
-            total = schedule.expected(settings)
-            logs = {
-                "mini": (mini, TrialLog(settings.episodes, total["mini"])),
-                "full": (full, FinalistLog(mini, total["full"])),
-            }
-            for study, trial_log in logs.values():
-                trial_log.skip_ended(study)
+            logs = {kind: LOGS.get(kind, TrialLog)(search, kind, total) for kind, total in expected.items()}
+            for trial_log in logs.values():
+                trial_log.skip_ended()
 
             def evaluate(jobs: Sequence[Job]) -> list[str]:
                 if not jobs[0].trials:
                     return [self._run_apart(job) for job in jobs]
-                with watching(*logs[jobs[0].kind]):
+                with watching(logs[jobs[0].kind]):
                     return [reason(job) for job in self.dispatcher.launch(jobs)]
 
-            proposer = Proposer(space, controller, self.config.seed)
-            Loop(Search(settings, mini, full, proposer, ranking), schedule, evaluate).run()
-            self._report(mini, full, ranking)
-
-    def _studies(self) -> tuple[Study, Study]:
-        """Opens the studies of candidates and finalists; refuses candidates that were scored with other settings."""
-        from kdnas.app.kinds import staged
-        from kdnas.search.journal import open_storage
-        from kdnas.search.study import Study
-
-        prepared = read_prepared(self.folder / "prepare")
-        if self.config.search.fresh:
-            set_aside(self.folder)
-            (self.folder / "prepare").mkdir(exist_ok=True)
-            write_prepared(self.folder / "prepare", prepared)
-        mini, full = (Study(open_storage(self.folder), kind) for kind in ("mini", "full"))
-        rows, precision = prepared.pop("rows"), mini.precision or prepared["precision"]
-        configs = [staged(self.config, Job(kind)) for kind in ("mini", "full")]
-        for config in configs:
-            if config.trainer.precision == "auto":
-                config.trainer.precision = precision
-        stamps = [stamp(sources(config)) for config in configs]
-        finalists_rows = rows if stamps[0] == stamps[1] else stamps[1]  # the prepare job has not read others
-        settings = identity(configs[0], rows, COMPARED)
-        if mini.settings is None:
-            mini.settings = settings
-        else:
-            require_same(settings, mini.settings, "the search in this folder was made", OTHER_SEARCH)
-        if full.count_only(identity(configs[1], finalists_rows, TRAINING)):
-            log.info("the finalists are distilled anew: their settings have changed")
-        name = mini.search or f"search-{uuid.uuid4().hex[:8]}"  # never a number
-        for study in (mini, full):
-            study.search = name  # jobs of a search moved aside cannot report to this one
-            study.store_prepared(prepared)
-        return mini, full
+            Loop(search, schedule, evaluate).run()
+            self._report(search.mini, search.full, ranking)
 
     def _run_apart(self, job: Job) -> str:
         """Runs a job without trials, which the search can do without; returns why it failed, if it did."""

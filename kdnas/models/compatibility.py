@@ -17,10 +17,17 @@ TEXT = "The cat's seven lives, 12.5 \u00e9t\u00e9 \u732b \U0001f408!"
 """A text with words and symbols that a vocabulary may lack."""
 
 
-def check_fit(config: PreTrainedConfig, tokenizer: Tokenizer, source: str, texts_per_row: int, max_length: int) -> None:
+def check_fit(
+    config: PreTrainedConfig,
+    tokenizer: Tokenizer,
+    source: str,
+    texts_per_row: int,
+    max_length: int,
+    whose: str = "teacher",
+) -> None:
     """Refuses a tokenizer and a model (of the setting `source`) that do not fit, or rows too long for them."""
     longest = min(family_of(config).positions(config), tokenizer.model_max_length)
-    require(max_length <= longest, "data.max_length", max_length, f"at most the teacher's {longest}")
+    require(max_length <= longest, "data.max_length", max_length, f"at most the {whose}'s {longest}")
     _check_ids(config, tokenizer, source)
     try:
         batch = _batch(tokenizer, texts_per_row, max_length)

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
 from kdnas.models.building import new_encoder
+from kdnas.models.families import family_of
 
 
 def count_parameters(config: PreTrainedConfig) -> int:
@@ -17,8 +18,10 @@ def count_parameters(config: PreTrainedConfig) -> int:
 def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
     """Counts the floating-point operations of a forward pass (matrix products and attention)."""
     # Fake tensors on the meta device: on the CPU, fused attention is not counted; with real meta tensors, transformers
-    # fails when it reads the mask's values. Fakes cannot be made in inference mode, in which a validation may ask.
-    with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"):
+    # fails when it reads the mask's values. Models that compute attention themselves may read values (DeBERTa), which
+    # only fakes on the CPU have. Fakes cannot be made in inference mode, in which a validation may ask.
+    device = "meta" if family_of(config).calls_attention(config) else "cpu"
+    with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         model = new_encoder(config).eval().requires_grad_(False)
         tokens = torch.zeros(batch_size, length, dtype=torch.long)
         counter = FlopCounterMode(display=False)

@@ -8,6 +8,8 @@ from typing import TypeAlias
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from kdnas.models.families import family_of
+
 
 class Kind(StrEnum):
     """The kinds of features; queries, keys and values are what a layer's attention takes, all heads side by side."""
@@ -17,6 +19,9 @@ class Kind(StrEnum):
     KEY = "key"
     VALUE = "value"
     LOGITS = "logits"
+
+
+ATTENTION_INPUTS = (Kind.QUERY, Kind.KEY, Kind.VALUE)
 
 
 class Per(StrEnum):
@@ -55,10 +60,8 @@ class Feature:
             return config.hidden_size
         if self.kind is Kind.LOGITS:
             return int(config.vocab_size if self.per is Per.MASKED_TOKEN else config.num_labels or 0)
-        heads: int = config.num_attention_heads
-        head_size: int = getattr(config, "head_dim", None) or config.hidden_size // heads
         grouped = None if self.kind is Kind.QUERY else getattr(config, "num_key_value_heads", None)
-        return (grouped or heads) * head_size
+        return (grouped or config.num_attention_heads) * family_of(config).head_size(config)
 
 
 Features: TypeAlias = Mapping[Feature, Tensor]

@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,9 +15,10 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, BatchEncoding, PreTrainedC
 
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
+from kdnas.models.attention import Attention, packed, recorded
 from kdnas.models.families import family_of
 from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
-from kdnas.models.packing import MODEL_INPUTS, Attention, Layout, packed
+from kdnas.models.packing import MODEL_INPUTS, Layout
 
 Encoder = Callable[..., Any]
 
@@ -68,33 +71,38 @@ def _run(
         raise ConfigError(f"objective: needs logits; a {type(model).__name__} has none")
     if LOGITS in features and is_masked_lm(model):
         raise ConfigError("objective: needs logits of rows; a masked language model has those of masked tokens")
-    if kinds & {Kind.QUERY, Kind.KEY, Kind.VALUE} and not way.packed:
-        family = model.config.model_type
-        raise ConfigError(f"objective: needs queries, keys or values; a {family} model gives none (it is not packed)")
+    family, layout, hidden = family_of(model.config), Layout.of(batch), Kind.HIDDEN_STATE in kinds
+    attention = Attention(model.config, features, layout.runs)
     encoder = model.base_model if compiled is None else compiled
-    layout, hidden = Layout.of(batch), Kind.HIDDEN_STATE in kinds
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    if not family.token_types(model.config):
+        inputs.pop("token_type_ids", None)
     if way.packed:
         del inputs["attention_mask"]
         inputs = {name: values.flatten()[layout.real][None] for name, values in inputs.items()}
-        inputs["position_ids"] = (layout.positions + family_of(model.config).first_position(model.config))[None]
-        with packed(model.config, layout) as attention:
-            done = _Pass(model, batch, layout, encoder(**inputs, output_hidden_states=hidden), attention)
+        inputs["position_ids"] = (layout.positions + family.first_position(model.config))[None]
+        with packed(model.config, attention):
+            result = encoder(**inputs, output_hidden_states=hidden)
     else:
         whole = LOGITS in features or (MASKED_LOGITS in features and not way.head_apart)
-        done = _Pass(model, batch, layout, (model if whole else encoder)(**inputs, output_hidden_states=hidden))
+        if attention.wanted and not family.calls_attention(model.config):
+            encoder = model.base_model  # a compiled one would not call the hooks
+        with recorded(model, attention) if attention.wanted else nullcontext():
+            result = (model if whole else encoder)(**inputs, output_hidden_states=hidden)
+    done = _Pass(model, batch, layout, way.packed, result, attention)
     return {feature: done.value(feature) for feature in sorted(features)}
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """The result of a forward pass: the encoder's or, with `logits`, the whole model's; `attention` of packed rows."""
+    """The result of a forward pass, on packed or padded rows: the encoder's or, with `logits`, the whole model's."""
 
     model: PreTrainedModel
     batch: BatchEncoding
     layout: Layout
+    packed: bool
     result: Any
-    attention: Attention | None = None
+    attention: Attention
 
     def value(self, feature: Feature) -> Tensor:
         if feature.kind is Kind.LOGITS:
@@ -102,20 +110,21 @@ class _Pass:
         if feature.kind is Kind.HIDDEN_STATE:
             states = self.real(self.result.hidden_states[feature.layer])
         else:
-            assert self.attention is not None
-            states = self.attention.input(feature.kind, feature.layer)
+            states = self.real(self.attention.input(feature.kind, feature.layer))
         return states.index_select(0, self.layout.first) if feature.per is Per.FIRST_TOKEN else states
 
     def real(self, states: Tensor) -> Tensor:
         """Returns the values of the real tokens, (tokens, width)."""
-        return states[0] if self.attention else states.flatten(0, 1).index_select(0, self.layout.real)
+        return states[0] if self.packed else states.flatten(0, 1).index_select(0, self.layout.real)
 
     @property
     def logits(self) -> Tensor:
         if "logits" in self.result:
             return self.result.logits
-        first = self.real(self.result.last_hidden_state).index_select(0, self.layout.first)
-        return family_of(self.model.config).apply_head(self.model, first[:, None])
+        family, states = family_of(self.model.config), self.real(self.result.last_hidden_state)
+        average = family.averages(self.model.config)
+        pooled = self.layout.means(states) if average else states.index_select(0, self.layout.first)
+        return family.apply_head(self.model, pooled[:, None])
 
     @property
     def masked_logits(self) -> Tensor:
@@ -127,17 +136,23 @@ class _Pass:
         return family_of(self.model.config).apply_head(self.model, states)
 
 
-_known: dict[type[PreTrainedModel], Way] = {}
+_known: dict[str, Way] = {}
+_ways: WeakKeyDictionary[PreTrainedModel, Way] = WeakKeyDictionary()
 _testing = Lock()
 
 
 def _way(model: PreTrainedModel) -> Way:
-    """Returns the fastest way that gives what transformers gives, tested once for each class on a tiny model."""
-    kind = type(model)
+    """Returns the fastest way that gives what transformers gives; tested on a tiny model, once for equal configs."""
     with _testing:  # students may run in threads
-        if kind not in _known:
-            _known[kind] = next(way for way in WAYS if way == WAYS[-1] or _agrees(kind, model.config, way))
-        return _known[kind]
+        if model not in _ways:
+            kind, config = type(model), copy.deepcopy(model.config)
+            family = family_of(config)
+            tiny = family.tiny(config, Architecture(2, 2, 8, 8, family.architecture(config).hidden_act))
+            key = f"{kind} {tiny.to_json_string(use_diff=False)}"
+            if key not in _known:
+                _known[key] = next(way for way in WAYS if way == WAYS[-1] or _agrees(kind, tiny, way))
+            _ways[model] = _known[key]
+        return _ways[model]
 
 
 @torch.no_grad()
@@ -155,14 +170,16 @@ def _agrees(kind: type[PreTrainedModel], config: PreTrainedConfig, way: Way) -> 
 def _trial(
     kind: type[PreTrainedModel], config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, BatchEncoding, set[Feature]]:
-    """Returns a tiny model of a class, a batch with all of its inputs, and the features to compare."""
-    family = family_of(config)
-    activation = family.architecture(config).hidden_act
-    config = family.resize(config, Architecture(2, 2, 8, 8, activation))
+    """Returns a tiny model of a class, a batch with all of its inputs, and the features to compare.
+
+    The batch has rows that are longer than the windows of attention.
+    """
+    family, layers = family_of(config), range(1, config.num_hidden_layers + 1)
     tiny = kind(config).eval()
     for parameter in tiny.parameters():
         parameter.normal_()
-    mask = (torch.arange(4) < torch.tensor([[2], [4], [4]])).long()
+    longest = max(4, *(3 + (family.window(config, layer) or 0) for layer in layers))
+    mask = (torch.arange(longest) < torch.tensor([[2], [longest], [longest]])).long()
     tokens = torch.randint(config.vocab_size, mask.shape)
     tokens[tokens == config.pad_token_id] += 1
     batch = BatchEncoding({"input_ids": tokens, "attention_mask": mask})
@@ -170,7 +187,7 @@ def _trial(
         batch["token_type_ids"] = torch.randint(max(1, family.token_types(config)), mask.shape)
     features = {hidden_state(layer) for layer in range(3)}
     if is_masked_lm(tiny):
-        batch["labels"] = torch.where(torch.arange(4) == torch.tensor([[1], [0], [3]]), tokens, -100)
+        batch["labels"] = torch.where(torch.arange(longest) == torch.tensor([[1], [0], [3]]), tokens, -100)
         features.add(MASKED_LOGITS)
     elif has_head(tiny):
         features.add(LOGITS)

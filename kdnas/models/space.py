@@ -14,7 +14,7 @@ from kdnas.models.architecture import Architecture
 from kdnas.models.counting import count_parameters
 from kdnas.models.families import architecture_of
 from kdnas.models.loading import load_config
-from kdnas.models.resizing import student_config
+from kdnas.models.resizing import StudentFamily, student_config
 
 ENUMERABLE = 100_000
 """The most points of a space that is listed; larger ones are only sampled."""
@@ -131,20 +131,25 @@ class SearchSpace:
 
 
 class WithinTeacher:
-    """A constraint: no more layers and, with `parameters`, no more parameters than the teacher (a path or hub id)."""
+    """A constraint: no more layers and, with `parameters`, no more parameters than the teacher (a path or hub id).
 
-    def __init__(self, teacher: str, parameters: bool = False) -> None:
+    Args:
+        student: the family of the students; None for the teacher's.
+    """
+
+    def __init__(self, teacher: str, parameters: bool = False, student: StudentFamily | None = None) -> None:
         self.path = teacher
         self.parameters = parameters
+        self.student = student or StudentFamily()
 
     def __call__(self, architecture: Architecture) -> bool:
         teacher = architecture_of(_config(self.path))
         if architecture.num_hidden_layers > teacher.num_hidden_layers:
             return False
-        return not self.parameters or self._count(architecture) <= self._count(teacher)
+        return not self.parameters or self._count(architecture, self.student) <= self._count(teacher, StudentFamily())
 
-    def _count(self, of: Architecture) -> int:
-        return _parameters(self.path, of.num_hidden_layers, of.hidden_size, of.intermediate_size)
+    def _count(self, of: Architecture, family: StudentFamily) -> int:
+        return _parameters(self.path, of.num_hidden_layers, of.hidden_size, of.intermediate_size, family)
 
 
 @lru_cache(maxsize=8)
@@ -153,6 +158,6 @@ def _config(path: str) -> PreTrainedConfig:
 
 
 @cache
-def _parameters(path: str, num_hidden_layers: int, hidden_size: int, intermediate_size: int) -> int:
-    architecture = Architecture(num_hidden_layers, 1, hidden_size, intermediate_size, "gelu")
-    return count_parameters(student_config(load_config(path), architecture))
+def _parameters(path: str, layers: int, hidden_size: int, intermediate_size: int, family: StudentFamily) -> int:
+    architecture = Architecture(layers, 1, hidden_size, intermediate_size, "gelu")
+    return count_parameters(student_config(_config(path), architecture, family))

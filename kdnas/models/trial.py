@@ -100,8 +100,14 @@ def _find_fault(config: PreTrainedConfig) -> str | None:
         return "its gradients are not finite"
     if not _reads_both_ways(config):
         return "tokens do not attend to later ones; must be an encoder"
-    if _run(make(AutoModelForSequenceClassification, config)).logits.shape != (2, 2):
+    still = copy.deepcopy(config)
+    still.update(dict.fromkeys(family_of(config).dropouts(config), 0.0))
+    classifier = make(AutoModelForSequenceClassification, still)
+    logits = _run(classifier.eval()).logits
+    if logits.shape != (2, 2):
         return "its classifier does not give a logit a class"
+    if not torch.equal(logits, _run(classifier.train()).logits):
+        return "its dropout probabilities are not called as a BERT's are"
     return _misdescribed(config, encoder)
 
 

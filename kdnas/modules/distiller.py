@@ -16,13 +16,14 @@ from kdnas.base.errors import ConfigError
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
+from kdnas.models.attention import check_features
 from kdnas.models.building import without_pooler
 from kdnas.models.classes import teacher_order
 from kdnas.models.families import architecture_of
 from kdnas.models.features import Feature, Features
 from kdnas.models.initialisation import RandomWeights, StudentSource, TeacherAndText, Text
 from kdnas.models.loading import load_tokenizer
-from kdnas.models.resizing import student_config, take_padding
+from kdnas.models.resizing import StudentFamily, student_config, take_padding
 from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
 from kdnas.training.calibration import feature_variances
@@ -46,6 +47,7 @@ class StudentDistiller(ExportingModule):
         learning_rate: the peak learning rate of stages that have none of their own.
         warmup: the share of a stage's steps over which the learning rate rises.
         dropout: the students' dropout while they are distilled; None for the teacher's, which exported configs have.
+        student: the students' model family; None for the teacher's.
         init: where the students' weights begin (see `kdnas.models.initialisation`); None for random weights.
         also: the names of the held-out splits besides the first; their metrics decide nothing.
         compile: whether to compile the students by `torch.compile`.
@@ -69,6 +71,7 @@ class StudentDistiller(ExportingModule):
         weight_decay: float = 0.01,
         dropout: float | None = None,
         seed: int = 0,
+        student: StudentFamily | None = None,
         init: StudentSource | None = None,
         also: Iterable[str] | None = None,
         compile: bool = False,
@@ -82,7 +85,7 @@ class StudentDistiller(ExportingModule):
         self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
         self.teacher_config = self.source_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
-        configs = [student_config(self.teacher_config, architecture) for architecture in architectures]
+        configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
         for config in configs:
             take_padding(config, self.tokenizer)
             check_architecture(config)
@@ -99,8 +102,8 @@ class StudentDistiller(ExportingModule):
         self.held_out = [student.metrics for student in self.trainees]
         stages = ", then ".join(stage.name.replace("_", " ") for stage in objective.stages)
         self.about = {"distilled from": teacher, "objective": stages, "initial weights": self.init.origin}
-        for student in self.trainees if compile else ():
-            student.compile_encoder()
+        for trainee in self.trainees if compile else ():
+            trainee.compile_encoder()
         self.teacher: TeacherOutputs | None = None
         self.gang = Gang(self.trainees, self._measured)
         self.epochs = objective.epochs
@@ -120,6 +123,8 @@ class StudentDistiller(ExportingModule):
 
     def check(self, masked: bool) -> None:
         terms = self.trainees[0].all_terms
+        check_features(self.teacher_config, self.teacher_features)
+        check_features(self.trainees[0].model.config, {feature for term in terms for feature in term.student})
         if not masked and any(term.needs_masks for term in terms):
             raise ConfigError("data.masking=null: leaves no tokens to predict; must be set, as by data/masking=bert")
         if masked and any(term.needs_labels for term in terms):

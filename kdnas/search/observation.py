@@ -28,6 +28,7 @@ class Observation:
     estimated: bool = False  # whether the reward was computed with a latency of a busy host, the teacher's or its own
     candidate: int | None = None  # of a full distillation, the number of the candidate's trial by mini-KD
     export: str | None = None  # the folder of the exported student
+    fidelity: Mapping[str, Any] = field(default_factory=dict)  # the settings of this training alone (see `Job`)
 
     @classmethod
     def of(cls, trial: FrozenTrial, corrected: Mapping[str, Any] | None = None) -> Observation:
@@ -47,6 +48,7 @@ class Observation:
             estimated=attributes.get("estimated", False),
             candidate=attributes.get("candidate"),
             export=attributes.get("export"),
+            fidelity=attributes.get("fidelity", {}),
         )
 
 

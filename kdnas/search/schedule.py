@@ -20,7 +20,10 @@ class Schedule(ABC):
         """
 
     def expected(self, settings: SearchSettings) -> dict[str, int]:
-        """Returns the number of trials of each kind, for the display."""
+        """Returns the number of trials, as far as it is known, of each kind of job that has trials.
+
+        The search has a study for each of these kinds, for `mini` and for `full`.
+        """
         return {"mini": settings.episodes * settings.candidates, "full": settings.finalists}
 
 

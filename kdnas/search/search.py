@@ -1,5 +1,6 @@
 """A search: its settings, its studies, and what chooses and orders its candidates."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,18 +39,22 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Search:
-    """What a schedule decides from, and adds trials to: `mini` is the study of candidates, `full` the finalists'."""
+    """What a schedule decides from, and adds trials to."""
 
     settings: SearchSettings
-    mini: Study
-    full: Study
+    studies: Mapping[str, Study]  # by the kind of their jobs: `mini`, `full`, and the others that the schedule runs
     proposer: Proposer
     ranking: Ranking
 
     @property
-    def studies(self) -> dict[str, Study]:
-        """The studies by the kind of their jobs."""
-        return {"mini": self.mini, "full": self.full}
+    def mini(self) -> Study:
+        """The candidates, scored by mini-KD."""
+        return self.studies["mini"]
+
+    @property
+    def full(self) -> Study:
+        """The finalists, distilled in full."""
+        return self.studies["full"]
 
     def propose(self, episode: int) -> None:
         """Adds the candidates of an episode to `mini`, unless they are there."""
@@ -61,18 +66,22 @@ class Search:
             return [one.mini for one in found]
         raise ConfigError(f"search: none of {len(self.mini.trials())} candidates finished; {reasons(self.mini)}")
 
-    def promote(self, seen: Observation, rung: int = 0, fidelity: Mapping[str, Any] | None = None) -> None:
-        """Adds a candidate, by its observation, to `full`, unless it is there and has not failed.
+    def promote(
+        self, seen: Observation, rung: int = 0, fidelity: Mapping[str, Any] | None = None, kind: str = "full"
+    ) -> None:
+        """Adds a candidate to the study of a kind of job, unless it is there with these settings and has not failed.
 
         Args:
+            seen: the candidate's observation by mini-KD.
             rung: how many longer trainings the candidate has had before.
             fidelity: settings of this training alone, nested as in a config: `{"trainer": {"max_epochs": 2}}`.
         """
-        there = [trial.user_attrs for trial in self.full.counted(TrialState.RUNNING, TrialState.COMPLETE)]
-        if (seen.trial, rung) not in {(attributes["candidate"], attributes["episode"]) for attributes in there}:
-            attributes = {"episode": rung, "origin": seen.origin, "candidate": seen.trial}
-            attributes |= {"fidelity": dict(fidelity)} if fidelity else {}
-            self.full.add(seen.architecture, attributes, self.proposer.distributions)
+        study = self.studies[kind]
+        attributes = {"episode": rung, "origin": seen.origin, "candidate": seen.trial}
+        attributes |= {"fidelity": dict(fidelity)} if fidelity else {}
+        there = study.counted(TrialState.RUNNING, TrialState.COMPLETE)
+        if _training(attributes) not in (_training(trial.user_attrs) for trial in there):
+            study.add(seen.architecture, attributes, self.proposer.distributions)
 
     def corrections(self) -> list[Job]:
         """Returns the job that measures again what was measured on a busy host; none if there is nothing to correct."""
@@ -82,6 +91,11 @@ class Search:
     def conclude(self) -> None:
         """Stores the final order: the search has finished."""
         self.mini.order = [one.mini.trial for one in final_ranking(self.ranking, self.mini, self.full)]
+
+
+def _training(attributes: Mapping[str, Any]) -> str:
+    """Returns, from a trial's attributes, what tells the trainings of promoted candidates apart."""
+    return json.dumps([attributes.get(name) for name in ("candidate", "episode", "fidelity")], sort_keys=True)
 
 
 def reasons(study: Study) -> str:

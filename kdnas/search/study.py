@@ -1,8 +1,8 @@
 """The study: the trials of a search, stored by Optuna in an append-only journal.
 
-A search folder holds one journal with two Optuna studies, named after their stages: `mini` (the candidates, scored by
-mini-KD) and `full` (the finalists, distilled in full). The user attributes of trials hold the other fields of an
-`Observation`.
+A search folder holds one journal with an Optuna study for each kind of job that has trials: `mini` (the candidates,
+scored by mini-KD), `full` (the finalists, distilled in full) and those of a user. The user attributes of trials hold
+the other fields of an `Observation`.
 """
 
 import math
@@ -27,7 +27,7 @@ from kdnas.search.observation import Observation, dashboard_values
 
 
 class Study(Facts):
-    """The trials of one kind of job, `mini` or `full`; `controller` learns from each trial as it finishes."""
+    """The trials of one kind of job, as `mini` or `full`; `controller` learns from each trial as it finishes."""
 
     def __init__(self, storage: BaseStorage, kind: str = "mini", controller: BaseSampler | None = None) -> None:
         self.optuna = optuna.create_study(

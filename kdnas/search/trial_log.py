@@ -1,4 +1,4 @@
-"""The lines in the log about each candidate and finalist that ends."""
+"""The lines in the log about each trial that ends."""
 
 import logging
 import time
@@ -11,18 +11,23 @@ from kdnas.base.screen import duration
 from kdnas.models.architecture import Architecture
 from kdnas.search.loop import ENDED
 from kdnas.search.observation import Observation
-from kdnas.search.study import Study
+from kdnas.search.search import Search
 
 log = logging.getLogger(__name__)
+NOUNS = {"mini": "candidates", "full": "finalists"}
+"""What log lines call the trials of kinds of jobs together."""
 
 
 class TrialLog:
-    """Logs each candidate that ends: the progress of the search, its metrics and latency, and the time left."""
+    """Logs each trial of a kind of job that ends: the progress, its metrics, latency and reward.
 
-    noun = "candidates"
+    Args:
+        total: the number of trials that are expected.
+    """
 
-    def __init__(self, episodes: int, total: int, write: Callable[[str], None] = log.info) -> None:
-        self.episodes, self.total, self.write = episodes, total, write
+    def __init__(self, search: Search, kind: str, total: int, write: Callable[[str], None] = log.info) -> None:
+        self.search, self.kind, self.total, self.write = search, kind, total, write
+        self.study, self.noun = search.studies[kind], NOUNS.get(kind, f"trials of {kind}")
         self.logged: set[int] = set()  # the numbers of the trials that need no line any more
         self.learns = False
         self.best: FrozenTrial | None = None
@@ -34,44 +39,55 @@ class TrialLog:
         best = f", best reward {self.best.value:.4f}" if self.best else ""
         return f"{len(self.logged)} of {self.total} have ended{best}"
 
-    def skip_ended(self, study: Study) -> None:
+    def skip_ended(self) -> None:
         """Leaves out the trials that ended in an earlier run."""
-        if ended := self._ended(study):
+        if ended := self._ended():
             self.write(f"{len(ended)} {self.noun} ended in an earlier run; going on with the rest")
         self.before = len(ended)
 
-    def log_ended(self, study: Study) -> None:
+    def log_ended(self) -> None:
         """Logs a line for every trial that has ended since the last call, and one when the first epoch has ended."""
-        self._first_epoch(study)
-        for trial in self._ended(study):
+        self._first_epoch()
+        for trial in self._ended():
             failed = trial.state != TrialState.COMPLETE
             result = f"failed: {trial.user_attrs.get('reason', 'unknown')}" if failed else self._result(trial)
             self.write(f"{self._name(trial)} {Architecture.of(trial.params)}: {result}")
 
-    def _first_epoch(self, study: Study) -> None:
+    def _first_epoch(self) -> None:
         """Logs the first held-out result of all trials: the first candidates can take long to end."""
-        for trial in () if self.learns else study.trials(TrialState.RUNNING):
+        for trial in () if self.learns else self.study.trials(TrialState.RUNNING):
             if trial.intermediate_values and not self.learns:
                 epoch, value = min(trial.intermediate_values.items())
                 self.write(f"the first of the {self.noun}: epoch {epoch}, validation {value:.4g}")
                 self.learns = True
 
-    def _ended(self, study: Study) -> list[FrozenTrial]:
-        ended = [trial for trial in study.counted(*ENDED) if trial.number not in self.logged]
+    def _ended(self) -> list[FrozenTrial]:
+        ended = [trial for trial in self.study.counted(*ENDED) if trial.number not in self.logged]
         self.logged |= {trial.number for trial in ended}
+        self.total = max(self.total, len(self.logged))  # a resumed search may have fewer candidates than before
         complete = [trial for trial in (self.best, *ended) if trial and trial.state == TrialState.COMPLETE]
         self.best = max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
         return ended
 
     def _name(self, trial: FrozenTrial) -> str:
+        return f"{self.kind} {len(self.logged)} of {self.total}, trial {trial.number}"
+
+    def _result(self, trial: FrozenTrial) -> str:
+        return f"{measured(Observation.of(trial))}, reward {trial.value:.4f}"
+
+
+class CandidateLog(TrialLog):
+    """Logs each candidate that ends, with its episode, the best reward so far, and the time left."""
+
+    def _name(self, trial: FrozenTrial) -> str:
         episode = trial.user_attrs["episode"]
-        episodes = max(self.episodes, episode + 1)  # a resumed search may have fewer episodes than before
+        episodes = max(self.search.settings.episodes, episode + 1)
         return f"episode {episode + 1}/{episodes}, trial {trial.number} ({len(self.logged)} of {self.total})"
 
     def _result(self, trial: FrozenTrial) -> str:
         assert self.best is not None
         best = "best so far" if trial.number == self.best.number else f"best {self.best.value:.4f}"
-        return f"{measured(Observation.of(trial))}, reward {trial.value:.4f} ({best}); {self._left()}"
+        return f"{super()._result(trial)} ({best}); {self._left()}"
 
     def _left(self) -> str:
         done = len(self.logged) - self.before
@@ -82,19 +98,16 @@ class TrialLog:
 class FinalistLog(TrialLog):
     """Logs each finalist that ends, with its rewards after the full distillation and after mini-KD."""
 
-    noun = "finalists"
-
-    def __init__(self, candidates: Study, total: int, write: Callable[[str], None] = log.info) -> None:
-        super().__init__(1, total, write)
-        self.candidates = candidates
-
     def _name(self, trial: FrozenTrial) -> str:
-        count = len(self.logged)
-        return f"finalist {count} of {max(self.total, count)}, trial {trial.user_attrs['candidate']}"
+        return f"finalist {len(self.logged)} of {self.total}, trial {trial.user_attrs['candidate']}"
 
     def _result(self, trial: FrozenTrial) -> str:
-        before = Observation.of(self.candidates.trial(trial.user_attrs["candidate"]))
-        return f"{measured(Observation.of(trial))}, reward {trial.value:.4f} (after mini-KD {before.reward:.4f})"
+        before = Observation.of(self.search.mini.trial(trial.user_attrs["candidate"]))
+        return f"{super()._result(trial)} (after mini-KD {before.reward:.4f})"
+
+
+LOGS: Mapping[str, type[TrialLog]] = {"mini": CandidateLog, "full": FinalistLog}
+"""The logs of kinds of jobs; other kinds have a plain `TrialLog`."""
 
 
 def measured(seen: Observation) -> str:

@@ -6,14 +6,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch.utils.hooks import RemovableHandle
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from kdnas.base.errors import is_number
+from kdnas.base.errors import ConfigError, is_number, shown
 from kdnas.models.architecture import Architecture
 
 WORDS = 64
 """The vocabulary size of a tiny model, if it has room for the special tokens."""
 SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
+"""Special tokens, as configs name them: `pad_token_id`, ..."""
+
+
+def head_size(architecture: Architecture) -> int:
+    return architecture.hidden_size // architecture.num_attention_heads
 
 
 class Family:
@@ -22,17 +28,31 @@ class Family:
     Attributes:
         names: the config's own names for Hugging Face's, where the config class does not map them itself.
         derived: further sizes in the config that follow from the five values.
+        usual: what a new config of the family has beside the defaults of its class.
+        hidden_dropout, attention_dropout, classifier_dropout: the config's names of dropout probabilities.
         layers: the encoder's list of layers, as a dotted path below the model without its head.
         embeddings: the modules below the first layer, as dotted paths.
+        projections: the modules of a layer that give its queries, keys and values, as dotted paths by kind; empty if
+            no modules do. Used where transformers' class calls none of its registered attention functions.
+        plain_attention: whether a layer's attention is softmax(Q K^T / sqrt(head size)) V over its `window`, with
+            nothing added, as a bias for each distance.
     """
 
     names: Mapping[str, str] = {}
     derived: Mapping[str, Callable[[Architecture], int]] = {
         "num_key_value_heads": lambda own: own.num_attention_heads,
-        "head_dim": lambda own: own.hidden_size // own.num_attention_heads,
+        "head_dim": head_size,
     }
+    usual: Mapping[str, Any] = {}
+    hidden_dropout: tuple[str, ...] = ("hidden_dropout_prob",)
+    attention_dropout: tuple[str, ...] = ("attention_probs_dropout_prob",)
+    classifier_dropout: tuple[str, ...] = ("classifier_dropout", "classifier_dropout_prob")
     layers = "encoder.layer"
     embeddings: tuple[str, ...] = ("embeddings",)
+    projections: Mapping[str, str] = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
+    plain_attention = True
+
+    # -- the config
 
     def architecture(self, config: PreTrainedConfig) -> Architecture:
         return Architecture.of({name: getattr(config, name) for name in Architecture.__dataclass_fields__})
@@ -55,9 +75,18 @@ class Family:
         small.vocab_size = max(WORDS, *(1 + token for token in special if isinstance(token, int)))
         return small
 
+    def share(self, config: PreTrainedConfig, shared: bool) -> None:
+        """Sets in a config whether all layers share their weights.
+
+        Raises:
+            ConfigError: the family has no such setting.
+        """
+        raise ConfigError.of("shared", f"={shown(shared)}: a {config.model_type} has no shared layers; must be null")
+
     def dropouts(self, config: PreTrainedConfig) -> dict[str, float]:
         """Returns every dropout probability in a config, by its name there."""
-        return {name: value for name, value in vars(config).items() if "dropout" in name and is_number(value)}
+        names = (*self.hidden_dropout, *self.attention_dropout, *self.classifier_dropout)
+        return {name: getattr(config, name) for name in names if is_number(getattr(config, name, None))}
 
     def first_position(self, config: PreTrainedConfig) -> int:
         """Returns the index of a row's first token in the table of positions."""
@@ -72,6 +101,37 @@ class Family:
         """Returns the number of token types (segments); 0 if the model takes no `token_type_ids`, or ignores them."""
         return getattr(config, "type_vocab_size", None) or 0
 
+    # -- attention
+
+    def head_size(self, config: PreTrainedConfig) -> int:
+        """Returns the width of an attention head's queries and keys."""
+        return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+    def window(self, config: PreTrainedConfig, layer: int) -> int | None:
+        """Returns how far from itself a token attends in a layer (the first is 1); None if to the whole row."""
+        return None
+
+    def calls_attention(self, config: PreTrainedConfig) -> bool:
+        """Returns whether transformers' class calls a registered attention function; others compute attention."""
+        return bool(getattr(MODEL_MAPPING.get(type(config), None), "_supports_attention_backend", False))
+
+    def check_attention_inputs(self, config: PreTrainedConfig) -> None:
+        """Refuses (by a ConfigError) a config whose model gives no queries, keys and values."""
+        if not (self.calls_attention(config) or self.projections):
+            raise ConfigError(f"objective: needs queries, keys or values; a {config.model_type} model gives none")
+
+    def watch(self, layer: nn.Module, keep: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
+        """Registers hooks on a layer that pass its queries, keys and values to `keep`, by kind, as they are computed.
+
+        They are (rows, tokens, heads * head size). What comes after the first of a kind is something else.
+        """
+        return [
+            layer.get_submodule(path).register_forward_hook(lambda _, __, output, kind=kind: keep(kind, output))
+            for kind, path in self.projections.items()
+        ]
+
+    # -- modules
+
     def blocks(self, model: PreTrainedModel) -> list[list[nn.Module]]:
         """Returns what a classifier's training unfreezes one after the other: the last layer first, embeddings last.
 
@@ -82,8 +142,12 @@ class Family:
         layers: Iterable[nn.Module] = encoder.get_submodule(self.layers)
         return [*([layer] for layer in reversed([*layers])), [encoder.get_submodule(path) for path in self.embeddings]]
 
+    def averages(self, config: PreTrainedConfig) -> bool:
+        """Returns whether a classifier reads the mean of a row's states, and not the state of its first token."""
+        return False
+
     def apply_head(self, model: PreTrainedModel, states: Tensor) -> Tensor:
-        """Applies a model's pooler and head to states, (masked tokens, width) or, of first tokens, (rows, 1, width).
+        """Applies a model's pooler and head to states, (masked tokens, width) or, one for each row, (rows, 1, width).
 
         Returns the logits, (masked tokens, vocabulary) or (rows, classes).
         """

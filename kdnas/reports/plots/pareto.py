@@ -44,9 +44,9 @@ def pareto_plot(results: Results) -> Figure | None:
     metric = results.metric
     what = f"1 − held-out {metric}" if metric else "held-out loss"
     points = _points(results)
-    if points.empty:
-        return None
     devices = [device for device in results.devices if points["latency", device].notna().any()]
+    if not devices:
+        return None
     figure, panels = new_figure(3.6 + 4.8 * len(devices), 5.4, len(devices))
     # Large bubbles first, so that they do not hide small ones.
     points = points.sort_values("parameters", ascending=False)
