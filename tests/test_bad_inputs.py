@@ -220,6 +220,13 @@ TABLE = [
     ("train", "teacher.path=/no/such", "teacher.path=/no/such: no model there that can be read"),
     ("train", "teacher.path={tmp}/file", "teacher.path={tmp}/file: no model there that can be read"),
     ("train", "student.init=best", "Could not find 'student/init/best'"),
+    (
+        "train",
+        "student.init=teacher architecture.hidden_size=32",
+        "student.init=teacher: a student of hidden size 32 is wider than its teacher's 16",
+    ),
+    ("train", "student.init=embeddings architecture.hidden_size=32", "student.init=embeddings: a student of hidden"),
+    ("search", "student.init=teacher space.hidden_size=[8,32]", "student.init=teacher: a student of hidden size 32"),
     ("train", "student.init=checkpoint", "student.init.source=null: must be a folder that holds a model, or a hub id"),
     ("train", "student/init=checkpoint student.init.source=/no/such", "student.init.source=/no/such: no model there"),
     ("train", "paths.output={tmp}/file", "paths.output={tmp}/file: cannot be written to ({tmp}/file is a file)"),

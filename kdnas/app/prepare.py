@@ -1,5 +1,6 @@
 """The prepare job of a search: checks and makes what all candidates need, before the first of them."""
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
         check_activation(activation)
     candidate.cfg.architectures = [space.example.to_dict()]
     module, data = build(candidate)
+    assert isinstance(module, StudentDistiller)  # checked above
+    for extreme in ("hidden_size", "num_hidden_layers") if space.enumerable else ():
+        module.student_config(max(space.members, key=attrgetter(extreme)))
     trainer, costs = candidate.trainer, candidate.costs
-    assert costs is not None and isinstance(module, StudentDistiller)  # checked above
+    assert costs is not None
     with activity("measuring the teacher's latency"), mounted("latency"):
         teacher = costs.cost(module.teacher_config)
     connect(module, data, trainer)

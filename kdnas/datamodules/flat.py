@@ -123,9 +123,10 @@ class FlatCorpus:
         for one in self.sets:
             yield from self.batches_of(one)
 
-    def first(self, rows: int) -> list[BatchEncoding]:
-        """Returns batches of the first rows of the first set: of the training rows, which are shuffled."""
-        return list(self.batches_of(self.sets[0], rows))
+    def first(self, tokens: int) -> list[BatchEncoding]:
+        """Returns batches of the first training rows, which are shuffled: so many tokens at most, but one row."""
+        train = self.sets[0]
+        return list(self.batches_of(train, max(1, int((train.lengths.cumsum(0) <= tokens).sum()))))
 
     def batches_of(self, one: Flat, first: int | None = None) -> Iterator[BatchEncoding]:
         """Yields a set's rows, or its `first` ones, sorted by length."""

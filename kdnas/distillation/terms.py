@@ -13,6 +13,7 @@ from kdnas.base.errors import chosen, require
 from kdnas.distillation.losses import hidden_state_mse, logit_mse, representation_kl
 from kdnas.distillation.mapping import MAPPINGS, map_layers
 from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Features, Per, hidden_state
+from kdnas.models.initialisation.fitting import LeastSquares
 from kdnas.tasks import LabelledTask
 
 REPRESENTATION_LOSSES = {"kl": representation_kl, "mse": hidden_state_mse}
@@ -62,6 +63,12 @@ class LossTerm(nn.Module, ABC):
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
         """Returns the loss of a batch."""
 
+    def fit(self, student: Features, teacher: Features) -> None:
+        """Fits what the term learns to hidden states on a sample of text, for a student that begins near its teacher.
+
+        `student` and `teacher` have those of the term's features that are hidden states.
+        """
+
     def calibrate(self, variances: Mapping[Feature, float]) -> None:
         """Takes the variance of each feature of `normalized_by`: over held-out items, averaged over the width."""
 
@@ -96,6 +103,11 @@ class HiddenStates(LossTerm):
         )
         self.register_buffer("variance", torch.ones(len(self.pairs)))
 
+    def fit(self, student: Features, teacher: Features) -> None:
+        for (i, j), projection in zip(self.pairs, self.projections, strict=True):
+            squares = LeastSquares(student[hidden_state(i)], centred=False)
+            squares.fit(projection.get_parameter("weight"), None, teacher[hidden_state(j)])
+
     def calibrate(self, variances: Mapping[Feature, float]) -> None:
         self.variance.copy_(torch.tensor([variances[hidden_state(j)] for _, j in self.pairs]))
 
@@ -126,6 +138,9 @@ class LastHiddenState(LossTerm):
         self.last, self.target = (hidden_state(config.num_hidden_layers, self.per) for config in (student, teacher))
         self.student, self.teacher = frozenset({self.last}), frozenset({self.target})
         self.projection = nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
+
+    def fit(self, student: Features, teacher: Features) -> None:
+        LeastSquares(student[self.last], centred=False).fit(self.projection.weight, None, teacher[self.target])
 
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
         count = rows_of(batch) if self.per is Per.FIRST_TOKEN else tokens_of(batch)

@@ -5,14 +5,16 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
-from transformers import BatchEncoding, PreTrainedModel
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.base.errors import ConfigError
+from kdnas.base.files import fingerprint
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
@@ -21,7 +23,7 @@ from kdnas.models.building import without_pooler
 from kdnas.models.classes import teacher_order
 from kdnas.models.families import architecture_of
 from kdnas.models.features import Feature, Features
-from kdnas.models.initialisation import RandomWeights, StudentSource, TeacherAndText, Text
+from kdnas.models.initialisation import TOKENS, RandomWeights, StudentSource, TeacherAndText, Text
 from kdnas.models.loading import load_tokenizer
 from kdnas.models.resizing import StudentFamily, student_config, take_padding
 from kdnas.models.trial import check_architecture
@@ -85,16 +87,11 @@ class StudentDistiller(ExportingModule):
         self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
         self.teacher_config = self.source_config = objective.head.config(teacher)
         self.tokenizer = load_tokenizer(teacher)
-        configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
-        for config in configs:
-            take_padding(config, self.tokenizer)
-            check_architecture(config)
-            self.init.check(config, self.teacher_config)
-            self.head.describe(config)
+        self.student_family = student
+        configs = [self.student_config(architecture) for architecture in architectures]
         self.class_order: tuple[int, ...] | None = None
         self.trainees: list[Student] = [
-            Student(config, self.teacher_config, objective, seed, list(also or ()), dropout)
-            for config in configs
+            Student(config, self.teacher_config, objective, seed, list(also or ()), dropout) for config in configs
         ]
         self.students = nn.ModuleList(self.trainees)  # registers them as submodules
         self.architectures = [architecture_of(config) for config in configs]
@@ -109,6 +106,15 @@ class StudentDistiller(ExportingModule):
         self.epochs = objective.epochs
         unlabelled = takewhile(lambda stage: not any(t.needs_labels for t in stage.terms.values()), objective.stages)
         self.transfer_epochs = sum(stage.epochs or 0 for stage in unlabelled)
+
+    def student_config(self, architecture: Architecture) -> PreTrainedConfig:
+        """Returns a student's config; refuses (by a ConfigError) one that cannot be built, or not begin by `init`."""
+        config = student_config(self.teacher_config, architecture, self.student_family)
+        take_padding(config, self.tokenizer)
+        check_architecture(config)
+        self.init.check(config, self.teacher_config)
+        self.head.describe(config)
+        return config
 
     def name_classes(self, names: Sequence[str] | None) -> None:
         """Names the classes as the data's or else the teacher's, and finds the order of the teacher's logits."""
@@ -132,18 +138,25 @@ class StudentDistiller(ExportingModule):
         if self.teacher_features:
             self.outputs.check(masked)
 
-    def initialise(self, text: Text | None = None) -> None:
-        """Gives the students their first weights; for a training that does not resume, before it begins.
-
-        Args:
-            text: the training rows; None where `init` reads none.
-        """
-        known = TeacherAndText(self.teacher_path, self._load_encoder, text)
+    def initialise(self, text: Text) -> None:
+        """Gives the students their first weights, before a training that does not resume; `text` are its rows."""
+        identity = fingerprint(Path(self.teacher_path)) or self.teacher_path
+        known = TeacherAndText(identity, self._load_encoder, text)
         for student in self.trainees:
-            self.init(student.model.base_model, known)
+            encoder: Any = student.model.base_model
+            self.init(encoder, known)
+
+    def fit_terms(self, text: Text) -> None:
+        """Fits what the loss terms learn, as projections, to students that begin near the teacher; after `initialise`
+        and `open_teacher`.
+        """
+        batches = text.first(TOKENS) if self.init.fits_terms else []
+        for student in self.trainees if batches else ():
+            student.fit_terms(batches, self.ask_teacher)
 
     def _load_encoder(self) -> PreTrainedModel:
-        return without_pooler(self.head.load(self.teacher_path).base_model)
+        encoder: Any = self.head.load(self.teacher_path).base_model
+        return without_pooler(encoder)
 
     # -- stages
 

@@ -1,12 +1,11 @@
-"""Closed forms that first weights are made of: principal directions, least squares, and a layer norm's two vectors."""
-
-from typing import Any
+"""Closed forms that first weights are made of: principal directions, least squares, a layer norm's two vectors."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 RIDGE = 1e-3
-"""The weight of the prior in a least-squares fit, relative to the mean square of an input."""
+"""The weight of the prior in a least-squares fit, relative to the mean variance of the inputs."""
 
 
 def principal_directions(moment: Tensor, width: int) -> Tensor:
@@ -19,27 +18,35 @@ def principal_directions(moment: Tensor, width: int) -> Tensor:
     return (vectors * largest.sign()).float()
 
 
-def fit_linear(linear: nn.Linear, inputs: Tensor, targets: Tensor, ridge: float = RIDGE) -> None:
-    """Fits a linear layer by least squares, in place, starting from the weights that it has.
+class LeastSquares:
+    """Fits linear maps of common inputs, (n, in), in place; maps with a bias take inputs that are `centred`."""
 
-    min over W, b of |X W^T + b - Y|^2 / n + ridge s |W - W_0|^2, where s is the mean variance of the inputs X, (n, in),
-    Y are the targets, (n, out), and W_0 are the layer's own weights, which remain where X says nothing.
-    """
-    x, missing = inputs.double(), (targets - linear(inputs)).double()
-    x_mean, missing_mean = x.mean(0), missing.mean(0)
-    x, missing = x - x_mean, missing - missing_mean
-    gram = x.T @ x
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    change = torch.linalg.solve(gram, x.T @ missing).T
-    linear.weight.add_(change)
-    linear.bias.add_(missing_mean - change @ x_mean)
+    def __init__(self, inputs: Tensor, centred: bool = True, ridge: float = RIDGE) -> None:
+        self.inputs = inputs.double()
+        self.mean = self.inputs.mean(0) * centred
+        self.deviations = self.inputs - self.mean
+        gram = self.deviations.T @ self.deviations
+        gram.diagonal().add_(ridge * gram.diagonal().mean() + torch.finfo(torch.double).tiny)
+        self.factor = torch.linalg.cholesky(gram)
+
+    def fit(self, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:
+        """Fits a map that has the weights W_0, (out, in), to targets Y, (n, out).
+
+        min over W and b of |X W^T + b - Y|^2 / n + ridge s |W - W_0|^2, where s is the mean square of the inputs X:
+        W_0 remains where these say nothing.
+        """
+        missing = targets.double() - self.inputs @ weight.double().T
+        change = torch.cholesky_solve(self.deviations.T @ missing, self.factor).T
+        weight.add_(change)
+        if bias is not None:
+            bias.copy_(missing.mean(0) - change @ self.mean)
 
 
 def fit_norm(norm: nn.LayerNorm, inputs: Tensor, targets: Tensor) -> None:
     """Fits weight and bias of a layer norm by least squares, in place, each feature by itself: both (n, width)."""
-    plain = nn.functional.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)
-    mean, target_mean = plain.mean(0), targets.mean(0)
-    covariance = ((plain - mean) * (targets - target_mean)).mean(0)
-    slope = covariance / (plain - mean).square().mean(0).clamp(min=torch.finfo(plain.dtype).tiny)
+    plain = functional.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)
+    deviation, mean = plain - plain.mean(0), targets.mean(0)
+    square = deviation.square().mean(0)
+    slope = torch.where(square > 0, (deviation * (targets - mean)).mean(0) / square, 0.0)
     norm.weight.copy_(slope)
-    norm.bias.copy_(target_mean - slope * mean)
+    norm.bias.copy_(mean - slope * plain.mean(0))

@@ -20,6 +20,10 @@ class HeadMaps:
     value: Tensor
     back: Tensor
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.query, self.key, self.value
+
 
 def head_maps(query: Tensor, key: Tensor, value: Tensor, output: Tensor, size: int) -> HeadMaps:
     """Returns the maps to a head of another size, from what the teacher's head gives on a sample.

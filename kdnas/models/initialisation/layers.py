@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +43,14 @@ def layers_of(encoder: PreTrainedModel) -> list[Layer]:
     Raises:
         AttributeError: the family's layers are of another kind, or have other names.
     """
-    family: Any = family_of(encoder.config)
+    family, found = family_of(encoder.config), []
     layers: Any = encoder.get_submodule(family.layers)
-    parts = [{role: layer.get_submodule(path) for role, path in family.roles.items()} for layer in layers]
-    if not family.roles:
-        raise AttributeError(f"the layers of a {encoder.config.model_type} model are not as BERT's")
-    return [Layer(layer, **own) for layer, own in zip(layers, parts, strict=True)]
+    for layer in layers:
+        parts: dict[str, Any] = {role: layer.get_submodule(path) for role, path in family.roles.items()}
+        if not parts or not all(isinstance(part, nn.Linear | nn.LayerNorm) for part in parts.values()):
+            raise AttributeError(f"the layers of a {encoder.config.model_type} model are not as BERT's")
+        found.append(Layer(layer, **parts))
+    return found
 
 
 class Sample:
@@ -62,7 +64,7 @@ class Sample:
         """Returns the real tokens of values for each batch, (rows, length, width) each, as (tokens, width)."""
         return torch.cat([each[mask] for each, mask in zip(values, self.masks, strict=True)])
 
-    def inputs(self, encoder: PreTrainedModel, modules: Collection[nn.Module]) -> dict[nn.Module, Tensor]:
+    def inputs(self, encoder: PreTrainedModel, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
         """Runs an encoder and returns the first input of each of the modules, (tokens, width)."""
         with _recorded(modules) as calls:
             for batch in self.batches:
@@ -101,12 +103,13 @@ class Steps:
         self.states = self._through(layer)
 
     def _through(self, layer: Layer) -> list[Tensor]:
-        found = [layer.whole(states, *more, **named) for states, (more, named) in zip(self.states, self.further)]
+        given = zip(self.states, self.further, strict=True)
+        found = [layer.whole(states, *more, **named) for states, (more, named) in given]
         return [each[0] if isinstance(each, tuple) else each for each in found]
 
 
 @contextmanager
-def _recorded(modules: Collection[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[Any, Any]]]]:
+def _recorded(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[Any, Any]]]]:
     """Records the arguments, by place and by name, of every call of the modules within the block."""
     calls: dict[nn.Module, list[tuple[Any, Any]]] = {module: [] for module in modules}
 
