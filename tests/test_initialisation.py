@@ -11,15 +11,19 @@ import torch
 from test_seams_families import WORDS, trained
 from torch import nn
 from transformers import (
+    AlbertConfig,
     BertConfig,
     CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
     XLMRobertaConfig,
 )
 
+from kdnas.base.errors import ConfigError
 from kdnas.base.shared import forget
 from kdnas.datamodules.flat import PadCollator
 from kdnas.distillation.mapping import last, uniform, uniform_last
@@ -120,7 +124,7 @@ def test_where_the_inputs_say_nothing_the_weights_before_remain():
     inputs = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     inputs[:, 3] = 0  # in none of the rows
     weight, bias = torch.full((2, 4), 7.0), torch.zeros(2)
-    LeastSquares(inputs).fit(weight, bias, inputs[:, :2])
+    LeastSquares(inputs, ridge=1e-3).fit(weight, bias, inputs[:, :2])
     torch.testing.assert_close(weight[:, 3], torch.full((2,), 7.0))
     torch.testing.assert_close(weight[:, :3], torch.eye(3)[:2], atol=0.05, rtol=0)
 
@@ -246,6 +250,32 @@ def test_a_bert_can_begin_as_its_roberta_teacher():
     batches = Rows().first(0)
     for own, theirs in zip(states_of(student.eval(), batches), states_of(teacher, batches), strict=True):
         torch.testing.assert_close(own, theirs, atol=2e-3, rtol=2e-3)
+
+
+UNLIKE_BERT = {
+    "albert": AlbertConfig(**SIZES, **COMMON, embedding_size=8),
+    "deberta-v2": DebertaV2Config(**SIZES, **COMMON, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+    "modernbert": ModernBertConfig(**SIZES, **COMMON, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3),
+}
+
+
+@pytest.mark.parametrize("family", UNLIKE_BERT)
+def test_other_families_begin_with_embeddings_alone(family):
+    teacher = random_teacher(UNLIKE_BERT[family])
+    same_width = begun(TeacherEmbeddings(), teacher, Architecture(1, 2, 16, 8, "gelu"))
+    states, expected = (states_of(model, Rows().first(0))[0] for model in (same_width, teacher))
+    torch.testing.assert_close(states, expected)
+    student = begun(TeacherEmbeddings(), teacher, Architecture(1, 2, 12, 8, "gelu"))
+    assert all(parameter.isfinite().all() for parameter in student.parameters())
+    words = student.get_input_embeddings().weight
+    assert not torch.equal(words, new_encoder(student.config, seed=0).get_input_embeddings().weight)
+    with pytest.raises(ConfigError, match=f"^student.init=teacher: the layers of a {family} model are not as BERT's"):
+        begun(TeacherLayers(uniform_last), teacher, OTHER)
+
+
+def test_a_student_of_more_layers_than_its_teacher_is_refused():
+    with pytest.raises(ConfigError, match="^student.init=teacher: a student of 5 layers has more than its teacher's 4"):
+        begun(TeacherLayers(uniform_last), random_teacher(TEACHERS["bert"]), Architecture(5, 4, 16, 32, "gelu"))
 
 
 # -- a run

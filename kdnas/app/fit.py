@@ -41,7 +41,7 @@ def fit(plan: Plan, module: ExportingModule, data: EncodedDataModule) -> Baselin
     with plan.profiler.profile("keep outputs"):
         connect(module, data, trainer)
         if isinstance(module, StudentDistiller) and last is None:
-            module.fit_terms(data.corpus)
+            module.fit_terms(data.corpus, trainer.strategy.root_device)
         # In a search, the prepare job has evaluated the teacher for all candidates.
         compared = Baselines() if plan.study else baselines(module, data, trainer.strategy.root_device)
     if plan.first and not plan.study:  # in a search, the study keeps the settings

@@ -146,13 +146,18 @@ class StudentDistiller(ExportingModule):
             encoder: Any = student.model.base_model
             self.init(encoder, known)
 
-    def fit_terms(self, text: Text) -> None:
+    def fit_terms(self, text: Text, device: torch.device) -> None:
         """Fits what the loss terms learn, as projections, to students that begin near the teacher; after `initialise`
-        and `open_teacher`.
+        and `open_teacher`, whose `device` this is.
         """
+
+        def ask(batch: BatchEncoding, features: Collection[Feature]) -> Features:
+            own = BatchEncoding({name: values for name, values in batch.items() if name != "layout"})
+            return self.ask_teacher(own.to(device), features)
+
         batches = text.first(TOKENS) if self.init.fits_terms else []
         for student in self.trainees if batches else ():
-            student.fit_terms(batches, self.ask_teacher)
+            student.fit_terms(batches, ask)
 
     def _load_encoder(self) -> PreTrainedModel:
         encoder: Any = self.head.load(self.teacher_path).base_model

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-RIDGE = 1e-3
+RIDGE = 0.03
 """The weight of the prior in a least-squares fit, relative to the mean variance of the inputs."""
 
 
@@ -22,11 +22,11 @@ class LeastSquares:
     """Fits linear maps of common inputs, (n, in), in place; maps with a bias take inputs that are `centred`."""
 
     def __init__(self, inputs: Tensor, centred: bool = True, ridge: float = RIDGE) -> None:
-        self.inputs = inputs.double()
+        self.inputs = inputs
         self.mean = self.inputs.mean(0) * centred
         self.deviations = self.inputs - self.mean
         gram = self.deviations.T @ self.deviations
-        gram.diagonal().add_(ridge * gram.diagonal().mean() + torch.finfo(torch.double).tiny)
+        gram.diagonal().add_(ridge * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
         self.factor = torch.linalg.cholesky(gram)
 
     def fit(self, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:
@@ -35,7 +35,7 @@ class LeastSquares:
         min over W and b of |X W^T + b - Y|^2 / n + ridge s |W - W_0|^2, where s is the mean square of the inputs X:
         W_0 remains where these say nothing.
         """
-        missing = targets.double() - self.inputs @ weight.double().T
+        missing = targets - self.inputs @ weight.T
         change = torch.cholesky_solve(self.deviations.T @ missing, self.factor).T
         weight.add_(change)
         if bias is not None:

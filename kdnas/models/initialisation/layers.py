@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,18 +94,28 @@ class Steps:
         return self.sample.real(self.states)
 
     def into(self, module: nn.Module, layer: Layer) -> Tensor:
-        """Returns what a module of the next layer takes, (tokens, width)."""
-        with _recorded([module]) as calls:
-            self._through(layer)
-        return self.sample.real([arguments[0] for arguments, _ in calls[module]])
+        """Returns what a module of the next layer takes, (tokens, width); the layer is run only as far as that."""
+        taken: list[Tensor] = []
+
+        def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            taken.append(arguments[0])
+            raise _TakenError
+
+        hook = module.register_forward_pre_hook(take)
+        for states, (more, named) in zip(self.states, self.further, strict=True):
+            with suppress(_TakenError):
+                layer.whole(states, *more, **named)
+        hook.remove()
+        return self.sample.real(taken)
 
     def advance(self, layer: Layer) -> None:
-        self.states = self._through(layer)
-
-    def _through(self, layer: Layer) -> list[Tensor]:
         given = zip(self.states, self.further, strict=True)
         found = [layer.whole(states, *more, **named) for states, (more, named) in given]
-        return [each[0] if isinstance(each, tuple) else each for each in found]
+        self.states = [each[0] if isinstance(each, tuple) else each for each in found]
+
+
+class _TakenError(Exception):
+    """Ends a layer's forward pass."""
 
 
 @contextmanager
