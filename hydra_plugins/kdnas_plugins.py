@@ -4,12 +4,16 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from kdnas.app import multirun, sweeper
+from kdnas.app import multirun, proxy, sweeper
 from kdnas.app.launchers import pool, queue
 
 
 class KDNASSweeper(sweeper.KDNASSweeper):
     """`hydra/sweeper=kdnas`."""
+
+
+class ProxySweeper(proxy.ProxySweeper):
+    """`hydra/sweeper=proxy`."""
 
 
 class JobsSweeper(multirun.JobsSweeper):

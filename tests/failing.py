@@ -48,7 +48,7 @@ def wrong(marks):
 
 
 FATES = {
-    32: lambda marks: None,
+    32: None,
     34: wrong,
     36: lambda marks: sys.exit(3),
     38: unreadable,
@@ -56,10 +56,12 @@ FATES = {
     42: lambda marks: float("nan"),
     44: lambda marks: time.sleep(11),
     46: kill_once,
-    50: lambda marks: time.sleep(300),
     48: kill,
+    50: None,
 }
-"""What becomes of a student, by its intermediate size."""
+"""What becomes of a student in its first training step, by its intermediate size."""
+SLEEPER = 50
+"""The intermediate size of a student that sleeps before: in a step, nobody could measure a latency meanwhile."""
 
 
 class Fateful(HiddenStates):
@@ -76,6 +78,8 @@ class Fateful(HiddenStates):
     def build(self, student, teacher):
         super().build(student, teacher)
         self.fate = FATES[student.intermediate_size]
+        if student.intermediate_size == SLEEPER:
+            time.sleep(300)
 
     def forward(self, student, teacher, batch):
         loss = super().forward(student, teacher, batch)

@@ -1,5 +1,6 @@
 """Tiny configs of every family of docs/models.md, for the tests of families."""
 
+import pytest
 import torch
 import transformers
 
@@ -34,6 +35,12 @@ SUPPORTED = {
     "xlm-roberta-xl": {},
 }
 """The families of docs/models.md, each with what its usual checkpoints set, smaller."""
+UNLIKE_OTHERS = {"albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"}
+
+
+def families(names, quick=UNLIKE_OTHERS):
+    """Parameters of a test: the families in `names`; those that are not in `quick` are long."""
+    return [pytest.param(name, marks=[pytest.mark.long] * (name not in quick)) for name in sorted(names)]
 
 
 def config_of(family, **values):

@@ -1,6 +1,7 @@
 """Tasks and labelled data modules for the tests."""
 
 from kdnas.datamodules import LabelledDataModule
+from kdnas.models.checkpoints import Pretrained
 from kdnas.tasks import Classification, Regression
 from kdnas.tasks.metrics import Pearson, accuracy
 
@@ -11,6 +12,11 @@ def classification(num_labels=2, labels=None, **settings):
 
 def regression(**settings):
     return Regression(**{"metrics": {"pearson": Pearson()}} | settings)
+
+
+def load_classifier(source, num_labels, **settings):
+    head = regression().head if num_labels == 1 else classification(num_labels).head
+    return Pretrained(source, **settings)(head)
 
 
 def labelled(path, columns, num_labels=2, labels=None, **settings):

@@ -47,7 +47,7 @@ SlurmdPidFile=$folder/slurmd.pid
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 SlurmdParameters=config_overrides
-NodeName=${host%%.*} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 State=UNKNOWN
+NodeName=${host%%.*} NodeAddr=127.0.0.1 CPUs=6 RealMemory=16000 State=UNKNOWN
 PartitionName=test Nodes=${host%%.*} Default=YES MaxTime=INFINITE State=UP
 CONF
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import SUPPORTED, batch_of, config_of
+from families import SUPPORTED, batch_of, config_of, families
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from kdnas.base.errors import ConfigError
@@ -43,7 +43,7 @@ def heads_of(values, config):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", sorted(PLAIN))
+@pytest.mark.parametrize("family", families(PLAIN))
 def test_attention_maps_follow_from_queries_keys_and_windows(family):
     """softmax(Q K^T / sqrt(head size)) over the window is the map that transformers gives."""
     model, batch = model_of(family), batch_of(9, 9, 3, 14)
@@ -66,7 +66,7 @@ def test_attention_maps_follow_from_queries_keys_and_windows(family):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", GIVING)
+@pytest.mark.parametrize("family", families(GIVING))
 def test_packed_and_padded_rows_give_the_same_attention_inputs(family):
     model, batch = model_of(family), batch_of(9, 9, 3, 14)
     features = features_of(model.config)
@@ -184,7 +184,7 @@ def test_classifiers_of_modernbert_read_the_first_token_or_the_mean(values):
     assert forward._way(model) == PACKED
 
 
-@pytest.mark.parametrize("family", sorted(SUPPORTED))
+@pytest.mark.parametrize("family", families(SUPPORTED))
 def test_the_head_of_a_classifier_in_training_is_transformers_own(family):
     """With dropout in the head alone, from the same seed: its place and share are right."""
     model = model_of(family, AutoModelForSequenceClassification, num_labels=3)

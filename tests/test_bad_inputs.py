@@ -4,11 +4,10 @@
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -194,6 +193,9 @@ TABLE = [
     ("search", "space.hidden_size=[]", "space.hidden_size=[]: must be a list of one or more different whole numbers"),
     ("search", "space.num_hidden_layers=[99]", "space: none of its 48 architectures meets the constraints"),
     ("search", "space.hidden_act=[gelu,gellu]", "architecture.hidden_act=gellu: must be one of"),
+    ("search", "space=within_teacher space.depths=0", "space.depths=0: must be a whole number from 1"),
+    ("train", "student.family=brt", "student.family=brt: must be null or one of albert, bert, "),
+    ("train", "student.shared=true", "student.shared=true: a bert has no shared layers; must be null"),
     # -- what does not go together
     ("train", "objective.mapping=every", "objective.mapping=every: must be one of last_1, last, uniform, uniform_last"),
     (
@@ -371,13 +373,7 @@ def test_stages_with_epochs_want_none_of_the_trainers(refused):
 )
 def test_the_command_says_it_in_one_line(script, words, says, tmp_path):
     experiment = [] if script == "evaluate.py" else ["+experiment=demo"]  # with a teacher that would have to be trained
-    done = subprocess.run(
-        [sys.executable, script, *words, *experiment, f"paths.runs={tmp_path}/runs"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = forked.run([script, *words, *experiment, f"paths.runs={tmp_path}/runs"])
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if not line.startswith("Error executing job")]
     assert len(told) == 1 + ("-m" in words)  # a line for each of two jobs

@@ -11,13 +11,14 @@ import lightning as L
 import pandas as pd
 import pytest
 import torch
+from labelled import load_classifier
 from objectives import hidden_states
 from torch.utils.data import DataLoader
 from transformers import AutoModel, BertConfig, BertModel, DataCollatorWithPadding
 
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
-from kdnas.models.checkpoints import PACK, load_classifier, read, unpack
+from kdnas.models.checkpoints import PACK, read, unpack
 from kdnas.models.exports import export
 from kdnas.models.loading import load_encoder
 from kdnas.modules import StudentDistiller

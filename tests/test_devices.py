@@ -2,19 +2,17 @@
 
 import fcntl
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forked import ROOT, Forked
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -36,7 +34,6 @@ from kdnas.training import trainer as devices
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("representation", "logits", "labels")
 SIZES = ["{num_hidden_layers:2,num_attention_heads:2,hidden_size:8,intermediate_size:16,hidden_act:gelu}"]
 SIZES += ["{num_hidden_layers:1,num_attention_heads:4,hidden_size:20,intermediate_size:32,hidden_act:silu}"]
@@ -89,16 +86,10 @@ def alone(folder, overrides):
     return folder
 
 
-def command(script, folder, overrides, expected=0, **environment):
+def command(script, folder, overrides, expected=0):
     """The run by the command line, from a working directory of its own; returns what it printed."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, ROOT / script[0], *script[1:], *overrides],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
+    done = forked.run([ROOT / script[0], *script[1:], *overrides], cwd=folder)
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -141,11 +132,18 @@ def agree(one, other, curves=True):
 # -- the same course
 
 
+@pytest.fixture(scope="module")
+def one_student(sources, tmp_path_factory):
+    """The folder of one student's run through all stages in this process."""
+    return alone(tmp_path_factory.mktemp("one"), stages(sources, 1))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("students", [3, 1])
-def test_two_devices_go_through_all_stages_as_one(sources, students, tmp_path):
+def test_two_devices_go_through_all_stages_as_one(sources, students, one_student, tmp_path):
     settings = stages(sources, students)
-    one, two = alone(tmp_path / "one", settings), together(tmp_path / "two", settings)
+    one = one_student if students == 1 else alone(tmp_path / "one", settings)
+    two = together(tmp_path / "two", settings)
     agree(one, two)
     losses = np.split(curve(one)["train/loss"], 3)
     assert all(len(stage) == 2 * 7 and stage[-1] < stage[0] for stage in losses)  # every step, and they learn
@@ -157,10 +155,9 @@ def test_two_devices_go_through_all_stages_as_one(sources, students, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("numbers", [(2, 1), (1, 2)])
-def test_a_killed_run_goes_on_with_another_number_of_devices(sources, numbers, tmp_path):
+def test_a_killed_run_goes_on_with_another_number_of_devices(sources, numbers, one_student, tmp_path):
     """Killed in the second of a stage's epochs, before which it has saved a frozen student."""
     settings, cut = stages(sources, 1), tmp_path / "cut"
-    whole = alone(tmp_path / "whole", settings)
     here = [*settings, f"paths.runs={cut}", f"paths.output={cut}", f"hydra.run.dir={cut}"]
     first, then = ([*here, f"trainer.devices={number}"] for number in numbers)
     command(["tests/killed.py", "3"], cut, first, expected=-signal.SIGKILL)
@@ -169,7 +166,7 @@ def test_a_killed_run_goes_on_with_another_number_of_devices(sources, numbers, t
         alone(cut, then)
     else:
         assert "going on from" in command(["train.py"], cut, then)
-    agree(whole, cut, curves=False)
+    agree(one_student, cut, curves=False)
 
 
 @pytest.mark.long
@@ -265,19 +262,13 @@ def test_tasks_of_slurm_train_together_and_make_their_teacher_once(sources, tmp_
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     settings += ["trainer.devices=2", f"paths.runs={folder}", f"hydra.run.dir={folder}/run"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, ROOT / "train.py", *settings],
-            env={**os.environ, **slurm(rank, 2), "OMP_NUM_THREADS": "1", "MASTER_PORT": port},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    assert "".join(said).count("training it, unless it is finished") == 1
+    with (tmp_path / "log").open("w") as log:
+        tasks = [slurm(rank, 2) | {"MASTER_PORT": port} for rank in range(2)]
+        processes = [Forked(["train.py", *settings], log, log, environment=task) for task in tasks]
+        ended = [process.wait(600) for process in processes]
+    said = (tmp_path / "log").read_text()
+    assert ended == [0, 0], said
+    assert said.count("training it, unless it is finished") == 1
     agree(one, folder / "run")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from labelled import classification
+from labelled import classification, load_classifier
 from objectives import hidden_states
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -25,7 +24,7 @@ from kdnas.callbacks.controller import ControllerUpdate
 from kdnas.callbacks.export import ExportModels
 from kdnas.costs.cost import Cost
 from kdnas.models.architecture import Architecture
-from kdnas.models.checkpoints import load_classifier
+from kdnas.models.checkpoints import Pretrained
 from kdnas.modules import StudentDistiller
 from kdnas.modules.base import DivergedError
 from kdnas.modules.finetuner import FineTuner
@@ -146,7 +145,7 @@ def test_any_number_that_is_not_finite_is_a_divergence(teacher, monkeypatch, par
         module = StudentDistiller(teacher, [SMALL], hidden_states())
         monkeypatch.setattr(module.students[0], "results", lambda: {"loss": value})
     else:
-        module = FineTuner(partial(load_classifier, teacher), classification(2))
+        module = FineTuner(Pretrained(teacher), classification(2))
         unused = module.tokenizer.mask_token_id  # a word that no text has
         weights = module.model.classifier.bias if part == "logits" else module.model.bert.embeddings.word_embeddings
         (weights if part == "logits" else weights.weight).data[unused if part == "weights" else 0] = value

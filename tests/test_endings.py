@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import Forked, run
 
 from kdnas.base.signals import Ended, asked_to_end, raise_ended
 
@@ -34,8 +35,8 @@ def ended(process, *numbers):
     assert process.stdout.readline() == "ready\n"
     for number in numbers:
         process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    return out, err, process.returncode
+    # Not `communicate`: it would miss what has been read together with the first line.
+    return process.stdout.read(), process.stderr.read(), process.wait(60)
 
 
 @pytest.mark.parametrize("number", NAMES)
@@ -122,18 +123,9 @@ def in_session(leader):
 
 def press(words, times, log, number=signal.SIGINT, session=True):
     """Runs a command until its log has a word so many times, presses Ctrl-C twice, and returns what it said."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     word, count = times
     with log.open("w") as file:
-        process = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env=environment,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            preexec_fn=listen_again,
-        )
+        process = Forked(words, file, file)
         try:
             while log.read_text().count(word) < count:
                 assert process.poll() is None, log.read_text()[-3000:]
@@ -151,7 +143,7 @@ def press(words, times, log, number=signal.SIGINT, session=True):
 
 
 def test_ctrl_c_ends_joblib_and_its_workers_and_nothing_was_warned_of(tmp_path):
-    words = [sys.executable, "tests/sleeping.py", "-m", "seed=0,1", f"paths.runs={tmp_path}/runs"]
+    words = ["tests/sleeping.py", "-m", "seed=0,1", f"paths.runs={tmp_path}/runs"]
     words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     said, status, left = press(words, ("sleeps", 2), tmp_path / "log")
     *before, last = said.splitlines()
@@ -173,7 +165,7 @@ def test_a_search_that_ctrl_c_ends_goes_on(launcher, teacher, tmp_path):
         return [trial.state for trial in Study(open_storage(tmp_path / "search/demo")).trials()]
 
     own = [] if launcher == "basic" else ["hydra.launcher.n_jobs=2"]
-    words = [sys.executable, "search.py", *TINY, f"paths.runs={tmp_path}", f"teacher.path={teacher}"]
+    words = ["search.py", *TINY, f"paths.runs={tmp_path}", f"teacher.path={teacher}"]
     words += ["++teacher.prepare=null", "search.episodes=1", "search.candidates=2", "search.finalists=0"]
     words += ["search.stages.mini.trainer.max_epochs=60", f"hydra/launcher={launcher}", *own]
     word = "submitted 2" if launcher == "local" else "the first of the candidates: epoch"
@@ -183,6 +175,6 @@ def test_a_search_that_ctrl_c_ends_goes_on(launcher, teacher, tmp_path):
     assert states() == [TrialState.RUNNING] * 2
     if launcher == "local":  # which goes on as it does after a kill
         return
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = run(words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert states() == [TrialState.COMPLETE] * 2

@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 from hydra import compose, initialize_config_dir
+from labelled import load_classifier
 from objectives import hidden_states
 from torch.utils.data import DataLoader
 from transformers import (
@@ -26,7 +27,7 @@ from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.checkpoints import load_classifier, pack, unpack
+from kdnas.models.checkpoints import pack, unpack
 from kdnas.models.exports import card, check_export, export
 from kdnas.models.heads import Classifier, Encoder
 from kdnas.models.initialisation import PretrainedWeights
@@ -271,8 +272,6 @@ def test_a_checkpoint_of_several_students_says_which_it_gives(gang, caplog):
     with caplog.at_level("INFO", "kdnas"):
         assert load_classifier(path, 2)[0].config.hidden_size == 8
     assert "holds the students 0 [1, 2, 8, 16, gelu], 1 [2, 2, 16, 16, gelu]; taking 0" in caplog.text
-    with pytest.raises(ConfigError, match=r"^module.source.student=2: must be the number of a student in .*: 0 \[1, 2"):
-        load_classifier(path, 2, student=2)
     for number, architecture in enumerate(SIZES):
         model, _ = load_classifier(path, 2, student=number)
         assert model.config.hidden_size == architecture.hidden_size
@@ -281,6 +280,9 @@ def test_a_checkpoint_of_several_students_says_which_it_gives(gang, caplog):
     with initialize_config_dir(CONF, version_base=None):
         cfg = compose("train", ["+experiment=finetune", f"checkpoint={path}", "module.source.student=1"])
     assert instantiate(cfg.module).model.config.hidden_size == 16
+    cfg.module.source.student = 2
+    with pytest.raises(ConfigError, match=r"^module.source.student=2: must be the number of a student in .*: 0 \[1, 2"):
+        instantiate(cfg.module)
 
 
 def test_a_start_takes_the_gang_s_student_of_its_own_architecture(gang, teacher):

@@ -1,50 +1,41 @@
 """What a search does with candidates that fail, in every way they can, wherever they run."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from failing import TERM
+from forked import run
 from optuna.trial import TrialState
 from test_search import TINY
 
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 
-ROOT = Path(__file__).resolve().parent.parent
 DONE = None
 RAISED = {
     32: DONE,
     34: "ArithmeticError: this student is impossible",
     36: "SystemExit: 3",
     38: "Unreadable: one and other",
+}
+CAUGHT = {
     40: "DefaultCPUAllocator: can't allocate memory",
     42: "diverged: held-out loss nan",
     44: "trainer.max_time=00:00:00:10: time ran out",
 }
-KILLED = {46: DONE, 48: "(tried 2 times)"}
+"""What the job itself sees, wherever it runs."""
+LOST = {48: "(tried 2 times)"}
 LAUNCHERS = {
-    "basic": (RAISED, []),
-    "joblib": (RAISED | KILLED, ["hydra.launcher.n_jobs=2"]),
-    "local": (RAISED | KILLED, ["hydra.launcher.n_jobs=2"]),
+    "basic": (RAISED | CAUGHT, []),
+    "joblib": (RAISED | LOST, ["hydra.launcher.n_jobs=2"]),
+    "local": (RAISED | LOST | {46: DONE}, ["hydra.launcher.n_jobs=2"]),
 }
 
 
-def search(folder, marks, teacher, *overrides, environment=None):
-    words = [sys.executable, "search.py", *TINY, *overrides]
-    words += [
-        "space.num_hidden_layers=[1]",
-        "space.hidden_size=[16]",
-        "space.hidden_act=[gelu]",
-        f"paths.runs={folder}",
-    ]
+def command(folder, marks, teacher, *overrides):
+    words = ["search.py", *TINY, *overrides, f"paths.runs={folder}"]
+    words += ["space.num_hidden_layers=[1]", "space.hidden_size=[16]", "space.hidden_act=[gelu]"]
     words += [f"teacher.path={teacher}", "++teacher.prepare=null", "search.finalists=0", "search.max_failed=1"]
     words += [f"{TERM}._target_=tests.failing.Fateful", f"+{TERM}.marks={marks}"]
-    words += ["trainer.max_time=00:00:00:10"]
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
-    return subprocess.run(words, cwd=ROOT, env=own, capture_output=True, text=True, timeout=900)
+    return [*words, "trainer.max_time=00:00:00:10"]
 
 
 def of_fates(expected):
@@ -67,7 +58,7 @@ def check_fates(study, expected):
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_failure_is_recorded_and_costs_nobody_else(launcher, teacher, tmp_path):
     expected, own = LAUNCHERS[launcher]
-    done = search(tmp_path, tmp_path, teacher, *of_fates(expected), f"hydra/launcher={launcher}", *own)
+    done = run(command(tmp_path, tmp_path, teacher, *of_fates(expected), f"hydra/launcher={launcher}", *own))
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     check_fates(Study(open_storage(tmp_path / "search/demo")), expected)
     assert "this student is impossible" in done.stdout
@@ -77,9 +68,9 @@ def test_every_failure_is_recorded_and_costs_nobody_else(launcher, teacher, tmp_
 def test_one_of_a_gang_that_does_not_fit_is_run_alone_and_the_others_are_not_run_again(teacher, tmp_path):
     runs = tmp_path / "runs"
     (tmp_path / "marks").mkdir()
-    done = search(runs, tmp_path / "marks", teacher, *of_fates([32, 40]), "search.gang=2")
+    done = run(command(runs, tmp_path / "marks", teacher, *of_fates([32, 40]), "search.gang=2"))
     assert done.returncode == 0, done.stderr[-3000:]
-    check_fates(Study(open_storage(runs / "search/demo")), {32: DONE, 40: RAISED[40]})
+    check_fates(Study(open_storage(runs / "search/demo")), {32: DONE, 40: CAUGHT[40]})
     folders = {path.name for path in (runs / "search/demo/mini").iterdir()}
     study = Study(open_storage(runs / "search/demo"))
     (lost,) = (trial.number for trial in study.trials() if trial.params["intermediate_size"] == 40)

@@ -5,36 +5,35 @@ import json
 import pytest
 import torch
 import transformers
-from families import SUPPORTED, batch_of, config_of
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
+from families import SUPPORTED, UNLIKE_OTHERS, batch_of, config_of, families
+from labelled import load_classifier
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import grammar
 from kdnas.datamodules.flat import PadCollator
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.checkpoints import load_classifier
+from kdnas.models.compatibility import check_fit
 from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.exports import export
 from kdnas.models.families import architecture_of, family_of
 from kdnas.models.families.base import FAMILIES
+from kdnas.models.families.known import DistilBert
 from kdnas.models.features import LOGITS, hidden_state
 from kdnas.models.forward import outputs
 from kdnas.models.heads import Classifier, Encoder, MaskedLM, unfreezing_groups
 from kdnas.models.initialisation import PretrainedWeights
-from kdnas.models.loading import check_config, load_config, load_encoder
+from kdnas.models.loading import check_config, load_config, load_encoder, load_tokenizer
 from kdnas.models.resizing import student_config
 from kdnas.models.trial import check_architecture
 
 STUDENT = Architecture(2, 3, 24, 20, "relu")
-LIKE_OTHERS = {"big_bird", "camembert", "data2vec-text", "ernie", "eurobert", "megatron-bert", "nomic_bert", "rembert"}
-LIKE_OTHERS |= {"convbert", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
-NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in LIKE_OTHERS)) for name in SUPPORTED]
 UNLIMITED = ("deberta", "deberta-v2", "eurobert", "modernbert", "nomic_bert")
 """Families with positions relative to each other."""
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", families(SUPPORTED, UNLIKE_OTHERS - {"deberta", "modernbert"}))
 def test_a_family_goes_all_the_way(family, tmp_path):
     teacher = check_config(config_of(family), "teacher.path", family)
     config = student_config(teacher, STUDENT)
@@ -125,10 +124,13 @@ def test_what_cannot_go_all_the_way_is_refused(family):
 
 
 def test_flops_are_the_same_in_inference_mode():
-    config = transformers.BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    usual = count_flops(config, batch_size=1, length=8)
+    def config(**values):  # not the same, or its operations would not be counted again
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        return transformers.BertConfig(**sizes, **values)
+
+    usual = count_flops(config(), batch_size=1, length=8)
     with torch.inference_mode():
-        assert count_flops(config, batch_size=1, length=8) == usual > 0
+        assert count_flops(config(hidden_dropout_prob=0.2), batch_size=1, length=8) == usual > 0
 
 
 def test_a_decoder_by_setting_is_refused():
@@ -198,3 +200,35 @@ def test_weights_of_a_half_precision_source_are_taken_over(half):
     assert stored.dtype != torch.float32
     for name, weight in model.named_parameters():
         assert weight.dtype == torch.float32 and torch.equal(weight, stored.get_parameter(name).float()), name
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("deberta-v2", torch.float16), ("modernbert", torch.bfloat16)])
+@torch.no_grad()
+def test_a_teacher_may_be_sharded_in_half_precision_and_have_added_tokens(family, dtype, tmp_path):
+    tokenizer = grammar.tokenizer(max_length=32)
+    config = config_of(family, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    model = AutoModel.from_config(config).eval()
+    tokenizer.add_tokens(["@user", "http"])
+    model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)  # more ids than the tokenizer has
+    model.to(dtype).save_pretrained(tmp_path, max_shard_size="8KB")
+    tokenizer.save_pretrained(tmp_path)
+    assert len([*tmp_path.glob("*.safetensors")]) > 1
+
+    path = str(tmp_path)
+    teacher, tokens = load_encoder(path), load_tokenizer(path)
+    check_fit(teacher.config, tokens, "teacher.path", texts_per_row=1, max_length=32)
+    batch = tokens(["no @user cats", "all big dogs are running"], padding=True, return_tensors="pt")
+    assert len(tokens) - 2 in batch["input_ids"] and teacher.config.vocab_size % 64 == 0
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    expected = model.float()(**inputs).last_hidden_state[batch["attention_mask"].bool()]
+    last = hidden_state(4)
+    torch.testing.assert_close(outputs(teacher, batch, {last})[last], expected, rtol=1e-4, atol=1e-5)
+    student = Encoder().new(student_config(teacher.config, STUDENT), seed=0)
+    assert student.get_input_embeddings().weight.shape == (teacher.config.vocab_size, 24)
+    assert teacher.dtype == student.dtype == torch.float32
+
+
+def test_dropout_that_a_family_does_not_name_is_noticed(monkeypatch):
+    monkeypatch.setattr(DistilBert, "hidden_dropout", ("hidden_dropout_prob",))
+    with pytest.raises(ConfigError, match="its dropout probabilities are not called as a BERT's are"):
+        check_config(config_of("distilbert", initializer_range=0.012), "teacher.path", "x")

@@ -1,7 +1,6 @@
 """The fine-tuner: its metrics against scikit-learn's and SciPy's, and that it learns."""
 
 import copy
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +18,8 @@ from transformers import DataCollatorWithPadding
 
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
-from kdnas.datamodules.synthetic import untrained
-from kdnas.models.checkpoints import load_classifier
+from kdnas.datamodules.synthetic import Untrained
+from kdnas.models.checkpoints import ModelSource, Pretrained
 from kdnas.models.features import LOGITS
 from kdnas.modules import FineTuner
 
@@ -66,6 +65,11 @@ class Answers(torch.nn.Module):
         return {LOGITS: batch["logits"]}
 
 
+class Ready(ModelSource):
+    def __call__(self, head):
+        return Answers(), None
+
+
 @pytest.fixture
 def answers(monkeypatch):
     monkeypatch.setattr("kdnas.modules.finetuner.outputs", Answers.say)
@@ -73,11 +77,11 @@ def answers(monkeypatch):
 
 def test_a_fine_tuner_needs_a_task():
     with pytest.raises(ConfigError, match="^task=null: must be a task, as task=rte"):
-        FineTuner(lambda num_labels: None, None)
+        FineTuner(Ready(), None)
 
 
 def test_dropout_is_on_while_a_folder_is_trained(teacher):
-    module = FineTuner(partial(load_classifier, teacher), regression())
+    module = FineTuner(Pretrained(teacher), regression())
     assert all(part.training for part in module.modules())
 
 
@@ -103,7 +107,7 @@ def test_the_metrics_of_every_task(path):
     batches = [
         {"logits": torch.tensor(logits[i : i + batch]), "labels": torch.tensor(labels[i : i + batch])} for i in cuts
     ]
-    module = FineTuner(lambda num_labels: (Answers(), None), instantiate(task))
+    module = FineTuner(Ready(), instantiate(task))
     run = trainer()
     for _ in range(2):  # and nothing of one validation is left in the next
         run.validate(module, DataLoader(batches, batch_size=None), verbose=False)
@@ -142,7 +146,7 @@ def test_every_metric_has_a_value_where_nothing_is_told_apart(path, case):
         {"logits": torch.tensor(logits[i : i + 2]).float(), "labels": torch.tensor(labels[i : i + 2])}
         for i in range(0, 5, 2)
     ]
-    module = FineTuner(lambda num_labels: (Answers(), None), instantiate(task))
+    module = FineTuner(Ready(), instantiate(task))
     trainer().validate(module, DataLoader(batches, batch_size=None), verbose=False)
     for name, metric in expected.items():
         value = np.nan_to_num(metric(labels, predicted)) if np.isfinite(predicted).all() else 0.0
@@ -156,7 +160,7 @@ def test_a_further_split_has_figures_of_its_own_and_decides_nothing():
         return DataLoader(batches, batch_size=None)
 
     task = loaded(next(path for path in TASKS if path.stem == "mnli"))
-    module = FineTuner(lambda num_labels: (Answers(), None), instantiate(task), also=task.also)
+    module = FineTuner(Ready(), instantiate(task), also=task.also)
     run = trainer()
     matched, mismatched = loader([0, 1, 2, 2], [0, 1, 2, 0]), loader([0, 1, 2, 2, 0], [0, 1, 1, 1, 1])
     for _ in range(2):
@@ -179,7 +183,7 @@ def test_it_learns_to_tell_dogs_from_cats():
         for label, noun in enumerate(("dogs", "cats"))
     ]
     torch.manual_seed(0)
-    module = FineTuner(partial(untrained, **small), classification(), learning_rate=1e-2)
+    module = FineTuner(Untrained(**small), classification(), learning_rate=1e-2)
     train, held_out = (batches_of(module.tokenizer, part) for part in (rows[16:], rows[:16]))
     run = trainer(max_epochs=6, gradient_clip_val=1.0)
     run.fit(module, train, held_out)
@@ -189,7 +193,7 @@ def test_it_learns_to_tell_dogs_from_cats():
 def test_a_regressor_is_trained_on_the_mean_squared_error(teacher):
     torch.manual_seed(0)
     task = regression(metrics={"error": MeanSquaredError()})
-    module = FineTuner(partial(load_classifier, teacher), task, learning_rate=0.0)
+    module = FineTuner(Pretrained(teacher), task, learning_rate=0.0)
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
@@ -209,7 +213,7 @@ def test_a_regressor_is_trained_on_the_mean_squared_error(teacher):
 
 def test_a_classifier_is_trained_on_the_cross_entropy(teacher):
     torch.manual_seed(0)
-    module = FineTuner(partial(load_classifier, teacher), classification(3), learning_rate=0.0)
+    module = FineTuner(Pretrained(teacher), classification(3), learning_rate=0.0)
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0

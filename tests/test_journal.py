@@ -1,7 +1,6 @@
 """The study's file: nothing lost or doubled by many writers, by a write cut short, or by a process that died."""
 
-import subprocess
-import sys
+from multiprocessing import get_context
 
 import pytest
 from optuna.trial import TrialState
@@ -12,19 +11,8 @@ from kdnas.models.architecture import Architecture
 from kdnas.search.journal import JOURNAL, open_storage
 from kdnas.search.study import Study
 
+Process = get_context("fork").Process
 COST = Cost(10, 20, {"cpu": Latency(1.0, 0.1)})
-TELLER = """
-import sys
-from pathlib import Path
-from kdnas.search.journal import open_storage
-from kdnas.costs.cost import Cost, Latency
-from kdnas.search.study import Study
-
-folder, own = Path(sys.argv[1]), range(int(sys.argv[2]), int(sys.argv[3]))
-study = Study(open_storage(folder))
-for number in own:
-    study.tell(number, number / 7, {"loss": number / 3}, Cost(number, 1, {"cpu": Latency(1.0, 0.1)}))
-"""
 
 
 def filled(folder, trials):
@@ -36,11 +24,18 @@ def filled(folder, trials):
 
 @pytest.mark.long
 def test_eight_processes_tell_a_thousand_observations_at_once(tmp_path):
+    def tell(own):
+        study = Study(open_storage(tmp_path))
+        for number in own:
+            study.tell(number, number / 7, {"loss": number / 3}, Cost(number, 1, {"cpu": Latency(1.0, 0.1)}))
+
     filled(tmp_path, 1000)
-    bounds = [(i * 125, (i + 1) * 125) for i in range(8)]
-    words = [[sys.executable, "-c", TELLER, str(tmp_path), str(a), str(b)] for a, b in bounds]
-    running = [subprocess.Popen(each) for each in words]
-    assert [process.wait(timeout=500) for process in running] == [0] * 8
+    running = [Process(target=tell, args=[range(i * 125, (i + 1) * 125)]) for i in range(8)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0] * 8
     seen = Study(open_storage(tmp_path)).observations
     assert [one.trial for one in seen] == list(range(1000))
     for one in seen:

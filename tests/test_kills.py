@@ -4,36 +4,31 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_search import ROOT, TINY
+from forked import Forked
+from test_search import TINY
 
 from kdnas.search.journal import JOURNAL, open_storage
 from kdnas.search.study import Study
 
 pytestmark = pytest.mark.long
 
-SIZES = ["search.episodes=2", "search.candidates=3", "search.finalists=2", "controller.epsilon_decay=0.5"]
-SIZES += ["data.rows=512", "trainer.max_epochs=8", "search.stages.mini.trainer.max_epochs=8", "search.retries=100"]
+SIZES = ["search.episodes=2", "search.candidates=2", "search.finalists=1", "controller.epsilon_decay=0.5"]
+SIZES += ["trainer.max_epochs=8", "search.stages.mini.trainer.max_epochs=8", "search.retries=100"]
 SIZES += ["reward=parameters"]  # no two measurements of a latency are alike
+KILLS = 8
 TOLD, COMPLETE = 6, 1
 """Optuna's numbers for the record that ends a trial, and for a trial that ended well."""
 
 
 def command(runs, teacher, *overrides):
-    words = [sys.executable, "search.py", *TINY, *SIZES, *overrides]
+    words = ["search.py", *TINY, *SIZES, *overrides]
     return [*words, f"teacher.path={teacher}", "++teacher.prepare=null", f"paths.runs={runs}"]
-
-
-def start(words, log):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
 def outcome(folder):
@@ -53,7 +48,7 @@ def undisturbed(teacher, tmp_path_factory):
     runs = tmp_path_factory.mktemp("undisturbed")
     began = time.monotonic()
     with (runs / "log").open("w") as log:
-        assert start(command(runs, teacher), log).wait(timeout=900) == 0, (runs / "log").read_text()[-3000:]
+        assert Forked(command(runs, teacher), log, log).wait(timeout=900) == 0, (runs / "log").read_text()[-3000:]
     (runs / "seconds").write_text(str(time.monotonic() - began))
     return runs
 
@@ -80,7 +75,7 @@ def kill_and_resume(words, runs, kills, victims, longest, rng):
     with (runs / "log").open("a") as log:
         while done < kills:
             if process is None:
-                process = start(words, log)
+                process = Forked(words, log, log)
                 if rng.random() < 0.8:  # the others are killed while they start
                     wait_for_line("searching", runs / "log", process)
             time.sleep(rng.uniform(0, longest))
@@ -93,7 +88,7 @@ def kill_and_resume(words, runs, kills, victims, longest, rng):
             if victim == process.pid:
                 process.wait()
                 process = None
-        process = process or start(words, log)
+        process = process or Forked(words, log, log)
         assert process.wait(timeout=900) == 0, (runs / "log").read_text()[-3000:]
     return done
 
@@ -109,16 +104,16 @@ def check(runs, undisturbed):
     folder = runs / "search/demo"
     seen, table = outcome(folder)
     expected, expected_table = outcome(undisturbed / "search/demo")
-    assert seen == expected and len(seen) == 8
+    assert seen == expected and len(seen) == 5
     pd.testing.assert_frame_equal(table, expected_table)
     records = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
     ends = Counter(r["trial_id"] for r in records if r["op_code"] == TOLD and r.get("state") == COMPLETE)
-    assert sorted(ends.values()) == [1] * 8
+    assert sorted(ends.values()) == [1] * 5
 
 
 def test_a_search_that_is_asked_to_end_ends_and_goes_on(undisturbed, teacher, tmp_path):
     with (tmp_path / "log").open("a") as log:
-        process = start(command(tmp_path, teacher), log)
+        process = Forked(command(tmp_path, teacher), log, log)
         wait_for_line("searching", tmp_path / "log", process)
         while not list(tmp_path.glob("search/demo/mini/*/last.ckpt")):
             assert process.poll() is None
@@ -126,7 +121,7 @@ def test_a_search_that_is_asked_to_end_ends_and_goes_on(undisturbed, teacher, tm
         process.terminate()
         assert process.wait(timeout=300) != 0
         assert "run the same command again to continue" in (tmp_path / "log").read_text()
-        assert start(command(tmp_path, teacher), log).wait(timeout=900) == 0
+        assert Forked(command(tmp_path, teacher), log, log).wait(timeout=900) == 0
     check(tmp_path, undisturbed)
 
 
@@ -144,8 +139,8 @@ def test_a_search_that_is_asked_to_end_ends_and_goes_on(undisturbed, teacher, tm
 def test_killed_at_random_moments(launcher, victims, undisturbed, teacher, tmp_path):
     longest = float((undisturbed / "seconds").read_text()) / 8  # a fast machine has less time to be killed in
     done, rng = 0, random.Random(0)
-    while done < 12:  # and may end one search before that: then another is begun
+    while done < KILLS:  # and may end one search before that: then another is begun
         runs = tmp_path / f"after-{done}"
         runs.mkdir()
-        done += kill_and_resume(command(runs, teacher, *launcher), runs, 12 - done, victims, longest, rng)
+        done += kill_and_resume(command(runs, teacher, *launcher), runs, KILLS - done, victims, longest, rng)
         check(runs, undisturbed)

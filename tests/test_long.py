@@ -2,24 +2,21 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from forked import Forked, run
+from labelled import load_classifier
 from transformers import AutoModelForSequenceClassification
 
 from kdnas.datamodules import grammar
-from kdnas.models.checkpoints import load_classifier
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("representation", "logits", "labels")
 ARCHITECTURE = {
     "num_hidden_layers": 2,
@@ -58,17 +55,15 @@ def settings(teacher, teach, tmp_path_factory):
 
 
 def command(script, folder, *overrides):
-    return [sys.executable, str(ROOT / script), *overrides, f"paths.runs={folder}"]
+    return [script, *overrides, f"paths.runs={folder}"]
 
 
 def test_the_whole_of_the_experiment_from_an_empty_folder(settings, tmp_path):
     space = ["space.num_hidden_layers=[1,2]", "space.num_attention_heads=[2]", "space.hidden_size=[8,16]"]
     space += ["space.intermediate_size=[16,32]", "space.hidden_act=[gelu]"]
     size = ["search.episodes=2", "search.candidates=3", "search.finalists=2", "search.gang=3"]
-    run = subprocess.run(
-        command("search.py", tmp_path, *settings, *space, *size), cwd=ROOT, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    searched = run(command("search.py", tmp_path, *settings, *space, *size))
+    assert searched.returncode == 0, searched.stdout + searched.stderr
     table = pd.read_csv(tmp_path / "search/mnli/report/table.csv")
     found = table[table["model"] == "candidate"]
     finalists = found.dropna(subset="export")
@@ -88,19 +83,11 @@ def test_the_whole_of_the_experiment_from_an_empty_folder(settings, tmp_path):
         assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 3
     kept = tmp_path / "teachers/tiny_mnli/model.safetensors"
     made = kept.stat().st_mtime_ns
-    again = subprocess.run(
-        command(
-            "train.py", tmp_path, *settings, "architecture=from_search", "search.dir=" + str(tmp_path / "search/mnli")
-        ),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    winner = ["architecture=from_search", f"search.dir={tmp_path}/search/mnli"]
+    again = run(command("train.py", tmp_path, *settings, *winner))
     assert again.returncode == 0, again.stdout + again.stderr
     assert kept.stat().st_mtime_ns == made
-    other = subprocess.run(
-        command("train.py", tmp_path, *settings, "teacher.epochs=2"), cwd=ROOT, capture_output=True, text=True
-    )
+    other = run(command("train.py", tmp_path, *settings, "teacher.epochs=2"))
     assert (
         other.returncode == 1
         and "holds a teacher trained with trainer.max_epochs=1, not 2" in other.stderr
@@ -115,15 +102,15 @@ def test_a_process_killed_in_the_second_stage_ends_as_if_it_had_not_been(setting
         return command("train.py", tmp_path, *settings, *five, f"paths.output={tmp_path / folder}")
 
     def finish(folder):
-        run = subprocess.run(distil(folder), cwd=ROOT, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert ("going on from" in run.stdout) == (folder == "cut")
+        done = run(distil(folder))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("going on from" in done.stdout) == (folder == "cut")
         return torch.load(tmp_path / folder / "best.ckpt", weights_only=True)["state_dict"]
 
     whole = finish("whole")
     log = tmp_path / "cut.log"
     with log.open("w") as file:
-        process = subprocess.Popen(distil("cut"), cwd=ROOT, stdout=file, stderr=file)
+        process = Forked(distil("cut"), file, file)
     while "stage 2/3 logits, epoch 3" not in log.read_text():  # of epochs 3 and 4
         assert process.poll() is None, log.read_text()
         time.sleep(0.01)

@@ -116,7 +116,7 @@ def test_a_gang_that_dies_every_time_is_run_one_by_one_to_find_the_one_at_fault(
 
 def test_too_many_failures_stop_the_search_after_the_episode_and_the_next_run_goes_on():
     whole, cluster, study = search({0: 99, 1: 99, 2: 99}, episodes=2, candidates=3, retries=0, max_failed=0.7)
-    with pytest.raises(ConfigError, match=r"search.max_failed=0.7: 3 of 3 candidates failed; 1 x job \(0,\)"):
+    with pytest.raises(ConfigError, match=r"^max_failed=0.7: 3 of 3 candidates failed; 1 x job \(0,\)"):
         whole.run()
     assert cluster.ran == [(0,), (1,), (2,)]
     whole.run()  # the failures of the last time are not held against it

@@ -14,7 +14,7 @@ def mapped(name, student, teacher):
     return map_layers(MAPPINGS[name], student, teacher)
 
 
-STRATEGIES = ["last_1", "last", "uniform", "uniform_last"]
+STRATEGIES = ["last_1", "last", "uniform", "uniform_last", "skip"]
 DEPTHS = [(student, teacher) for teacher in range(1, 25) for student in range(1, teacher + 1)]
 
 # Teacher layers of each student layer, for a teacher of 12.
@@ -50,7 +50,7 @@ def test_every_mapping_is_one_set_of_teacher_layers_a_student_layer(strategy):
                 assert len(layers) in ((1, 2) if strategy == "uniform_last" else (1,))
 
 
-@pytest.mark.parametrize("strategy", ["last_1", "last", "uniform_last"])
+@pytest.mark.parametrize("strategy", ["last_1", "last", "uniform_last", "skip"])
 def test_the_last_layer_learns_from_the_last(strategy):
     assert all(teacher in mapped(strategy, student, teacher)[-1] for student, teacher in DEPTHS)
 
@@ -71,6 +71,14 @@ def test_uniform_starts_at_the_first_layer_and_keeps_its_stride():
         layers = [layer for (layer,) in mapped("uniform", student, teacher)]
         strides = {b - a for a, b in pairwise(layers)}
         assert layers[0] == 1 and strides <= {teacher // student, ceil(teacher / student)}
+
+
+def test_skip_ends_at_the_last_layer_and_takes_every_kth_where_the_student_divides_the_teacher():
+    for student, teacher in DEPTHS:
+        layers = [layer for (layer,) in mapped("skip", student, teacher)]
+        strides = {b - a for a, b in pairwise([0, *layers])}
+        assert layers[-1] == teacher and strides <= {teacher // student, ceil(teacher / student)}
+    assert mapped("skip", 4, 12) == [(3,), (6,), (9,), (12,)]  # TinyBERT's g(m) = 3m
 
 
 def test_uniform_last_is_equation_2_where_the_student_divides_the_teacher():
@@ -108,5 +116,5 @@ def test_a_student_deeper_than_its_teacher_is_refused_with_both_depths(strategy)
 
 
 def test_an_unknown_strategy_is_refused_with_the_choices():
-    with pytest.raises(ConfigError, match=r"^mapping=skip: must be one of last_1, last, uniform, uniform_last$"):
-        HiddenStates("skip")
+    with pytest.raises(ConfigError, match=r"^mapping=every: must be one of last_1, last, uniform, uniform_last, skip$"):
+        HiddenStates("every")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from labelled import load_classifier
 from objectives import objective
 from scipy.special import log_softmax
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, RobertaModel
@@ -18,7 +19,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.datamodules import Masking, SyntheticNLI
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.checkpoints import load_classifier, read, unpack
+from kdnas.models.checkpoints import read, unpack
 from kdnas.models.exports import export
 from kdnas.models.initialisation import PretrainedWeights
 from kdnas.models.loading import load_config

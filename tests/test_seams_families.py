@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from labelled import load_classifier
 from safetensors.torch import load_file
 from test_distiller import CONF
 from transformers import (
@@ -16,9 +18,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
+import kdnas
 from kdnas.app import run as runner
 from kdnas.datamodules import grammar
-from kdnas.models.checkpoints import load_classifier
 from kdnas.models.families import Family, family_of, register
 from kdnas.models.features import hidden_state
 from kdnas.models.forward import outputs
@@ -26,7 +28,12 @@ from kdnas.models.initialisation import StudentSource
 from kdnas.models.loading import load_encoder
 
 WORDS = ["data=wikipedia", "data.sentences=false", "data.columns=[premise]", "data.name=null", "data.max_length=32"]
-WORDS += ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=1", "outputs=online", "~latency"]
+WORDS += ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=1", "data.proxy=1"]
+SEARCH = [*WORDS, "search.episodes=1", "search.candidates=1", "search.finalists=1", "latency.accelerators=[cpu]"]
+SEARCH += ["latency.repeats=1", "latency.runs=1", "latency.length=16", "search.stages.mini.trainer.max_epochs=1"]
+SEARCH += ["space.num_hidden_layers=[1]", "space.num_attention_heads=[2]", "space.hidden_size=[8]"]
+SEARCH += ["space.intermediate_size=[12]", "space.hidden_act=[relu]", "reward=parameters"]
+WORDS += ["outputs=online", "~latency"]
 WORDS += ["architecture.num_hidden_layers=1", "architecture.num_attention_heads=2", "architecture.hidden_size=8"]
 WORDS += ["architecture.intermediate_size=12", "architecture.hidden_act=relu"]
 
@@ -91,14 +98,18 @@ AutoModel.register(ToyConfig, ToyModel)
 AutoModelForSequenceClassification.register(ToyConfig, ToyClassifier)
 
 
-def test_a_family_from_the_outside_goes_from_config_to_export_and_back(text_dataset, tmp_path):
+def test_a_family_from_the_outside_goes_from_config_through_a_search_to_an_export(text_dataset, tmp_path):
     tokenizer = grammar.tokenizer(max_length=57)
     torch.manual_seed(0)
     config = ToyConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     assert family_of(config).positions(config) == 57  # from now on BERT's code finds its names in a ToyConfig
     ToyModel(config).save_pretrained(tmp_path / "t")
     tokenizer.save_pretrained(tmp_path / "t")
-    folder = trained(tmp_path / "t", text_dataset, tmp_path)
+    found = kdnas.run_search(
+        *SEARCH, f"teacher.path={tmp_path}/t", f"data.path={text_dataset}", f"paths.runs={tmp_path}"
+    )
+    assert list(found["state"]) == ["finished"]
+    folder = Path(found["export"][0])
     written = json.loads((folder / "config.json").read_text())
     values = {"dim": 8, "n_layers": 1, "n_heads": 2, "inner": 12, "act": "relu", "table": 60}
     assert values.items() <= written.items() and "hidden_size" not in written

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torchmetrics.classification import MultilabelF1Score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import kdnas
 from kdnas.app import run as runner
 from kdnas.base.errors import ConfigError
 from kdnas.models.heads import Classifier
@@ -76,6 +77,11 @@ def rows(count, start):
     return made
 
 
+def words_of(folder):
+    words = ["task=tags", f"data.path={folder}", "data.name=null", f"paths.runs={folder}/runs", "data.batch_size=8"]
+    return [*words, "trainer.accelerator=cpu", "trainer.precision=32-true", "data.proxy=1"]
+
+
 @pytest.fixture
 def config(tmp_path, teacher):
     """Composes the fine-tuning of a folder of rows, with the user's config folder."""
@@ -85,36 +91,44 @@ def config(tmp_path, teacher):
     def compose_with(**splits):
         for name, made in splits.items():
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-        words = [f"hydra.searchpath=[file://{tmp_path}/conf]", "+experiment=finetune", "task=tags"]
-        words += [f"data.path={tmp_path}", "data.name=null", f"checkpoint={teacher}"]
-        words += [f"paths.runs={tmp_path}/runs", f"paths.output={tmp_path}/run", "trainer.accelerator=cpu"]
-        words += [
-            "trainer.precision=32-true",
-            "trainer.max_epochs=12",
-            "module.learning_rate=3e-3",
-            "data.batch_size=8",
-            "data.proxy=1",
-        ]
+        words = [f"hydra.searchpath=[file://{tmp_path}/conf]", *words_of(tmp_path), f"paths.output={tmp_path}/run"]
+        words += ["+experiment=finetune", f"checkpoint={teacher}", "module.learning_rate=3e-3", "trainer.max_epochs=12"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("train", words)
 
     return compose_with
 
 
-def test_a_task_of_the_users_own_is_fine_tuned(config, tmp_path):
-    held_out = rows(20, 200)
-    results = runner.run(config(train=rows(96, 0), validation=held_out))
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run/model").eval()
+def f1_of(folder, held_out):
+    """Predicts tags through transformers; returns scikit-learn's F1, the labels, and the model's output with them."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.problem_type == "multi_label_classification" and model.config.num_labels == 3
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/model")
     inputs = tokenizer([row["text"] for row in held_out], padding=True, return_tensors="pt")
     labels = torch.tensor([[float(tag in row["label"]) for tag in range(3)] for row in held_out])
     with torch.no_grad():
         found = model(**inputs, labels=labels)
-    assert results["f1"] == pytest.approx(f1_score(labels, found.logits > 0, average="macro"), abs=1e-6)
+    return f1_score(labels, found.logits > 0, average="macro"), labels, found
+
+
+def test_a_task_of_the_users_own_is_fine_tuned_and_searched(config, tmp_path, capsys):
+    held_out = rows(20, 200)
+    results = runner.run(config(train=rows(96, 0), validation=held_out))
+    expected, labels, found = f1_of(tmp_path / "run/model", held_out)
+    assert results["f1"] == pytest.approx(expected, abs=1e-6)
     assert results["f1"] > f1_score(labels, torch.ones(20, 3), average="macro")  # better than chance
     loss = Tags(metrics={"f1": MultilabelF1Score(3)}).loss(found.logits, labels)
     assert loss.item() == pytest.approx(found.loss.item())
+    words = ["+experiment=task", "teacher=bert_base", f"teacher.path={tmp_path}/run/model", *words_of(tmp_path)]
+    for stage in ("representation", "logits", "labels"):
+        words += [f"{place}objective.{stage}.epochs=1" for place in ("", "search.stages.mini.")]
+    words += ["search.episodes=1", "search.candidates=1", "search.finalists=1"]
+    words += ["space.num_hidden_layers=[1]", "space.num_attention_heads=[2]", "space.hidden_size=[16]"]
+    words += ["space.intermediate_size=[32]", "latency.accelerators=[cpu]", "latency.repeats=1", "latency.runs=1"]
+    capsys.readouterr()
+    frame = kdnas.run_search(*words, "latency.length=8", config_dir=tmp_path / "conf")
+    assert frame["full held-out f1"][0] == pytest.approx(f1_of(frame["export"][0], held_out)[0], abs=1e-6)
+    assert f"'hydra.searchpath=[file://{tmp_path}/conf]' +experiment=finetune" in capsys.readouterr().out
 
 
 def test_labels_that_the_task_does_not_have_are_refused(config):

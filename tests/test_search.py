@@ -1,13 +1,13 @@
 """The whole job through the real command, at the smallest size that is still the real thing."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from failing import TERM
+from forked import ROOT, run
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from transformers import AutoModel, AutoTokenizer
@@ -16,7 +16,6 @@ from kdnas.search.journal import open_storage
 from kdnas.search.ranking import ByReward, candidates
 from kdnas.search.study import Study
 
-ROOT = Path(__file__).parent.parent
 TINY = [
     "+experiment=demo",
     "space.num_hidden_layers=[1,2]",
@@ -35,20 +34,9 @@ TINY = [
 ]
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def command(script, *overrides, runs, teacher):
-    teachers = [f"teacher.path={teacher}", "++teacher.prepare=null", f"paths.runs={runs}"]
-    return [sys.executable, script, *TINY, *teachers, *overrides]
-
-
-def start(words):
-    return subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
-
-
 def call(script, *overrides, runs, teacher):
-    return start(command(script, *overrides, runs=runs, teacher=teacher))
+    teachers = [f"teacher.path={teacher}", "++teacher.prepare=null", f"paths.runs={runs}"]
+    return run([script, *TINY, *teachers, *overrides])
 
 
 def observed(folder):
@@ -118,7 +106,7 @@ def test_other_settings_in_the_same_folder_are_refused(searched, teacher):
 def test_a_jobs_overrides_repeat_its_candidate_by_hand(searched, teacher, tmp_path):
     folder, _, _ = searched
     overrides = OmegaConf.load(folder / "mini/0002/.hydra/overrides.yaml")
-    done = start([sys.executable, "train.py", *overrides, "job.trials=[]", f"paths.output={tmp_path}"])
+    done = run(["train.py", *overrides, "job.trials=[]", f"paths.output={tmp_path}"])
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "results.json").read_text())
     assert result[0]["loss"] == pytest.approx(observed(folder)[2][1], rel=1e-5)
@@ -142,7 +130,7 @@ def test_distil_the_winner_again_and_fine_tune_it(searched, teacher, tmp_path):
         folder = tmp_path / source.name / "ft"
         words = ["train.py", "+experiment=finetune", f"checkpoint={source}", "data=demo", "task=demo", "data.rows=64"]
         words += ["data.held_out=32", "trainer.max_epochs=1", f"paths.runs={tmp_path}", f"paths.output={folder}"]
-        tuned = start([sys.executable, *words])
+        tuned = run(words)
         assert tuned.returncode == 0, tuned.stderr[-2000:]
         assert 0 <= json.loads((folder / "results.json").read_text())[0]["accuracy"] <= 1
     for name in ("last.ckpt", "best.ckpt", "model/config.json"):
@@ -170,14 +158,6 @@ def test_a_search_whose_candidates_all_diverge_says_why_and_fails(teacher, tmp_p
     done = call("search.py", *sizes, "trainer.gradient_clip_val=null", runs=tmp_path, teacher=teacher)
     assert done.returncode != 0
     assert "error: search.max_failed=0.5: 2 of 2 candidates failed; 2 x diverged" in done.stderr
-
-
-@pytest.mark.long
-def test_joblib_launcher(teacher, tmp_path):
-    sizes = ["search.episodes=1", "search.candidates=2", "search.finalists=0", "hydra/launcher=joblib"]
-    done = call("search.py", *sizes, "hydra.launcher.n_jobs=2", runs=tmp_path, teacher=teacher)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(observed(tmp_path / "search/demo")) == 2
 
 
 def test_hydra_starts_without_torch():

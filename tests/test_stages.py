@@ -129,7 +129,7 @@ def test_the_representation_stage(classifier, loss, tokens):
     if tokens == "first":
         mask = np.zeros_like(mask)
         mask[:, 0] = True
-    projected = own[mask] @ student.terms["hidden_state"].projection.weight.detach().double().numpy().T
+    projected = own[mask] @ student.terms["hidden_state"].projections[0].weight.detach().double().numpy().T
     if loss == "mse":
         expected = np.mean((projected - aim[mask]) ** 2)
     else:

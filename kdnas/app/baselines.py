@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Baselines:
-    """The held-out metrics of chance and of the teacher, the deciding one first; empty if the task has no metric.
+    """The held-out metrics to compare with, the deciding one first; empty if the task has no metric.
 
     Args:
         chance: for each metric, the best value that a constant prediction has.
@@ -51,20 +51,16 @@ class Baselines:
 
 
 def baselines(module: ExportingModule, data: EncodedDataModule, device: torch.device) -> Baselines:
-    """Computes the metrics of chance and, for a distillation with an open teacher, of the teacher on the held-out rows.
-
-    Raises:
-        ConfigError: the teacher is not above chance, or its classes are evidently in another order than the data's.
-    """
+    """Computes the held-out metrics of chance and of an open teacher; refuses a teacher no better than chance."""
     metrics = copy.deepcopy(module.held_out[0]).cpu()
-    if not metrics.names:
+    if (task := metrics.task) is None:
         return Baselines()
-    chance, constant = chance_of(metrics, data)
+    chance, constant = chance_of(task, metrics, data)
     if not isinstance(module, StudentDistiller) or module.teacher is None:
         return Baselines(chance, constant)
     if module.class_order:
         log.info("the teacher's classes are reordered to match the data's, %s", ", ".join(data.class_names or ()))
-    found = Baselines(chance, constant, teacher_metrics(module, metrics, data, device))
+    found = Baselines(chance, constant, teacher_metrics(module, task, metrics, data, device))
     values = ", ".join(f"{name} {value:.4f}" for name, value in found.teacher.items())
     log.info("the teacher's held-out %s; chance: %s %.4f", values, found.metric, chance[found.metric])
     if not found.teacher[found.metric] > chance[found.metric]:
@@ -75,12 +71,11 @@ def baselines(module: ExportingModule, data: EncodedDataModule, device: torch.de
     return found
 
 
-def chance_of(metrics: SplitMetrics, data: EncodedDataModule) -> tuple[dict[str, float], str]:
+def chance_of(task: LabelledTask, metrics: SplitMetrics, data: EncodedDataModule) -> tuple[dict[str, float], str]:
     """Returns the best value of a constant prediction for each metric, and a description of the one that decides."""
     splits = data.held_out_labels
-    assert isinstance(metrics.task, LabelledTask)  # no other task has metrics
     results = {}
-    for constant, logits in metrics.task.constants(splits[0], data.class_names).items():
+    for constant, logits in task.constants(splits[0], data.class_names).items():
         metrics.reset()
         for split, labels in enumerate(splits):
             metrics.update(split, logits.float().expand(len(labels), -1), labels)
@@ -90,22 +85,22 @@ def chance_of(metrics: SplitMetrics, data: EncodedDataModule) -> tuple[dict[str,
 
 
 def teacher_metrics(
-    module: StudentDistiller, metrics: SplitMetrics, data: EncodedDataModule, device: torch.device
+    module: StudentDistiller, task: LabelledTask, metrics: SplitMetrics, data: EncodedDataModule, device: torch.device
 ) -> dict[str, float]:
     """Computes the teacher's held-out metrics; refuses outputs that are not finite, and classes in another order."""
-    assert module.teacher is not None and isinstance(metrics.task, LabelledTask)
+    assert module.teacher is not None  # checked by the caller
     metrics.reset()
     first: list[tuple[Tensor, Tensor]] = []
     for split, batch in data.held_out_batches():
-        logits = module.teacher(batch.to(device), {metrics.task.feature})[metrics.task.feature].cpu()
+        logits = module.teacher(batch.to(device), {task.feature})[task.feature].cpu()
         labels = batch["labels"].cpu()
         metrics.update(split, logits, labels)
         if split == 0:
-            first.append((metrics.task.decode(logits), labels))
+            first.append((task.decode(logits), labels))
     if not metrics.finite:
         raise ConfigError(f"teacher.path={module.teacher_path}: its outputs for held-out rows are NaN or infinite")
     predicted, labels = (torch.cat(part) for part in zip(*first, strict=True))
-    if order := metrics.task.fitting_order(predicted, labels):
+    if order := task.fitting_order(predicted, labels):
         raise other_order(module, data.class_names, order, predicted, labels)
     return finite(metrics.compute())
 
@@ -113,10 +108,7 @@ def teacher_metrics(
 def other_order(
     module: StudentDistiller, names: Sequence[str] | None, order: Sequence[int], predicted: Tensor, labels: Tensor
 ) -> ConfigError:
-    """Makes the error of a teacher whose classes are in another order than the data's.
-
-    `order` maps the teacher's class ids to the data's; `predicted` and `labels` are class ids, of shape (rows,).
-    """
+    """Makes the error of class ids, (rows,), of a teacher; `order` maps them to those of the data's labels."""
     wanted = names or [f"class_{i}" for i in range(len(order))]
     ids = module.class_order or range(len(order))
     right = {own: wanted[fits] for own, fits in zip(ids, order, strict=True)}

@@ -34,13 +34,15 @@ def build(plan: Plan) -> tuple[ExportingModule, EncodedDataModule]:
     module.check(masked=data.masking is not None)
     source = f"checkpoint={cfg.checkpoint}" if cfg.get("checkpoint") else f"teacher.path={cfg.teacher.path}"
     check_fit(module.source_config, module.tokenizer, source, data.texts_per_row, data.max_length)
-    student = module.trainees[0].model.config if isinstance(module, StudentDistiller) else module.source_config
-    if student.model_type != module.source_config.model_type:
-        source = f"student.family={student.model_type}"
-        check_fit(student, module.tokenizer, source, data.texts_per_row, data.max_length, "student")
-    if plan.costs and isinstance(module, StudentDistiller):
-        with mounted("latency"):
-            plan.costs.protocol.check(module.teacher_config)
+    if isinstance(module, StudentDistiller):
+        student = module.trainees[0].model.config
+        if student.model_type != module.teacher_config.model_type:
+            source = f"student.family={student.model_type}"
+            check_fit(student, module.tokenizer, source, data.texts_per_row, data.max_length, "student")
+        if plan.costs:
+            with mounted("latency"):
+                plan.costs.protocol.check(module.teacher_config)
+                plan.costs.protocol.check(student)
     if isinstance(module, StudentDistiller) and not plan.study:  # in a search, the prepare job has checked it
         module.check_teacher()
     data.transfer_epochs = module.transfer_epochs

@@ -1,11 +1,13 @@
 """A command: composes a config by Hydra and does the work, with one line for bad input, full disks and signals."""
 
+from __future__ import annotations
+
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,10 @@ class Command:
     task: Callable[[DictConfig], Any]
     group: str | None = None
     """A config group whose choice may be the first word."""
+    searches: bool = False
+    """Whether the command runs many jobs, as a search does."""
+    others: Mapping[str, Command] = field(default_factory=dict)
+    """Commands of their own, by the first word."""
 
     def __call__(self) -> None:
         """Runs the command with the arguments of this process, and ends the process on an error of the user's."""
@@ -51,10 +57,10 @@ class Command:
     def run(self, words: Sequence[str]) -> list[Any]:
         """Runs the command with overrides and Hydra's flags; returns the task's result for each config that was run.
 
-        Raises:
-            ConfigError: bad input.
-            DiskError: a disk is full, or cannot be written to.
+        A ConfigError is bad input, a DiskError a disk that is full or cannot be written to.
         """
+        if words and words[0] in self.others:
+            return self.others[words[0]].run(words[1:])
         results: list[Any] = []
         refused: list[ConfigError | DiskError] = []
         begun = False
@@ -76,7 +82,7 @@ class Command:
         board.foreground = "LOCAL_RANK" not in os.environ  # Lightning sets it where it starts more
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise its errors, not print them
         try:
-            sys.argv[1:] = checked(self._chosen(words), CONF, sweeps=self.config == "search")
+            sys.argv[1:] = checked(self._chosen(words), CONF, sweeps=self.searches)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config)(job)()
         except (ConfigError, OmegaConfBaseException) as error:
             raise mistake(error) from error
@@ -105,13 +111,12 @@ class Command:
         single = HydraConfig.get().mode != RunMode.MULTIRUN
         try:
             # What a job of a search logs in another process than the search's goes to its log file.
-            searching = self.config == "search"
-            with aside(searching and not board.narrated), starting(cfg):
+            with aside(self.searches and not board.narrated), starting(cfg):
                 if "job" in cfg:  # a run
                     words = list(HydraConfig.get().overrides.task)
                     leave_out(cfg, words)
                     if not cfg.job.trials:  # the overrides of candidates are the search's own
-                        refuse_unused(cfg, words, searching)
+                        refuse_unused(cfg, words, self.searches)
                 return self.task(cfg)
         except (ConfigError, OmegaConfBaseException) as error:
             if single and not isinstance(error, BusyFolderError):
@@ -157,6 +162,7 @@ def _run(cfg: DictConfig) -> dict[str, float]:
     return run(cfg)
 
 
-search = Command("search", _run)
+search = Command("search", _run, searches=True)
 train = Command("train", _run)
-evaluate = Command("evaluate", lambda cfg: instantiate(cfg.evaluation), group="evaluation")
+proxy = Command("proxy", _run, searches=True)
+evaluate = Command("evaluate", lambda cfg: instantiate(cfg.evaluation), group="evaluation", others={"proxy": proxy})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from kdnas.app.launchers.returns import DiedError
+from kdnas.base.background import repeating
 from kdnas.base.disk import DiskError, disk_error
 from kdnas.base.errors import ConfigError
 from kdnas.base.screen import activity
@@ -33,11 +33,9 @@ LOOK_EVERY = 1.0
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """Runs jobs with the overrides of the search's command line before their own.
+    """Runs jobs of the search in `folder`, with the overrides of its command line before their own.
 
-    Args:
-        folder: the search folder.
-        retries: how often a job is repeated that died or met a full disk.
+    A job is repeated `retries` times that died or met a full disk.
     """
 
     launcher: Launcher
@@ -108,8 +106,6 @@ class Dispatcher:
 @contextmanager
 def watching(trial_log: TrialLog) -> Iterator[None]:
     """Logs each trial that ends, from a background thread, while jobs run in this or other processes."""
-    ended = threading.Event()
-
     with activity(trial_log.noun, total=trial_log.total, note=lambda: trial_log.summary) as shown:
         shown.begin_at(len(trial_log.logged))
 
@@ -118,17 +114,10 @@ def watching(trial_log: TrialLog) -> Iterator[None]:
                 trial_log.log_ended()
             shown.done = len(trial_log.logged)
 
-        def watch() -> None:
-            while not ended.wait(LOOK_EVERY):
-                look()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeating(look, LOOK_EVERY):
+                yield
         finally:
-            ended.set()
-            thread.join()
             look()
 
 

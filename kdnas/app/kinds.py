@@ -23,11 +23,7 @@ TARGET = "_target_"
 
 
 def work_of(cfg: DictConfig, job: Job) -> Work:
-    """Returns the function that jobs of this kind run.
-
-    Raises:
-        ConfigError: there is no such kind, or its function cannot be imported.
-    """
+    """Returns the function that jobs of this kind run; raises a ConfigError if there is none that can be imported."""
     target = _kind(cfg, job.kind).get(TARGET)
     try:
         return hydra.utils.get_method(target)
@@ -42,11 +38,7 @@ def changed_keys(cfg: DictConfig, kind: str) -> dict[str, object]:
 
 
 def staged(cfg: DictConfig, job: Job) -> DictConfig:
-    """Returns a config with the settings of a job: those of its kind, then its own fidelity and students.
-
-    Raises:
-        ConfigError: one of them is not a setting of the chosen configs.
-    """
+    """Returns a config with the settings of a job's kind, then those of its own; a ConfigError refuses unknown ones."""
     own = {"architectures": [one.to_dict() for one in job.architectures]} if job.architectures else {}
     named = {"title": job.title} if job.title else {}
     stage = _kind(cfg, job.kind)

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from omegaconf import DictConfig, OmegaConf
 
+from kdnas.app.overrides import OPTIONAL
 from kdnas.app.resuming import LastCheckpoint, LeaveSigterm
 from kdnas.base.config import instantiate, plain
 from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole
@@ -66,12 +67,9 @@ class Plan:
 
 
 def preflight(cfg: DictConfig, job: Job | None = None, study: Study | None = None) -> Plan:
-    """Refuses what can be refused without loading the teacher, which may still have to be trained.
+    """Refuses the first setting that can be refused without the teacher, which may still have to be trained.
 
     `cfg` has the settings of the job already (see `kdnas.app.kinds.staged`).
-
-    Raises:
-        ConfigError: the first setting that is out of range or does not go with the others.
     """
     job = job or Job.of(cfg)
     cfg = copy.deepcopy(cfg)
@@ -119,6 +117,8 @@ def check_settings(cfg: DictConfig) -> None:
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
     for name in GROUPS:
+        if cfg.get(name) is None and name not in OPTIONAL:
+            raise ConfigError(f"{name}=null: must be a config of conf/{name}")
         if cfg.get(name) is not None and "_target_" not in cfg[name]:  # a setting of a group that was left out
             raise ConfigError(f"{name}: needs a _target_")
     path = cfg.teacher.path
@@ -126,8 +126,8 @@ def check_settings(cfg: DictConfig) -> None:
     module = plain(cfg.module)
     with mounted("module"):
         check_optimization(*(module.get(name) for name in ("learning_rate", "warmup", "betas", "weight_decay")))
-    check_dropout(module.get("dropout"))
-    require_switch("module.compile", module.get("compile", False))
+        check_dropout(module.get("dropout"))
+        require_switch("compile", module.get("compile", False))
 
 
 def check_fp16(precision: object, students: int) -> None:

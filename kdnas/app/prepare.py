@@ -1,5 +1,6 @@
 """The prepare job of a search: checks and makes what all candidates need, before the first of them."""
 
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from kdnas.app.kinds import staged, work_of
 from kdnas.app.preflight import Plan, preflight
 from kdnas.app.teacher import ensure_teacher
 from kdnas.app.training import complete, train
-from kdnas.base.config import instantiate
+from kdnas.base.config import as_written, instantiate
 from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.run_folder import write_prepared
 from kdnas.base.screen import activity
@@ -28,9 +29,6 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
     """Checks the settings of all jobs of a search, and writes what they have in common into the prepare folder.
 
     That is the teacher (which is trained if need be), its outputs, cost and metrics, the precision, and chance.
-
-    Raises:
-        ConfigError: candidates or finalists cannot be trained with these settings.
     """
     if not issubclass(hydra.utils.get_class(cfg.module._target_), StudentDistiller):
         raise ConfigError(f"module._target_={cfg.module._target_}: a search distils; must be a StudentDistiller")
@@ -50,6 +48,11 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
         module.student_config(max(space.members, key=attrgetter(extreme)))
     trainer, costs = candidate.trainer, candidate.costs
     assert costs is not None
+    for size in space.reachable["hidden_size"]:
+        try:
+            module.check_objective(replace(space.example, hidden_size=size, num_attention_heads=1))
+        except ConfigError as error:
+            raise as_written(cfg, error) from error
     with activity("measuring the teacher's latency"), mounted("latency"):
         teacher = costs.cost(module.teacher_config)
     connect(module, data, trainer)

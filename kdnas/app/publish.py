@@ -19,8 +19,7 @@ log = logging.getLogger(__name__)
 def publish(plan: Plan, module: ExportingModule, data: EncodedDataModule, compared: Baselines) -> dict[str, float]:
     """Validates and writes the best weights, which callbacks export and report; returns the first model's metrics.
 
-    Raises:
-        DivergedError: a model has diverged; its checkpoints are removed, so that other settings can use the folder.
+    A DivergedError removes the checkpoints of a model that has diverged, so that other settings can use the folder.
     """
     output, trainer = plan.output, plan.trainer
     module.best.restore()

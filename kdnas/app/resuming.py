@@ -46,13 +46,9 @@ class LeaveSigterm(L.Callback):
 
 
 def resumable(path: Path, module: ExportingModule, data: EncodedDataModule, searching: bool = False) -> str | None:
-    """Returns the checkpoint to resume from, if there is one; refuses one that does not fit, before training.
+    """Returns the checkpoint to resume from, if there is one; refuses one that is damaged or of another run.
 
-    Args:
-        searching: whether the run is a candidate of a search, which begins anew if its checkpoint is damaged.
-
-    Raises:
-        ConfigError: the checkpoint is damaged, or is of a run with other settings.
+    With `searching`, the run is a candidate of a search, which begins anew if its checkpoint is damaged.
     """
     if not path.is_file():
         return None

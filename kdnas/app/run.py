@@ -17,11 +17,7 @@ from kdnas.search.job import Job
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
-    """Runs one config and returns the first student's held-out metrics; none if the job trains nothing.
-
-    Raises:
-        ConfigError: bad input, before anything is trained.
-    """
+    """Runs one config and returns the first student's held-out metrics; a ConfigError is bad input."""
     job = Job.of(cfg)
     work, cfg = work_of(cfg, job), staged(cfg, job)
     quieten()

@@ -30,12 +30,9 @@ def holds_search(folder: Path) -> bool:
 
 
 def set_aside(folder: Path) -> None:
-    """Moves the files of an earlier search, if any, to a folder beside the search folder.
+    """Moves the files of an earlier search, if any, to a folder beside it; refuses to while a job of that search runs.
 
     A job that is still queued will find another search there, and end.
-
-    Raises:
-        ConfigError: a job of the earlier search runs, and would write into the new search.
     """
     if not holds_search(folder):
         return

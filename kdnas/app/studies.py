@@ -23,10 +23,7 @@ OTHER_SEARCH = ", and its observations would not compare; use another search.dir
 def open_studies(cfg: DictConfig, folder: Path, kinds: Iterable[str]) -> dict[str, Study]:
     """Opens the studies of kinds of jobs in a search's folder, whose prepare job has ended.
 
-    Trials of other kinds than `mini` that were run with other settings do not count.
-
-    Raises:
-        ConfigError: the folder holds candidates that were scored with other settings.
+    A ConfigError refuses candidates that were scored with other settings; such trials of other kinds do not count.
     """
     prepared = read_prepared(folder / "prepare")
     if cfg.search.fresh:

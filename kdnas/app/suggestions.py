@@ -40,12 +40,12 @@ def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:
 
     Settings of the task and its data that differ from the config groups' are added as overrides.
     """
-    words = [*command(hydra), "+experiment=finetune"]
+    words, own = [*command(hydra), "+experiment=finetune"], searched(hydra)
     where = [override("paths.runs", config.paths.runs)] if config.paths.runs != "runs" else []
     if OmegaConf.select(config, "task") is None:
         return [*words, *config.finetune.split(), *where]
     choices = [f"{group}={hydra.runtime.choices[group]}" for group in ("data", "task")]
-    defaults = compose("train", ["+experiment=finetune", *choices])
+    defaults = compose("train", [*own, "+experiment=finetune", *choices])
     changed = []
     for group in ("task", "data"):
         known, wanted = (leaves(values[group], group) for values in (defaults, config))
@@ -55,9 +55,9 @@ def fine_tuning(config: DictConfig, hydra: DictConfig) -> list[str]:
     return [*words, *choices, *changed, *where]
 
 
-def command(hydra: DictConfig) -> list[str]:
-    """Returns the words that begin a training, with the config folders that the search was given."""
-    words = ["python", "train.py"] if Path.cwd() == CONF.parent else ["kdnas-train"]
+def command(hydra: DictConfig, name: str = "train") -> list[str]:
+    """Returns the words that begin a training or a search, with the config folders that this command was given."""
+    words = ["python", f"{name}.py"] if Path.cwd() == CONF.parent else [f"kdnas-{name}"]
     for source in hydra.runtime.config_sources:
         if source.schema != "file":
             continue
@@ -65,7 +65,12 @@ def command(hydra: DictConfig) -> list[str]:
             words += ["--config-dir", source.path]
         elif source.provider == "main" and Path(source.path).resolve() != CONF:
             words += ["--config-path", source.path]
-    return words
+    return [*words, *searched(hydra)]
+
+
+def searched(hydra: DictConfig) -> list[str]:
+    """Returns the override of the folders that configs are searched in besides; none without such folders."""
+    return [override("hydra.searchpath", list(hydra.searchpath))] if hydra.searchpath else []
 
 
 def leaves(values: Any, key: str) -> dict[str, Any]:

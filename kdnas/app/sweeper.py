@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy bef
     from kdnas.search.schedule import Schedule
     from kdnas.search.search import SearchSettings
     from kdnas.search.study import Study
+    from kdnas.search.trial_log import TrialLog
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class KDNASSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         board.narrated = True
+        log.info("%s: %s, in %s", self.config.name, self.title, self.config.search.dir)
         try:
             self._search(arguments)
         except ConfigError:
@@ -61,10 +63,20 @@ class KDNASSweeper(Sweeper):
                 raise met from error
             raise
 
+    @property
+    def title(self) -> str:
+        """What is searched, for the first line of the log."""
+        return f"a search of {self.config.search.episodes} x {self.config.search.candidates} candidates"
+
+    @property
+    def logs(self) -> Mapping[str, type[TrialLog]]:
+        """The logs of kinds of jobs that have one of their own."""
+        from kdnas.search.trial_log import LOGS
+
+        return LOGS
+
     def _search(self, arguments: list[str]) -> None:
         config, search = self.config, self.config.search
-        size = (search.episodes, search.candidates, search.dir)
-        log.info("%s: a search of %s x %s candidates, in %s", config.name, *size)
         with activity("starting"):
             import optuna
 
@@ -93,7 +105,7 @@ class KDNASSweeper(Sweeper):
         from kdnas.search.loop import Loop
         from kdnas.search.proposing import Proposer
         from kdnas.search.search import Search
-        from kdnas.search.trial_log import LOGS, TrialLog
+        from kdnas.search.trial_log import TrialLog
 
         space, controller = instantiate(self.config.space), instantiate(self.config.controller)
         expected = {"mini": 0, "full": 0} | schedule.expected(settings)
@@ -101,7 +113,7 @@ class KDNASSweeper(Sweeper):
         search = Search(settings, open_studies(self.config, self.folder, expected), proposer, ranking)
         with log_to(self.folder / "search.log"):
             log.info("the search space has %s architectures; searching in %s", space.size, self.folder)
-            logs = {kind: LOGS.get(kind, TrialLog)(search, kind, total) for kind, total in expected.items()}
+            logs = {kind: self.logs.get(kind, TrialLog)(search, kind, total) for kind, total in expected.items()}
             for trial_log in logs.values():
                 trial_log.skip_ended()
 
@@ -111,7 +123,8 @@ class KDNASSweeper(Sweeper):
                 with watching(logs[jobs[0].kind]):
                     return [reason(job) for job in self.dispatcher.launch(jobs)]
 
-            Loop(search, schedule, evaluate).run()
+            with mounted("search"):
+                Loop(search, schedule, evaluate).run()
             self._report(search.mini, search.full, ranking)
 
     def _run_apart(self, job: Job) -> str:

@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 def ensure_teacher(cfg: DictConfig, complete: Callable[[Plan], Any]) -> None:
     """Trains the teacher, by `complete`, if the config has `teacher.prepare` and its folder does not exist yet.
 
-    Raises:
-        ConfigError: the existing teacher was trained with other settings or on other data.
+    A ConfigError refuses a teacher that was trained with other settings or on other data.
     """
     folder = Path(cfg.teacher.path)
     training = Path(f"{folder}.training")

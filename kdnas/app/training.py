@@ -27,10 +27,7 @@ def train(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
 
 
 def complete(plan: Plan) -> tuple[dict[str, float], bool]:
-    """Trains to the end, from where an earlier process stopped.
-
-    Returns the first model's held-out metrics, and whether they were computed just now, not read from an earlier run.
-    """
+    """Trains to the end; returns the first model's metrics, and whether they are new, not read from an earlier run."""
     # A job of a search has locked its folder, and the prepare job has made the teacher.
     with nullcontext() if plan.study or not plan.first else at_work(plan.output):
         if not plan.study:

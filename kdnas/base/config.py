@@ -18,8 +18,8 @@ CONF = next(path / "conf" for path in Path(__file__).resolve().parents[1:] if (p
 """The folder of configs: within an installed kdnas, or beside it at the top of the repository."""
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf|on|off|yes|no)$)[A-Za-z_/][A-Za-z0-9_/.:@+-]*", re.IGNORECASE)
 """A pattern for text that needs no quotes in an override: no number, and no keyword of Hydra's grammar."""
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-"""A pattern for a reference to another key."""
+REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,null)?\}")
+"""A pattern for a reference to another key, which may be optional."""
 LONGEST = 100
 """The most bytes of a name; file systems allow 255 for a folder, of which some names are only a part."""
 
@@ -28,7 +28,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     """Calls Hydra's `instantiate` with plain containers, and turns bad input into a `ConfigError` with the full key."""
     for key in sorted(OmegaConf.missing_keys(config)) if OmegaConf.is_config(config) else ():
         missing = ConfigError.of(f"{_name(config)}.{key}", ": required value is missing")
-        raise _written(config, missing)  # Hydra would pass "???"
+        raise as_written(config, missing)  # Hydra would pass "???"
     try:
         return hydra.utils.instantiate(_own(config), _convert_="object", **arguments)
     except OmegaConfBaseException as error:  # an interpolation that cannot be resolved
@@ -39,7 +39,7 @@ def instantiate(config: Any, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
-            raise _written(config, cause.within(part[1] if part else _name(config))) from error
+            raise as_written(config, cause.within(part[1] if part else _name(config))) from error
         if str(error).startswith("Error locating target"):
             raise ConfigError(f"{_name(config)}: {str(error).partition(',')[0]}") from error
         if isinstance(cause, TypeError | ValueError):  # a wrong type, or an unknown argument
@@ -58,20 +58,22 @@ def _own(config: Any) -> Any:
     return OmegaConf.select(copy.deepcopy(config._get_root()), key) if key else config
 
 
-def _written(config: Any, error: ConfigError) -> ConfigError:
-    """Returns an error with the key where its setting is written: `task.metric` for the `module.task.metric` of
-    `module: {task: ${task}}`.
-    """
+def as_written(config: Any, error: ConfigError) -> ConfigError:
+    """Returns an error whose key is complete, with the key where its setting is written."""
+    return type(error)(_written(config, error.key) + str(error).removeprefix(error.key)) if error.key else error
+
+
+def _written(config: Any, key: str) -> str:
+    """Returns where a setting is written: `task.metric` for the `module.task.metric` of `module: {task: ${task}}`."""
     node: Any = config._get_root() if isinstance(config, DictConfig) else None
-    parts = (error.key or "").split(".")
+    parts = key.split(".")
     for i, part in enumerate(parts, start=1):
         if not isinstance(node, DictConfig) or part not in node:
-            return error
+            return key
         node = node._get_node(part)
         if found := REFERENCE.fullmatch(str(node._value())):
-            key = ".".join([found[1], *parts[i:]])
-            return _written(config, ConfigError.of(key, str(error).removeprefix(str(error.key))))
-    return error
+            return _written(config, ".".join([found[1], *parts[i:]]))
+    return key
 
 
 def plain(config: Any) -> Any:
@@ -135,11 +137,7 @@ def label(model: str, random: bool = False) -> str:
 
 
 def folder(key: str, *, _root_: DictConfig) -> str:
-    """Returns the value of a key, checked as the name of one folder; used for every name that is part of a path.
-
-    Raises:
-        ConfigError: not a name, or a path that leads elsewhere.
-    """
+    """Returns the value of a key; refuses one that is not the name of one folder, as a path that leads elsewhere."""
     value = OmegaConf.select(_root_, key)
     name = "" if value is None else str(value)
     if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > LONGEST:
@@ -157,7 +155,13 @@ def begun(moment: str) -> str:
     return moment
 
 
+def for_task(value: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
+    """Returns the value if the config has a task, and otherwise the other one."""
+    return otherwise if OmegaConf.select(_root_, "task") is None else value
+
+
 # In every config, since Hydra's plugins import this module at every start.
 OmegaConf.register_new_resolver("begun", begun, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)
 OmegaConf.register_new_resolver("folder", folder, replace=True)
+OmegaConf.register_new_resolver("for_task", for_task, replace=True)

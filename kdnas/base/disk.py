@@ -28,10 +28,7 @@ class DiskError(OSError):
 
 @contextmanager
 def writing(path: Path, size: int = BLOCK) -> Iterator[None]:
-    """Turns any error of a block that writes `path`, in a folder that exists, into a `DiskError` if the disk caused it.
-
-    `size` is the bytes that are written, as far as is known.
-    """
+    """Turns an error of a block that writes `size` bytes to a path into a `DiskError` if the path's disk caused it."""
     try:
         yield
     except Exception as error:

@@ -17,7 +17,7 @@ class ConfigError(ValueError):
     """
 
     key: str | None = None
-    """The setting that the message begins with, if it can be completed."""
+    """The setting that the message begins with, as long as it lacks the place where its class is mounted."""
 
     @classmethod
     def of(cls, key: str, rest: str) -> "ConfigError":
@@ -28,17 +28,14 @@ class ConfigError(ValueError):
 
     def within(self, prefix: str) -> "ConfigError":
         """Returns the error with its key below `prefix`; the same one if its key is complete."""
-        if self.key is None or self.key.partition(".")[0] == prefix.partition(".")[0]:
+        if self.key is None:
             return self
         return type(self).of(f"{prefix}.{self.key}", str(self).removeprefix(self.key))
 
 
 @contextmanager
 def mounted(prefix: str) -> Iterator[None]:
-    """Completes the keys of errors raised in the block, by the part of the config that an object was made from.
-
-    `with mounted("data"): data.setup("fit")`
-    """
+    """Completes the keys of errors in the block by an object's place in the config: `with mounted("data"): ...`."""
     try:
         yield
     except ConfigError as error:
@@ -49,10 +46,7 @@ def mounted(prefix: str) -> Iterator[None]:
 
 
 def require(fits: bool, key: str, value: Any, allowed: str) -> None:
-    """Raises the `ConfigError` "key=value: must be <allowed>" unless a value fits.
-
-    Within a class that a config makes, the key is the name of its argument.
-    """
+    """Raises the `ConfigError` "key=value: must be <allowed>" unless a value fits; a class names its own argument."""
     if not fits:
         raise ConfigError.of(key, f"={shown(value)}: must be {allowed}")
 

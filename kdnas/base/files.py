@@ -92,12 +92,9 @@ def _digest(path: Path, *version: int) -> bytes:
 def reading(
     key: str, path: object, what: str = "model", allowed: str = "a folder that holds one, or a hub id within reach"
 ) -> Iterator[None]:
-    """Turns any error of reading a file into a `ConfigError` that names the setting: broken files can raise anything.
+    """Turns any error of reading a file into a `ConfigError` about a setting `key`: broken files can raise anything.
 
-    Args:
-        key: the setting that names the file.
-        what: the kind of content, for the message.
-        allowed: what the setting may be.
+    `what` is the kind of content, and `allowed` what the setting may be, for the message.
     """
     try:
         yield

@@ -20,12 +20,8 @@ def claimed(folder: Path, key: str, lock: Path, what: str, begun: Callable[[], b
 
     Args:
         lock: the lock file, in the folder or beside it.
-        what: the work that another process may be at, for the message: "another run is at work there".
+        what: the work that another process may be at, for the `BusyFolderError`: "another run is at work there".
         begun: whether the folder holds something to keep.
-
-    Raises:
-        BusyFolderError: another process holds the lock.
-        ConfigError: the folder cannot be written to.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(key, folder)

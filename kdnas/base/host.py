@@ -15,12 +15,9 @@ TEMPORARY = Path("/tmp")
 
 
 def host_folder() -> Path:
-    """Makes the folder that a user's processes on one host share, and checks that nobody else can write to it.
+    """Makes the folder that a user's processes on one host share; a ConfigError refuses one that others can write to.
 
     If /tmp holds something else under its name, which another user can arrange, a folder in $XDG_RUNTIME_DIR is used.
-
-    Raises:
-        ConfigError: neither folder is safe.
     """
     first = TEMPORARY / f"kdnas-{os.getuid()}"
     runtime = os.environ.get("XDG_RUNTIME_DIR")

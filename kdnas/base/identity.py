@@ -50,10 +50,7 @@ class OtherSettingsError(ConfigError):
 
 
 def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE) -> dict[str, Any]:
-    """Returns everything that decides the results of a config, by dotted key.
-
-    `rows` is the digest of the data; None if it has not been read.
-    """
+    """Returns everything that decides the results of a config, by dotted key, with the digest of its rows if known."""
     found: dict[str, Any] = {}
     for name in parts:
         found |= flatten({name: _resolved(config, name)})
@@ -79,9 +76,7 @@ def sources(config: DictConfig) -> dict[str, Any]:
 def require_same(wanted: Mapping[str, Any], existing: Mapping[str, Any], holds: str, instead: str) -> None:
     """Raises an `OtherSettingsError`, which names the first key, if two identities differ.
 
-    Args:
-        holds: what is there, for the message: "runs/a holds a run".
-        instead: what a user can do, for the message.
+    `holds` says what is there ("runs/a holds a run"), and `instead` what a user can do.
     """
     if key := first_difference(existing, wanted):
         here, there = shown(wanted.get(key)), shown(existing.get(key))

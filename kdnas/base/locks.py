@@ -7,12 +7,13 @@ import os
 import platform
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from kdnas.base.background import repeating
 
 log = logging.getLogger(__name__)
 PATIENCE = 10.0
@@ -27,9 +28,7 @@ SHOWN = 100
 def alone(path: Path, why: str = "", busy: Callable[[str], Exception] | None = None) -> Iterator[None]:
     """Holds the exclusive lock on a file, which is made, with its folder, when absent.
 
-    Args:
-        why: what the lock is needed for, for the log of a process that waits, as "the teacher".
-        busy: makes the error, from a description of the processes that hold the lock; without it, this process waits.
+    While it waits it logs `why`, as "the teacher"; with `busy`, it raises the error that this makes of the holders.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +47,7 @@ def take(file: IO[str], mode: int, why: str = "") -> None:
     patience = time.monotonic() + PATIENCE
     while not try_lock(file, mode):
         if time.monotonic() > patience:
-            with _saying(file, why):
-                fcntl.flock(file, mode)
+            _wait(file, mode, why)
             break
         time.sleep(0.005)
     if mode == fcntl.LOCK_EX:
@@ -108,24 +106,16 @@ def is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
-@contextmanager
-def _saying(file: IO[str], why: str) -> Iterator[None]:
-    """Logs, from a background thread, that this process waits for a lock and who holds it."""
-    ended, began = threading.Event(), time.monotonic() - PATIENCE
-    what = f"{why}: waiting" if why else "waiting"
+def _wait(file: IO[str], mode: int, why: str) -> None:
+    """Waits for a lock; logs meanwhile which process holds it."""
+    began, what = time.monotonic() - PATIENCE, f"{why}: waiting" if why else "waiting"
 
     def say() -> None:
-        log.info("%s for %s, which holds %s", what, holders(file), file.name)
-        while not ended.wait(REPEAT):
-            log.info("%s for %s, still, %s", what, holders(file), minutes(time.monotonic() - began))
+        log.info("%s for %s, still, %s", what, holders(file), minutes(time.monotonic() - began))
 
-    thread = threading.Thread(target=say, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    log.info("%s for %s, which holds %s", what, holders(file), file.name)
+    with repeating(say, REPEAT):
+        fcntl.flock(file, mode)
 
 
 def _sign(file: IO[str]) -> None:

@@ -6,10 +6,7 @@ LOSS = "loss"
 
 
 def is_loss(name: str) -> bool:
-    """Returns whether less of a metric is better: of the loss, and of each term's (`loss_<term>`).
-
-    A task refuses other metrics of that kind as its deciding one.
-    """
+    """Returns whether less of a metric is better: of the loss, and of each term's (`loss_<term>`)."""
     return name == LOSS or name.startswith(f"{LOSS}_")
 
 

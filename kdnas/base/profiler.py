@@ -35,10 +35,9 @@ def part_of(action_name: str) -> str | None:
 
 
 class TimeTable(Profiler):
-    """Measures the seconds of each part of a run; a part within another counts only for itself.
+    """Measures the seconds of each part of a run, from the first part; a part within another counts only for itself.
 
-    The time runs from the first part. At the end of a part the accelerator is synchronized, so a run is a little slower
-    with a profile.
+    At the end of a part the accelerator is synchronized, so a run is a little slower with a profile.
     """
 
     def __init__(self) -> None:

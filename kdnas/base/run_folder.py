@@ -34,8 +34,7 @@ def earlier_results(folder: Path, config: DictConfig, rows: str | None = None) -
         rows: the digest of the rows; None before they are read: results then count only if the files are unchanged.
 
     Raises:
-        OtherSettingsError: the folder holds the results or a checkpoint of a run with other settings.
-        ConfigError: its files are damaged.
+        OtherSettingsError: the folder holds a run with other settings; a ConfigError where its files are damaged.
     """
     noted, results = folder / SETTINGS, folder / RESULTS
     if not noted.is_file() or not (results.is_file() or (folder / "last.ckpt").is_file()):

@@ -8,12 +8,9 @@ _kept: dict[str, tuple[Hashable, Any]] = {}
 
 
 def shared(kind: str, key: Hashable, make: Callable[[], T]) -> T:
-    """Returns the shared object of a kind; makes it if there is none, or if its key is another.
+    """Returns the one shared object of a kind, as `teacher`; makes it if there is none, or if its key is another.
 
-    Args:
-        kind: the name of what is shared, as `teacher`; there is at most one object of each kind.
-        key: everything that the object depends on.
-        make: makes it.
+    The key holds everything that the object depends on.
     """
     if kind not in _kept or _kept[kind][0] != key:
         _kept.pop(kind, None)  # first: memory may not hold both

@@ -18,10 +18,7 @@ IMPATIENCE = 2.0
 
 
 class Ended(KeyboardInterrupt):
-    """A signal ended this process. It is a KeyboardInterrupt, which libraries clean up after.
-
-    Its notes name the jobs that go on without this process.
-    """
+    """A signal ended this process: an interrupt, which libraries clean up after. Its notes name jobs that go on."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
@@ -48,11 +45,7 @@ def listen() -> None:
 
 
 def raise_ended(number: int, frame: FrameType | None = None) -> None:
-    """Handles a signal that ends this process.
-
-    Raises:
-        Ended: unless it was raised within the last `IMPATIENCE` seconds.
-    """
+    """Handles a signal: raises `Ended`, unless it was raised within the last `IMPATIENCE` seconds."""
     now = time.monotonic()
     if not _raised or now - _raised[-1] > IMPATIENCE:
         _raised.append(now)

@@ -15,10 +15,7 @@ from kdnas.search.study import Study
 
 
 class ControllerUpdate(L.Callback):
-    """Reports each student's trial when the final validation ends; the study's controller learns from it.
-
-    The trials store `export`, the folder that the students are exported to.
-    """
+    """Reports each student's trial, with its `export` folder, after the final validation; the controller learns."""
 
     def __init__(
         self, study: Study, trials: Sequence[int], reward: Reward, latency: LatencyBenchmark, export: str | None = None
@@ -42,9 +39,9 @@ class ControllerUpdate(L.Callback):
         self.study.teacher = teacher = self.latency.teacher
         if teacher.busy:  # estimates differ between jobs, and rewards must be comparable
             teacher = self.study.teacher or teacher
-        students = zip(self.trials, module.trainees, module.results, self.latency.students, strict=True)
-        for i, (trial, student, metrics, cost) in enumerate(students):
-            if student.lost:
+        students = zip(self.trials, module.results, self.latency.students, strict=True)
+        for i, (trial, metrics, cost) in enumerate(students):
+            if i in module.lost:
                 continue
             if i in module.diverged:
                 self.study.fail(trial, f"diverged: {module.diverged[i]}")
@@ -57,5 +54,4 @@ class ControllerUpdate(L.Callback):
             else:
                 self.study.fail(trial, f"no reward: held-out {', '.join(f'{k} {v}' for k, v in metrics.items())}")
         # Lost students get jobs of their own, with more memory. Last: a gang is resumed with all of its members.
-        pairs = zip(self.trials, module.trainees, strict=True)
-        self.study.split([trial for trial, student in pairs if student.lost])
+        self.study.split([self.trials[i] for i in module.lost])

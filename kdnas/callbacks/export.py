@@ -15,9 +15,7 @@ log = logging.getLogger(__name__)
 class ExportModels(L.Callback):
     """Exports each of the module's models that has not diverged, with the tokenizer, after the final validation.
 
-    Args:
-        folder: of a single model; several models go to numbered folders in it.
-        all_or_none: whether one failed model keeps the others from being exported.
+    A single model goes to `folder`, several to numbered folders in it, or none if one failed (`all_or_none`).
     """
 
     def __init__(self, folder: str, all_or_none: bool = False) -> None:
@@ -27,7 +25,7 @@ class ExportModels(L.Callback):
         if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
             return
         models = list(module.exports.values())
-        failed = [i for i, part in enumerate(module.trainees) if i in module.diverged or getattr(part, "lost", False)]
+        failed = {*module.diverged, *module.lost}
         for i, model in enumerate(models):
             if i in failed or (failed and self.all_or_none):
                 continue

@@ -32,9 +32,6 @@ class Progress(ProgressBar):
     def disable(self) -> None:
         self.enabled = False
 
-    def enable(self) -> None:
-        self.enabled = True
-
     def on_train_start(self, trainer: L.Trainer, module: ExportingModule) -> None:
         if self.enabled:
             self._training = self._open["training"].enter_context(activity("training", total=1.0))

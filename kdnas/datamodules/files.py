@@ -35,8 +35,7 @@ QUOTE = '"'
 def find_files(files: Any, folder: Path, key: str) -> dict[str, list[str]]:
     """Finds the files of each split, by a path, a pattern or a list of these relative to `folder`; returns their paths.
 
-    Raises:
-        ConfigError: a file of the setting `key` that does not exist or is of an unknown kind, or of several kinds.
+    A ConfigError refuses files of the setting `key` that do not exist, or are of an unknown kind or several kinds.
     """
     fits = isinstance(files, Mapping) and bool(files)
     require(fits, key, files, "files by split, as {train: a.csv, validation: b.csv}")

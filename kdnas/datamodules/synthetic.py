@@ -3,12 +3,14 @@
 from typing import Any
 
 from datasets import Dataset
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from kdnas.datamodules import grammar
 from kdnas.datamodules.examples import HELD_OUT, TRAINING, Examples
 from kdnas.datamodules.labelled import LabelledDataModule
+from kdnas.models.checkpoints import ModelSource
+from kdnas.models.heads import Classifier
 from kdnas.tasks import Classification
 from kdnas.tasks.metrics import accuracy
 
@@ -44,11 +46,15 @@ class SyntheticNLI(LabelledDataModule):
         return self.encode_all(sets)
 
 
-def untrained(num_labels: int, **architecture: Any) -> tuple[BertForSequenceClassification, Tokenizer]:
-    """Makes a random BERT over the grammar's vocabulary, and its tokenizer: the teacher to be trained."""
-    tokenizer = grammar.tokenizer()
-    positions = tokenizer.model_max_length
-    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": positions}
-    config = BertConfig(**sizes, **architecture)
-    config.num_labels = num_labels
-    return BertForSequenceClassification(config), tokenizer
+class Untrained(ModelSource):
+    """A random BERT over the grammar's vocabulary: the teacher to be trained."""
+
+    def __init__(self, **architecture: Any) -> None:
+        self.architecture = architecture
+
+    def __call__(self, head: Classifier) -> tuple[PreTrainedModel, Tokenizer]:
+        tokenizer = grammar.tokenizer()
+        sizes: dict[str, Any] = {"max_position_embeddings": tokenizer.model_max_length, **self.architecture}
+        config = BertConfig(vocab_size=len(tokenizer), **sizes)
+        head.describe(config)
+        return head.make(config), tokenizer

@@ -31,6 +31,11 @@ def uniform(student: int, teacher: int) -> Mapping:
     return [((i - 1) * teacher // student + 1,) for i in range(1, student + 1)]
 
 
+def skip(student: int, teacher: int) -> Mapping:
+    """Layer i to floor(i L_T / L_S): the last to the last (PKD's skip; TinyBERT calls it uniform)."""
+    return [(i * teacher // student,) for i in range(1, student + 1)]
+
+
 def uniform_last(student: int, teacher: int) -> Mapping:
     """The union of `uniform` and `last` (KD-NAS v2, Eq. 2), as a set: one layer where they coincide."""
     pairs = zip(uniform(student, teacher), last(student, teacher), strict=True)
@@ -38,7 +43,7 @@ def uniform_last(student: int, teacher: int) -> Mapping:
 
 
 MAPPINGS: dict[str, Callable[[int, int], Mapping]] = {
-    mapping.__name__: mapping for mapping in (last_1, last, uniform, uniform_last)
+    mapping.__name__: mapping for mapping in (last_1, last, uniform, uniform_last, skip)
 }
 
 
@@ -54,3 +59,8 @@ def map_layers(mapping: Callable[[int, int], Mapping], student: int, teacher: in
             f"architecture.num_hidden_layers={student}: must be at most {teacher}, the layers of the teacher to map to"
         )
     return mapping(student, teacher)
+
+
+def pairs_of(mapping: Callable[[int, int], Mapping], student: int, teacher: int) -> list[tuple[int, int]]:
+    """Returns the pairs of a student and a teacher layer of a mapping (see `map_layers`)."""
+    return [(i, j) for i, layers in enumerate(map_layers(mapping, student, teacher), start=1) for j in layers]

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from kdnas.base.errors import ConfigError, is_number, require, require_switch, require_whole
+from kdnas.base.errors import ConfigError, is_number, mounted, require, require_switch, require_whole
 from kdnas.base.metrics import LOSS
 from kdnas.distillation.terms import LossTerm
+from kdnas.distillation.weights import check_weights
 from kdnas.models.features import Feature
 from kdnas.models.heads import Encoder, Head
-from kdnas.tasks import Task
+from kdnas.tasks import LabelledTask
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         require(bool(self.terms), "terms", dict(self.terms), "at least one, by name")
-        for name, weight in self.weights.items():
-            known = ", ".join(self.terms)
-            require(name in self.terms, f"weights.{name}", weight, f"the weight of one of {known}")
-            require(is_number(weight), f"weights.{name}", weight, "a number")
+        check_weights("weights", self.weights, self.terms, default=1)
         if self.epochs is not None:
             require_whole("epochs", self.epochs, 0)
         rate = self.learning_rate
@@ -55,8 +53,9 @@ class Stage:
     def build(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> dict[str, LossTerm]:
         """Returns the terms of a student, by name, for its config and the teacher's."""
         terms = copy.deepcopy(dict(self.terms))
-        for term in terms.values():
-            term.build(student, teacher)
+        for name, term in terms.items():
+            with mounted(f"objective.{self.name}.terms.{name}"):
+                term.build(student, teacher)
         return terms
 
 
@@ -66,13 +65,13 @@ class Objective:
 
     Args:
         stages: the stages in order; either one with all epochs of the Trainer, or each with its own epochs.
-        task: the task whose metrics are computed on held-out rows; None for none.
+        task: the task of the rows' labels, whose metrics are computed on held-out rows; None for none.
         settings: the keys of further values of the config, which terms refer to.
     """
 
     head: Head
     stages: Sequence[Stage]
-    task: Task | None = None
+    task: LabelledTask | None = None
     settings: frozenset[str] = frozenset()
 
     @property
@@ -113,13 +112,14 @@ def make_stage(**values: Any) -> Stage:
     return Stage(**own, settings=frozenset(values) - frozenset(own))
 
 
-def make_objective(head: Head | None = None, task: Task | None = None, **parts: Any) -> Objective:
+def make_objective(head: Head | None = None, task: LabelledTask | None = None, **parts: Any) -> Objective:
     """Makes an objective from its config (`conf/objective`).
 
     Args:
         head: the kind of student model; None for the task's.
         parts: the stages by name, in order, and settings that their terms refer to.
     """
+    require(task is None or isinstance(task, LabelledTask), "task", task, "a task of labelled rows, as task=rte")
     head = head or (task.head if task else Encoder())
     deciding = next(iter(task.metrics if task else ()), "loss")
     stages = {

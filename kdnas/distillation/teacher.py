@@ -28,7 +28,7 @@ class Teacher:
     """A description of the teacher, which is loaded only when it has to run.
 
     Args:
-        head: the kind of student model, which decides how the teacher is loaded.
+        head: the kind of model that it is loaded as.
         precision: the precision of its forward passes, as Lightning names it.
         context: makes the context manager of a forward pass in that precision.
         order: for each of the data's classes, the index of its logit in the teacher's; None where they are equal.
@@ -54,8 +54,9 @@ class Teacher:
 
         def make() -> PreTrainedModel:
             model = self.head.load(self.path).eval().requires_grad_(False)
+            words = model.get_input_embeddings().weight
             for part in model.modules():
-                if self.precision == "bf16-mixed" and isinstance(part, nn.Linear):
+                if self.precision == "bf16-mixed" and isinstance(part, nn.Linear) and part.weight is not words:
                     part.to(torch.bfloat16)  # once, where autocast would cast in every pass
             return model
 

@@ -3,25 +3,22 @@
 import json
 import logging
 import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kdnas.base.errors import ConfigError, require, require_switch, require_whole, shown
+from kdnas.base.errors import ConfigError, require, require_switch, require_whole
 from kdnas.base.files import reading
 from kdnas.models.architecture import Architecture
-from kdnas.models.building import DATA, check_encoder, fill, from_folder, make
+from kdnas.models.building import DATA, check_encoder, fill, from_folder
 from kdnas.models.families import architecture_of
+from kdnas.models.heads import Classifier
 from kdnas.models.loading import check_config, load_config, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -78,8 +75,7 @@ def unpack(
         student = there.index(like) if like in there else 0
         if len(there) > 1 and like is None:
             log.info("%s holds the students %s; taking %d, or another by module.source.student", path, listed, student)
-    if student >= len(there):
-        raise ConfigError(f"module.source.student={student}: must be the number of a student in {path}: {listed}")
+    require(student < len(there), "student", student, f"the number of a student in {path}: {listed}")
     with reading(key, path, "student", "a whole checkpoint of kdnas"), tempfile.TemporaryDirectory() as folder:
         prefix, text = list(checkpoint[PACK]["configs"].items())[student]
         weights = {
@@ -105,10 +101,19 @@ def _config(text: str, key: str, path: object) -> PreTrainedConfig:
     return check_config(AutoConfig.for_model(values.pop("model_type"), **values), key, str(path))
 
 
-def load_classifier(
-    source: str, num_labels: int, random: bool = False, student: int | None = None
-) -> tuple[PreTrainedModel, Tokenizer]:
-    """Loads a sequence classifier (or, with one label, a regressor) on a pretrained encoder, and its tokenizer.
+class ModelSource(ABC):
+    """Gives fine-tuning its model and the tokenizer; `origin` is the model that it is made from, if any."""
+
+    origin: str | None = None
+
+    @abstractmethod
+    def __call__(self, head: Classifier) -> tuple[PreTrainedModel, Tokenizer]:
+        """Makes the model with a task's head."""
+
+
+@dataclass(frozen=True)
+class Pretrained(ModelSource):
+    """A pretrained encoder.
 
     Args:
         source: a Lightning checkpoint of kdnas, a Hugging Face folder, or a hub id.
@@ -116,31 +121,40 @@ def load_classifier(
         student: the index of one of several students in a checkpoint.
 
     Raises:
-        ConfigError: a missing or damaged file, or weights of another architecture than the config's.
+        ConfigError: (when called) a missing or damaged file, or weights of another architecture than the config's.
     """
-    weights: dict[str, Tensor] | None = None
-    fits = isinstance(source, str) and bool(source)
-    if not fits:  # the full key: the setting is not among this function's own
-        raise ConfigError(
-            f"checkpoint={shown(source)}: must be a checkpoint of kdnas, a Hugging Face folder or a hub id"
-        )
-    require_switch("module.source.random", random)
-    require_whole("task.num_labels", num_labels, 1)
-    require_whole("module.source.student", 0 if student is None else student, 0)
-    if is_checkpoint(source):
-        config, weights, tokenizer = unpack(Path(source), student)
-    else:
-        require(student is None, "module.source.student", student, f"null: {source} is no checkpoint of several")
-        config, tokenizer = load_config(source, "checkpoint"), load_tokenizer(source, "checkpoint")
-    config.num_labels = num_labels
-    if random or weights is not None:
-        model = make(AutoModelForSequenceClassification, config)
-        wrong = [] if random else fill(model, weights or {})
-    else:
-        with reading("checkpoint", source):
-            model, wrong = from_folder(AutoModelForSequenceClassification, source, config)
-    check_encoder(model, wrong, f"checkpoint={source}")
-    return model, tokenizer
+
+    source: str
+    random: bool = False
+    student: int | None = None
+
+    def __post_init__(self) -> None:
+        fits = isinstance(self.source, str) and bool(self.source)
+        require(fits, "source", self.source, "a checkpoint of kdnas, a Hugging Face folder or a hub id")
+        require_switch("random", self.random)
+        require_whole("student", self.student or 0, 0)
+        fits = self.student is None or is_checkpoint(self.source)
+        require(fits, "student", self.student, f"null: {self.source} is no checkpoint of several")
+
+    @property
+    def origin(self) -> str:  # type: ignore[override]
+        return self.source
+
+    def __call__(self, head: Classifier) -> tuple[PreTrainedModel, Tokenizer]:
+        source, weights = self.source, None
+        if is_checkpoint(source):
+            config, weights, tokenizer = unpack(Path(source), self.student)
+        else:
+            config, tokenizer = load_config(source, "checkpoint"), load_tokenizer(source, "checkpoint")
+        head.describe(config)
+        if self.random or weights is not None:
+            model = head.make(config)
+            wrong = [] if self.random else fill(model, weights or {})
+        else:
+            with reading("checkpoint", source):
+                model, wrong = from_folder(head.auto, source, config)
+        check_encoder(model, wrong, f"checkpoint={source}")
+        return model, tokenizer
 
 
 def is_checkpoint(source: str) -> bool:

@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig
 from kdnas.models.building import new_encoder
 from kdnas.models.families import family_of
 
+_flops: dict[tuple[str, int, int], int] = {}
+
 
 def count_parameters(config: PreTrainedConfig) -> int:
     """Counts the parameters of an encoder, with embeddings and without a pooler."""
@@ -16,7 +18,17 @@ def count_parameters(config: PreTrainedConfig) -> int:
 
 
 def count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
-    """Counts the floating-point operations of a forward pass (matrix products and attention)."""
+    """Counts the floating-point operations of a forward pass (matrix products and attention).
+
+    Once for each config and shape of a process: a search asks again and again.
+    """
+    key = f"{type(config)} {config.to_json_string(use_diff=False)}", batch_size, length
+    if key not in _flops:
+        _flops[key] = _count_flops(config, batch_size, length)
+    return _flops[key]
+
+
+def _count_flops(config: PreTrainedConfig, batch_size: int, length: int) -> int:
     # Fake tensors on the meta device: on the CPU, fused attention is not counted; with real meta tensors, transformers
     # fails when it reads the mask's values. Models that compute attention themselves may read values (DeBERTa), which
     # only fakes on the CPU have. Fakes cannot be made in inference mode, in which a validation may ask.

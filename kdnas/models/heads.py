@@ -2,9 +2,9 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from kdnas.base.files import reading
 from kdnas.models.building import WEIGHTS, check_finite, make, new_encoder
 from kdnas.models.classes import name_classes, names_of
 from kdnas.models.families import family_of
+from kdnas.models.features import MASKED_LOGITS, Feature
 from kdnas.models.loading import load_config, load_encoder
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -44,6 +45,10 @@ class Head(ABC):
     def config(self, path: str) -> PreTrainedConfig:
         """Loads the teacher's config."""
         return load_config(path)
+
+    def of_teacher(self, features: Collection[Feature]) -> "Head":
+        """Returns the kind of model that the teacher is loaded as, to give these features."""
+        return self
 
     @abstractmethod
     def load(self, path: str) -> PreTrainedModel:
@@ -81,8 +86,18 @@ class Encoder(Head):
 
 
 @dataclass(frozen=True)
-class MaskedLM(Encoder):
-    """A masked language model; the teacher may be an encoder without a head."""
+class MaskedLM(Head):
+    """A masked language model. The teacher may be an encoder, unless its predictions of masked tokens are needed.
+
+    Raises:
+        ConfigError: (in `load`) the teacher has no trained head, or (in `make`) its family has none.
+    """
+
+    def of_teacher(self, features: Collection[Feature]) -> Head:
+        return self if MASKED_LOGITS in features else Encoder()
+
+    def load(self, path: str) -> PreTrainedModel:
+        return _with_head(AutoModelForMaskedLM, path, "no head for masked tokens; must be a masked language model")
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
         if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
@@ -92,7 +107,7 @@ class MaskedLM(Encoder):
 
 @dataclass(frozen=True)
 class Classifier(Head):
-    """A model with a linear layer on a pooled row; the teacher must be fine-tuned on the same classes.
+    """A model with a linear layer for classes, on a pooled row; the teacher must be fine-tuned on the same classes.
 
     Raises:
         ConfigError: the teacher has another number of classes, or (in `load`) no trained classifier.
@@ -100,6 +115,8 @@ class Classifier(Head):
 
     num_labels: int
     problem_type: ProblemType = "single_label_classification"
+    auto: ClassVar[Any] = AutoModelForSequenceClassification
+    """The class of transformers that makes such models."""
 
     def __post_init__(self) -> None:
         require_whole("num_labels", self.num_labels, 1)
@@ -122,22 +139,25 @@ class Classifier(Head):
 
     def load(self, path: str) -> PreTrainedModel:
         self.config(path)
-        with reading("teacher.path", path):
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                path, output_loading_info=True, **WEIGHTS
-            )
-        if report["missing_keys"]:
-            raise ConfigError(f"teacher.path={path}: has no classifier; must be fine-tuned on the task first")
-        check_finite(model, f"teacher.path={path}")
-        return model.eval()
+        return _with_head(self.auto, path, "no classifier; must be fine-tuned on the task first")
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
-        return make(AutoModelForSequenceClassification, config)
+        return make(self.auto, config)
+
+
+def _with_head(auto: Any, path: str, refusal: str) -> PreTrainedModel:
+    """Loads a teacher with its head by one of the Auto classes; the refusal says what a teacher without it lacks."""
+    with reading("teacher.path", path):
+        model, report = auto.from_pretrained(path, output_loading_info=True, **WEIGHTS)
+    if report["missing_keys"]:
+        raise ConfigError(f"teacher.path={path}: has {refusal}")
+    check_finite(model, f"teacher.path={path}")
+    return model.eval()
 
 
 def check_dropout(share: Any) -> None:
     fits = share is None or (is_number(share) and 0 <= share < 1)
-    require(fits, "module.dropout", share, "from 0 to below 1, or null for the teacher's")
+    require(fits, "dropout", share, "from 0 to below 1, or null for the teacher's")
 
 
 def unfreezing_groups(model: PreTrainedModel) -> list[list[nn.Parameter]]:

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
-from kdnas.base.errors import ConfigError, require, require_switch, require_whole
+from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole
 from kdnas.models.architecture import Architecture
 from kdnas.models.families import family_of
 from kdnas.models.families.base import FAMILIES, SPECIAL
@@ -63,8 +63,8 @@ class StudentFamily:
             config.max_position_embeddings = self.max_length + new.first_position(config)
         if 0 < new.token_types(config) < old.token_types(teacher):
             config.type_vocab_size = old.token_types(teacher)
-        why = refusal(config)
-        require(why is None, "family", self.family, f"one that can be distilled: {why}")
+        if why := refusal(config):
+            raise ConfigError.of("student.family", f"={self.family}: must be one that can be distilled ({why})")
         return config
 
 
@@ -81,7 +81,8 @@ def student_config(
     config = family.config(teacher)
     resized = family_of(config).resize(config, architecture)
     if family.shared is not None:
-        family_of(config).share(resized, family.shared)
+        with mounted("student"):
+            family_of(config).share(resized, family.shared)
     return resized
 
 

@@ -1,7 +1,7 @@
 """The base class of the LightningModules: training, validation on held-out data, and models to export."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -48,6 +48,7 @@ class ExportingModule(L.LightningModule):
         monitor: the held-out metric that decides which weights are the best; larger is better, except of `loss`.
         results: the held-out metrics of the last validation, for each trainee.
         diverged: the reasons of the trainees that have diverged, by index. They are never trained again.
+        lost: the indices of the trainees that ran out of memory.
         phase: the name of the current stage, if the training has several.
         epochs: the number of epochs; None where the Trainer decides.
         transfer_epochs: the number of first epochs that need no labels.
@@ -62,6 +63,7 @@ class ExportingModule(L.LightningModule):
     about: dict[str, str]
     monitor: str
     phase = ""
+    lost: Sequence[int] = ()
     epochs: int | None = None
     transfer_epochs = 0
 
@@ -97,15 +99,15 @@ class ExportingModule(L.LightningModule):
 
     # -- divergence
 
-    def record_divergence(self, lost: Collection[int] = ()) -> None:
-        """Records which trainees diverged (not those `lost` for memory); stops a training with none left."""
+    def record_divergence(self) -> None:
+        """Records which trainees diverged; stops a training with none left."""
         if self.trainer.sanity_checking:
             return
-        for i in set(range(len(self.trainees))).difference(lost, self.diverged):
+        for i in set(range(len(self.trainees))).difference(self.lost, self.diverged):
             if reason := self._divergence(i):
                 self.diverged[i] = f"{reason} {self._now}"
         self.diverged = self.trainer.strategy.broadcast(self.diverged)
-        if len({*self.diverged, *lost}) == len(self.trainees):
+        if len({*self.diverged, *self.lost}) == len(self.trainees):
             self.trainer.should_stop = True
 
     def _divergence(self, i: int) -> str | None:

@@ -11,20 +11,19 @@ from typing import Any
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
-from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import BatchEncoding, PreTrainedConfig
 
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.files import fingerprint
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
 from kdnas.models.attention import check_features
-from kdnas.models.building import without_pooler
 from kdnas.models.classes import teacher_order
-from kdnas.models.families import architecture_of
+from kdnas.models.families import architecture_of, family_of
 from kdnas.models.features import Feature, Features
 from kdnas.models.initialisation import TOKENS, RandomWeights, StudentSource, TeacherAndText, Text
-from kdnas.models.loading import load_tokenizer
+from kdnas.models.loading import load_encoder, load_tokenizer
 from kdnas.models.resizing import StudentFamily, student_config, take_padding
 from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
@@ -55,7 +54,7 @@ class StudentDistiller(ExportingModule):
         compile: whether to compile the students by `torch.compile`.
         outputs: the source of the teacher's outputs; None runs the teacher on every batch.
         depths: the numbers of layers of further students that will be trained on the same rows; the teacher outputs
-            that they need are cached too.
+            that they need are cached too. None for every number up to the teacher's.
 
     Logs:
         `train/loss`, `val/loss` and `val/<metric>`: the means over students; for several, `val/loss/<i>` and so on.
@@ -78,14 +77,15 @@ class StudentDistiller(ExportingModule):
         also: Iterable[str] | None = None,
         compile: bool = False,
         outputs: TeacherOutputs | None = None,
-        depths: Iterable[int] = (),
+        depths: Iterable[int] | None = (),
     ) -> None:
         super().__init__(learning_rate, warmup, betas, weight_decay)
         if not architectures:
             raise ConfigError("architectures=[]: must name at least one student")
         self.objective, self.head, self.init = objective, objective.head, init or RandomWeights()
-        self.teacher_path, self.outputs, self.depths = teacher, outputs or OnlineTeacher(), depths
+        self.teacher_path, self.outputs = teacher, outputs or OnlineTeacher()
         self.teacher_config = self.source_config = objective.head.config(teacher)
+        self.depths = range(1, self.teacher_config.num_hidden_layers + 1) if depths is None else depths
         self.tokenizer = load_tokenizer(teacher)
         self.student_family = student
         configs = [self.student_config(architecture) for architecture in architectures]
@@ -109,7 +109,8 @@ class StudentDistiller(ExportingModule):
 
     def student_config(self, architecture: Architecture) -> PreTrainedConfig:
         """Returns a student's config; refuses (by a ConfigError) one that cannot be built, or not begin by `init`."""
-        config = student_config(self.teacher_config, architecture, self.student_family)
+        with mounted("student"):
+            config = student_config(self.teacher_config, architecture, self.student_family)
         take_padding(config, self.tokenizer)
         check_architecture(config)
         self.init.check(config, self.teacher_config)
@@ -125,7 +126,13 @@ class StudentDistiller(ExportingModule):
     def check_teacher(self) -> None:
         """Loads the teacher, if it is needed, and refuses weights that are damaged, do not fit or are not finite."""
         if self.teacher_features:
-            self.head.load(self.teacher_path)
+            self.head.of_teacher(self.teacher_features).load(self.teacher_path)
+
+    def check_objective(self, architecture: Architecture) -> None:
+        """Refuses an architecture whose student cannot be trained with the objective, without making the student."""
+        own = self.trainees[0].model.config
+        config = family_of(own).resize(own, architecture)
+        self.objective.teacher_features(config, self.teacher_config)
 
     def check(self, masked: bool) -> None:
         terms = self.trainees[0].all_terms
@@ -141,7 +148,7 @@ class StudentDistiller(ExportingModule):
     def initialise(self, text: Text) -> None:
         """Gives the students their first weights, before a training that does not resume; `text` are its rows."""
         identity = fingerprint(Path(self.teacher_path)) or self.teacher_path
-        known = TeacherAndText(identity, self._load_encoder, text)
+        known = TeacherAndText(identity, lambda: load_encoder(self.teacher_path), text)
         for student in self.trainees:
             encoder: Any = student.model.base_model
             self.init(encoder, known)
@@ -158,10 +165,6 @@ class StudentDistiller(ExportingModule):
         batches = text.first(TOKENS) if self.init.fits_terms else []
         for student in self.trainees if batches else ():
             student.fit_terms(batches, ask)
-
-    def _load_encoder(self) -> PreTrainedModel:
-        encoder: Any = self.head.load(self.teacher_path).base_model
-        return without_pooler(encoder)
 
     # -- stages
 
@@ -227,8 +230,8 @@ class StudentDistiller(ExportingModule):
             self._open(self.outputs, trainer.precision, context, corpus, device)
 
     def _open(self, outputs: TeacherOutputs, precision: str, context: Any, corpus: Corpus | None, device: Any) -> None:
-        known = (self.teacher_path, self.head, self.teacher_config)
-        teacher = Teacher(*known, precision, context, self.class_order)
+        head = self.head.of_teacher(self.teacher_features)
+        teacher = Teacher(self.teacher_path, head, self.teacher_config, precision, context, self.class_order)
         self.teacher = outputs.open(teacher, corpus, self.teacher_features, device)
 
     def ask_teacher(self, batch: BatchEncoding, features: Collection[Feature] | None = None) -> Features:
@@ -281,7 +284,7 @@ class StudentDistiller(ExportingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.results = [student.results() for student in self.trainees]
-        self.record_divergence(lost=[i for i, student in enumerate(self.trainees) if student.lost])
+        self.record_divergence()
         for name in self.results[0]:
             values = [result[name] for result in self.results]
             if len(values) > 1:
@@ -289,11 +292,14 @@ class StudentDistiller(ExportingModule):
             there = [value for value, student in zip(values, self.trainees, strict=True) if not student.lost]
             self.log(f"val/{name}", sum(there) / len(there), prog_bar=True, sync_dist=True)
 
+    @property
+    def lost(self) -> list[int]:  # type: ignore[override]
+        return [i for i, student in enumerate(self.trainees) if student.lost]
+
     def refuse_lost(self) -> None:
         """Raises a `ConfigError` if students ran out of memory."""
-        lost = [str(one) for one, student in zip(self.architectures, self.trainees, strict=True) if student.lost]
-        if lost:
-            raise ConfigError(f"architectures={', '.join(lost)}: no memory for it beside the others; must be alone")
+        if lost := ", ".join(str(self.architectures[i]) for i in self.lost):
+            raise ConfigError(f"architectures={lost}: no memory for it beside the others; must be alone")
 
     # -- checkpoints
 

@@ -1,13 +1,13 @@
 """Fine-tuning of a distilled encoder on a task."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedModel
+from transformers import BatchEncoding
 
-from kdnas.base.errors import ConfigError, require
+from kdnas.base.errors import ConfigError, mounted, require
+from kdnas.models.checkpoints import ModelSource
 from kdnas.models.forward import outputs
 from kdnas.modules.base import ExportingModule
 from kdnas.tasks import LabelledTask
@@ -19,7 +19,6 @@ class FineTuner(ExportingModule):
     """A model with the head of a task, trained on the task's labels.
 
     Args:
-        source: called with `num_labels`, returns the model and its tokenizer.
         also: the names of further held-out splits, whose loaders follow the first; their metrics decide nothing.
 
     Logs:
@@ -28,7 +27,7 @@ class FineTuner(ExportingModule):
 
     def __init__(
         self,
-        source: Any,
+        source: ModelSource,
         task: LabelledTask,
         also: Iterable[str] | None = None,
         learning_rate: float = 2e-5,
@@ -39,13 +38,11 @@ class FineTuner(ExportingModule):
         super().__init__(learning_rate, warmup, betas, weight_decay)
         require(isinstance(task, LabelledTask), "task", task, "a task, as task=rte")
         self.task, self.head = task, task.head
-        self.model: PreTrainedModel
-        self.model, self.tokenizer = source(num_labels=task.num_labels)
+        with mounted("source"):
+            self.model, self.tokenizer = source(task.head)
         self.source_config, self.exports, self.trainees = self.model.config, {"model.": self.model}, [self.model]
-        start = getattr(source, "keywords", {}).get("source")
-        self.about = {"fine-tuned from": start} if start else {}
+        self.about = {"fine-tuned from": source.origin} if source.origin else {}
         self.model.train()  # `from_pretrained` returns models in evaluation mode, and Lightning keeps it
-        self.name_classes(None)
         self.monitor = next(iter(task.metrics))
         self.metrics = SplitMetrics(task, also)
         self.held_out = [self.metrics]

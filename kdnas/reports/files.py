@@ -12,16 +12,10 @@ from kdnas.base.files import make_folder
 
 
 def write_files(key: str, folder: Path, contents: Mapping[str, pd.DataFrame | str | Figure | None]) -> list[Path]:
-    """Writes tables as CSV, texts and plots into a folder; returns the paths.
+    """Writes tables as CSV, texts and plots, by file name, into the folder of the setting `key`; returns the paths.
 
-    All files are made in a temporary folder and then moved, so an error leaves an earlier report as it was.
-
-    Args:
-        key: the setting that names the folder.
-        contents: by file name; an earlier file whose content is None is removed.
-
-    Raises:
-        ConfigError: the folder cannot be made.
+    All files are made in a temporary folder and then moved, so an error leaves an earlier report as it was. An earlier
+    file whose content is None is removed. A ConfigError says that the folder cannot be made.
     """
     make_folder(key, folder)
     with TemporaryDirectory(dir=folder, prefix=".") as temporary:

@@ -75,9 +75,7 @@ def files(results: Results, written: Sequence[Path]) -> str:
 def commands(results: Results, folder: Path, distil: Sequence[str], finetune: Sequence[str]) -> str:
     """Returns the commands that distil, fine-tune and load the best candidate of a search folder.
 
-    Args:
-        distil: the words of a command that distils with the search's teacher, data and settings.
-        finetune: the words of a command that fine-tunes on the search's task, without the checkpoint.
+    The words `distil` have the search's teacher, data and settings, `finetune` its task, without the checkpoint.
     """
     best = results.best
     if best is None:

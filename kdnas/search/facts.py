@@ -56,10 +56,7 @@ class Facts:
             self.optuna.set_user_attr("teacher", cost.to_dict())
 
     def store_prepared(self, facts: Mapping[str, Any]) -> None:
-        """Stores the values that the prepare job has determined (see `kdnas.base.run_folder.write_prepared`).
-
-        An earlier precision is kept: the rewards of one search must be comparable.
-        """
+        """Stores what the prepare job has determined; an earlier precision is kept: rewards must be comparable."""
         for name, value in facts.items():
             if name == "teacher":
                 self.teacher = Cost.of(value)
@@ -67,10 +64,7 @@ class Facts:
                 self.optuna.set_user_attr(name, value)
 
     def begin_generation(self, settings: Mapping[str, Any]) -> bool:
-        """Stores the settings that trials are counted under from now on; returns whether they differ from before.
-
-        The places of the data's files make no difference.
-        """
+        """Stores the settings that trials are counted under from now on; returns whether they differ from before."""
         before, self.settings = self.generation, dict(settings)
         decisive = {key: value for key, value in settings.items() if key != SOURCES}
         self.generation = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -22,10 +22,9 @@ def balanced(architectures: Sequence[Architecture], gang: int) -> list[Architect
 
 
 def unfinished(trials: Sequence[FrozenTrial]) -> list[list[FrozenTrial]]:
-    """Returns the gangs that have running trials, as they were proposed, from all trials of a study.
+    """Returns the gangs that have running trials, as they were proposed, with their finished members, from all trials.
 
-    Every `gang` consecutive trials of an episode are a gang, except those with the attribute `alone`. A gang keeps its
-    finished members, since its checkpoint holds them too.
+    Every `gang` consecutive trials of an episode are a gang, except those with the attribute `alone`.
     """
     running = {trial.user_attrs["episode"] for trial in trials if trial.state == TrialState.RUNNING}
     places: Counter[int] = Counter()

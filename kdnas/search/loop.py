@@ -59,7 +59,8 @@ class Loop:
         ended = [trial for trial in mini.trials(*ENDED) if trial.number not in before]
         failed = sum(trial.state == TrialState.FAIL for trial in ended)
         if failed > allowed * len(ended):
-            raise ConfigError(
-                f"search.max_failed={allowed}: {failed} of {len(ended)} candidates failed; {reasons(mini)}; "
-                "see their logs, then run the same command to go on"
+            raise ConfigError.of(
+                "max_failed",
+                f"={allowed}: {failed} of {len(ended)} candidates failed; {reasons(mini)}; "
+                "see their logs, then run the same command to go on",
             )

@@ -80,8 +80,7 @@ class _Rehearsal:
     def choose(self, seen: set[Architecture]) -> FrozenTrial:
         """Returns the next architecture not in `seen`, as a trial; a random one after `REPEATS` rejected proposals.
 
-        Raises:
-            LookupError: the space holds no further architecture.
+        A LookupError says that the space holds no further architecture.
         """
         for _ in range(REPEATS):
             self.study.enqueue_trial({}, user_attrs={"episode": self.episode})

@@ -54,10 +54,7 @@ class Ranking(Protocol):
 
 @dataclass(frozen=True)
 class ByReward:
-    """Orders by the reward: finalists by their full rewards, then the other candidates by their rewards of mini-KD.
-
-    No finalist comes before one that dominates it.
-    """
+    """Orders finalists by their full rewards, none before one that dominates it; then the others by mini-KD's."""
 
     def order(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         by_mini = sorted(candidates, key=lambda one: (-one.mini.reward, one.mini.trial))
@@ -67,11 +64,7 @@ class ByReward:
 
 @dataclass(frozen=True)
 class Decided:
-    """The order that a finished search has decided on; candidates that it does not have follow by their rewards.
-
-    Args:
-        trials: the numbers of the trials, the best first; None while the search has not finished.
-    """
+    """The order of a finished search (None before), as trial numbers; other candidates follow by their rewards."""
 
     trials: Sequence[int] | None
 
@@ -125,20 +118,16 @@ def final_ranking(ranking: Ranking, mini: Study, full: Study | None = None) -> l
 
 
 def ranked_architecture(search: str, rank: int = 1, trial: int | None = None) -> Architecture:
-    """Returns the architecture with a final rank, 1 for the best, in the folder of a finished search.
+    """Returns the architecture with a final rank, 1 for the best, or of a trial, in the folder of a finished search.
 
-    Args:
-        trial: the number of a finished candidate, in place of a rank.
-
-    Raises:
-        ConfigError: the folder holds no search, an unfinished one, or no such candidate.
+    A ConfigError refuses a folder without a finished search, or without such a candidate.
     """
     folder = Path(search)
     if not (folder / JOURNAL).is_file():
-        raise ConfigError(f"search.dir={search}: holds no search (no {JOURNAL})")
+        raise ConfigError.of("search", f"={search}: holds no search (no {JOURNAL})")
     study = Study(open_storage(folder))
     if study.order is None:
-        raise ConfigError(f"search.dir={search}: this search has not finished; run the same command again to go on")
+        raise ConfigError.of("search", f"={search}: this search has not finished; run the same command again to go on")
     if trial is None:
         fits = isinstance(rank, int) and 1 <= rank <= len(study.order)
         require(fits, "rank", rank, f"from 1 to {len(study.order)}, the candidates of {search}")

@@ -13,17 +13,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def batches(self, search: Search) -> Iterator[Sequence[Job]]:
-        """Adds trials to the search's studies and yields their jobs, batch by batch.
+        """Adds trials to the search's studies and yields their jobs, in batches of one kind, which may be empty.
 
-        A batch holds jobs of one kind, and may be empty. The next one is taken when all trials of the last have ended.
-        A search that goes on takes the batches from the first again: trials that have been added are not added anew.
+        The next batch is taken when all trials of the last have ended. A search that goes on takes the batches from the
+        first again: trials that have been added are not added anew.
         """
 
     def expected(self, settings: SearchSettings) -> dict[str, int]:
-        """Returns the number of trials, as far as it is known, of each kind of job that has trials.
-
-        The search has a study for each of these kinds, for `mini` and for `full`.
-        """
+        """Returns the number of trials, as far as known, of each kind of job that has trials; each kind has a study."""
         return {"mini": settings.episodes * settings.candidates, "full": settings.finalists}
 
 

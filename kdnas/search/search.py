@@ -17,11 +17,7 @@ from kdnas.search.study import Study
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The size of a search; raises a ConfigError for a value out of its range.
-
-    A job is run again, `retries` times, if its process dies, as when it is killed or its node fails. A job that raises
-    an error is not run again.
-    """
+    """The size of a search. A job is run again, `retries` times, if its process dies, but not if it raises an error."""
 
     episodes: int
     candidates: int  # of one episode

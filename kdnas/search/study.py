@@ -83,10 +83,7 @@ class Study(Facts):
         return jobs
 
     def count_only(self, settings: Mapping[str, Any]) -> bool:
-        """Counts only the trials of these settings from now on; returns whether any earlier trial is left out.
-
-        Other trials stay in the study, and count again when their settings are back.
-        """
+        """Counts only the trials of these settings from now on; returns whether any earlier trial is left out."""
         counted = self.counted()
         if not self.begin_generation(settings):
             return False
@@ -163,10 +160,7 @@ class Study(Facts):
         return any(one.estimated for one in seen) or any(cost.busy for cost in costs if cost)
 
     def correct(self, number: int, cost: Cost, reward: float, estimated: bool) -> None:
-        """Stores the corrected cost and reward of a finished trial; the controller has learned from the earlier ones.
-
-        The reward is still `estimated` if the teacher's latency was measured on a busy host.
-        """
+        """Stores the corrected cost and reward of a finished trial, still `estimated` if the teacher's latency is."""
         values = {"cost": cost.to_dict(), "reward": reward, "estimated": estimated}
         self.optuna.set_user_attr(_correction(number), values)
 

@@ -19,11 +19,7 @@ NOUNS = {"mini": "candidates", "full": "finalists"}
 
 
 class TrialLog:
-    """Logs each trial of a kind of job that ends: the progress, its metrics, latency and reward.
-
-    Args:
-        total: the number of trials that are expected.
-    """
+    """Logs each trial that ends, of the `total` expected ones of a kind of job: its metrics, latency and reward."""
 
     def __init__(self, search: Search, kind: str, total: int, write: Callable[[str], None] = log.info) -> None:
         self.search, self.kind, self.total, self.write = search, kind, total, write

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdnas.base.errors import ConfigError, reason, require, require_whole
 from kdnas.models.features import LOGITS, Feature
-from kdnas.models.heads import Head
+from kdnas.models.heads import Classifier, Head
 from kdnas.tasks.labels import Labels
 from kdnas.tasks.metrics import deciding_first
 
@@ -53,6 +53,7 @@ class LabelledTask(Task):
             of which less is better.
     """
 
+    head: Classifier
     unfit_metrics = ""
     """The package of torchmetrics whose metrics do not fit the task's predictions."""
 
@@ -91,10 +92,7 @@ class LabelledTask(Task):
         """
 
     def fitting_order(self, predicted: Tensor, labels: Tensor) -> list[int] | None:
-        """Returns, for each predicted class id, the one that fits held-out labels far better.
-
-        None without classes, or if there is no such order.
-        """
+        """Returns, for each predicted class id, the one that fits held-out labels far better; None if there is none."""
         return None
 
     def _check_metric(self, key: str, metric: Any) -> None:

@@ -153,10 +153,7 @@ def declared(feature: ClassLabel) -> list[Label]:
 
 
 def without_fractions(rows: Dataset, column: str) -> Dataset:
-    """Casts float labels to integers if all of them are whole numbers; leaves out missing ones.
-
-    Pandas stores 0 and 1 as 0.0 and 1.0 where a label is missing.
-    """
+    """Casts float labels to integers if all are whole, as pandas stores them where one is missing; leaves these out."""
     if "float" not in content(rows, column):
         return rows
     labels = column_values(rows, column).to_numpy()

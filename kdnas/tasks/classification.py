@@ -76,10 +76,7 @@ class MaskedTokens(Task):
     metrics = MappingProxyType({})
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the mean cross entropy of logits, (masked tokens, vocabulary), for token ids.
-
-        Without masked tokens it is 0, with gradients of 0.
-        """
+        """Returns the mean cross entropy of logits, (masked tokens, vocabulary), for token ids; 0 without tokens."""
         return cross_entropy(logits, labels) if len(labels) else logits.sum()  # of no logits: keeps the graph
 
     def decode(self, logits: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torchmetrics import MetricCollection, SumMetric
 
-from kdnas.tasks import Task
+from kdnas.tasks import LabelledTask
 
 
 class SplitMetrics(nn.Module):
     """The metrics of a task (if any) on each held-out split; of further splits (`also`), `<metric>_<split>`."""
 
-    def __init__(self, task: Task | None, also: Iterable[str] | None = None) -> None:
+    def __init__(self, task: LabelledTask | None, also: Iterable[str] | None = None) -> None:
         super().__init__()
         self.task = task
         order = list(task.metrics) if task else []

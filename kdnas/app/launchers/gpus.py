@@ -12,10 +12,7 @@ HELD: list[IO[str]] = []
 
 
 def take_gpu(slots: Path, gpus: list[str]) -> None:
-    """Sets CUDA_VISIBLE_DEVICES to one GPU for the rest of this process, which must not have initialised CUDA yet.
-
-    `slots` is a folder for the lock files by which processes divide the GPUs.
-    """
+    """Sets CUDA_VISIBLE_DEVICES to a free GPU, by lock files in `slots`; this process has not initialised CUDA yet."""
     if HELD or not gpus:
         return
     slots.mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,11 @@ from kdnas.base.screen.display import board
 
 
 class Activity:
-    """A piece of work that takes a while.
+    """A piece of work that takes a while, as "reading the data", with the number of its steps `done`.
 
     Args:
-        what: the name of the work, as "reading the data".
         total: the number of steps; None if it is not known.
-        note: returns the text to show in place of the share and the time left; if empty, these are shown.
-
-    Attributes:
-        done: the number of steps done.
-        words: further text to show, as the loss.
+        note: returns the text to show in place of the share, the `words` and the time left; if empty, these are shown.
     """
 
     def __init__(self, what: str, total: float | None = None, note: Callable[[], str] | None = None) -> None:

@@ -134,7 +134,8 @@ class Family:
     def watch(self, layer: nn.Module, keep: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
         """Registers hooks on a layer that pass its queries, keys and values to `keep`, by kind, as they are computed.
 
-        They are (rows, tokens, heads * head size). What comes after the first of a kind is something else.
+        They are (rows, tokens, heads * head size). The first of a kind counts: a module may run again, on other inputs
+        (DeBERTa's on relative positions).
         """
         return [
             layer.get_submodule(path).register_forward_hook(lambda _, __, output, kind=kind: keep(kind, output))

@@ -27,10 +27,9 @@ def report(
     teacher: str | None = None,
     latency: CostModel | None = None,
 ) -> list[Path]:
-    """Reads the runs, prints the table and writes it; returns the paths of the files.
+    """Reads the runs in `folder`, prints the table, and writes it to `output`; returns the paths of the files.
 
     Args:
-        folder, output: the folder of the runs, and the folder to write to.
         tasks: for each task the metric that stands for it; None leaves a task out.
         teacher: the label of the teacher's runs; None for no comparison.
         latency: measures the models; None leaves latencies and FLOPs out.

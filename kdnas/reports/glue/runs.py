@@ -15,13 +15,8 @@ from kdnas.base.run_folder import RESULTS, SETTINGS, read_results
 def read(folder: Path, tasks: Mapping[str, str]) -> pd.DataFrame:
     """Reads the runs of the tasks: columns `model`, `task`, `seed`, `folder`, `metric`, `score` (per cent).
 
-    A finished run has a row for each of its metrics, an unfinished one a single row without metric and score.
-
-    Args:
-        tasks: for each task the metric that stands for it.
-
-    Raises:
-        ConfigError: no run has finished, or a run does not have the metric of its task.
+    A finished run has a row for each of its metrics, an unfinished one a single row without metric and score. A
+    ConfigError says that no run has finished, or that one lacks the metric that stands for its task in `tasks`.
     """
     if not tasks:
         raise ConfigError("tasks: must name the metric of at least one task")

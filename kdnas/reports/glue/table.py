@@ -71,11 +71,7 @@ def metrics(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_text(frame: pd.DataFrame, tasks: Mapping[str, str], between: str = " ± ") -> pd.DataFrame:
-    """Formats the rows as text; a mean of fewer seeds than the model has is marked.
-
-    Args:
-        between: the text between a mean and its deviation; with a line break, both have a line of their own.
-    """
+    """Formats the rows as text, with `between` a mean and its deviation; a mean of too few seeds is marked."""
     text = {"model": frame["model"]}
     if "parameters (M)" in frame:
         text["params (M)"] = cells(frame["parameters (M)"], "{:.1f}", MISSING)

@@ -14,9 +14,7 @@ from kdnas.reports.plots.drawing import COLOURS, FRONT, TEACHER, counted, dot, l
 def score_plot(table: pd.DataFrame, devices: Sequence[str], teacher: str | None, score: str) -> Figure | None:
     """Plots average score against latency (ms), a point a model, one panel per device (KD-NAS v1, Figure 1).
 
-    Args:
-        table: has `model`, `average` and `latency DEVICE (ms)`; a model that lacks one of them is left out.
-        score: the label of the average.
+    Models that lack the `average` or the latency in the table are left out; `score` labels the average.
     """
     points = table.dropna(subset=["average", *(f"latency {device} (ms)" for device in devices)])
     if points.empty or not devices:

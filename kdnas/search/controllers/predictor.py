@@ -38,11 +38,7 @@ class Settings:
 
 
 class RewardPredictor(nn.Module):
-    """A one-layer LSTM over three states, each the concatenation of an embedding per dimension.
-
-    Args:
-        sizes: the number of values of each of the D dimensions.
-    """
+    """A one-layer LSTM over three states, each an embedding per dimension; a dimension has `sizes` values."""
 
     def __init__(self, sizes: Sequence[int], embedding: int, hidden_size: int, seed: int) -> None:
         super().__init__()
@@ -134,12 +130,8 @@ def learn(
     """Trains a predictor after each episode in turn, from the first, as the search has done or would have done.
 
     With `settings.replay`, an epoch goes through all the episodes so far (see `_replayed`), else through the latest
-    alone. An episode's pairs are one batch, and are read with the best states before the episode.
-
-    Args:
-        sizes: the number of values of each dimension.
-        known: the number of first episodes that `before` has been trained on; training goes on after them.
-        before: a trained predictor, which stays as it is; None for initial weights.
+    alone. An episode's pairs are one batch, and are read with the best states before the episode. Training goes on
+    after the `known` first episodes, which the predictor `before` has been trained on; it stays as it is.
     """
     start = before or untrained(sizes, settings)
     model, optimizer = copy.deepcopy((start.model, start.optimizer))  # together: one holds the other's weights
@@ -185,12 +177,9 @@ def recall(
     sizes: Sequence[int],
     settings: Settings,
 ) -> Learned:
-    """Returns what `learn` does, but goes on from a predictor of the first episodes where there is one.
+    """Returns what `learn` does, but goes on from a predictor of the first episodes if `latest` or the cache is one.
 
-    Args:
-        fingerprints: for every episode, a digest of everything that a predictor depends on after it.
-        latest: a predictor that may be of the first episodes; None, or one of others, if the cache may have one.
-        cache: the file of the latest trained predictor, which is read and written; None for none.
+    The fingerprint of an episode is a digest of everything that a predictor depends on after it.
     """
     if latest is None or latest.fingerprint not in fingerprints:
         latest = _load(cache, sizes, settings) if cache else None

@@ -1,0 +1,71 @@
+"""The interface of loss terms."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import BatchEncoding, PreTrainedConfig
+
+from kdnas.models.features import Feature, Features, Per
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over some items of a batch, scalars both: means of several batches or devices can be combined."""
+
+    value: Tensor
+    count: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.value * self.count
+
+
+class LossTerm(nn.Module, ABC):
+    """One loss of one student.
+
+    A config makes a term from its settings, which the constructor checks; every student gets a copy, which `build`
+    fits to its config.
+
+    Attributes:
+        student, teacher: the features that `forward` takes of each; `build` may set them.
+        needs_labels: whether the rows must have labels.
+        needs_masks: whether tokens must be masked.
+        normalized_by: the teacher's features whose variances `calibrate` takes before training.
+    """
+
+    student: frozenset[Feature] = frozenset()
+    teacher: frozenset[Feature] = frozenset()
+    needs_labels = False
+    needs_masks = False
+    normalized_by: frozenset[Feature] = frozenset()
+
+    def build(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+        """Makes what the term learns, and sets its features, for a student's config and the teacher's.
+
+        Raises:
+            ConfigError: the term does not go with these models.
+        """
+
+    @abstractmethod
+    def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
+        """Returns the loss of a batch."""
+
+    def fit(self, student: Features, teacher: Features) -> None:
+        """Fits what the term learns to hidden states on a sample of text, for a student that begins near its teacher.
+
+        `student` and `teacher` have those of the term's features that are hidden states.
+        """
+
+    def calibrate(self, variances: Mapping[Feature, float]) -> None:
+        """Takes the variance of each feature of `normalized_by`: over held-out items, averaged over the width."""
+
+
+def count_of(batch: BatchEncoding, per: Per) -> Tensor:
+    """Returns the number of a batch's real tokens, masked tokens or rows (as many as first tokens), a scalar."""
+    if per is Per.TOKEN:
+        return batch["attention_mask"].sum()
+    if per is Per.MASKED_TOKEN:
+        return (batch["labels"] != -100).sum()
+    return batch["attention_mask"].new_full((), len(batch["attention_mask"]))
