@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_seams_families import WORDS, trained
+from hydra import compose, initialize_config_dir
+from test_seams_families import CONF, WORDS, trained
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -24,12 +25,13 @@ from transformers import (
 )
 
 from kdnas.base.errors import ConfigError
+from kdnas.base.identity import COMPARED, first_difference, identity
 from kdnas.base.shared import forget
 from kdnas.datamodules.flat import PadCollator
 from kdnas.distillation.mapping import last, uniform, uniform_last
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.initialisation import TeacherAndText, TeacherEmbeddings, TeacherLayers
+from kdnas.models.initialisation import KNOWN, TeacherAndText, TeacherEmbeddings, TeacherLayers
 from kdnas.models.initialisation.fitting import LeastSquares, fit_norm, principal_directions
 from kdnas.models.initialisation.heads import head_maps
 from kdnas.models.resizing import student_config
@@ -79,7 +81,7 @@ def random_teacher(config):
 
 def begun(source, teacher, architecture, seed=0, text=None):
     """A student of the teacher, begun by a source."""
-    forget("taught"), forget("teacher's embeddings")
+    forget(KNOWN)
     student = new_encoder(student_config(teacher.config, architecture), seed=seed)
     source.check(student.config, teacher.config)
     source(student, TeacherAndText(str(id(teacher)), lambda: teacher, text or Rows()))
@@ -344,3 +346,30 @@ def test_nothing_is_loaded_where_a_run_resumes(teacher, text_dataset, tmp_path, 
     monkeypatch.setattr(TeacherLayers, "__call__", lambda *_: pytest.fail("the first weights are made again"))
     resumed = run(teacher, text_dataset, tmp_path / "killed", *words)
     same(weights(resumed), weights(whole))
+
+
+def test_a_search_is_continued_with_the_same_first_weights_alone(teacher, text_dataset):
+    words = [*WORDS, f"teacher.path={teacher}", f"data.path={text_dataset}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfgs = [compose("search", [*words, f"student/init={name}"]) for name in ("teacher", "embeddings")]
+    one, other = (identity(cfg, None, COMPARED) for cfg in cfgs)
+    assert str(first_difference(one, other)).startswith("module.init.")
+
+
+def test_every_experiment_of_a_paper_begins_at_random():
+    for name in ("mnli", "task"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert compose("search", [f"+experiment={name}"]).student.init._target_.endswith("RandomWeights")
+
+
+def test_what_the_teacher_knows_is_computed_once_for_all_students():
+    teacher, loads = random_teacher(TEACHERS["bert"]), []
+    forget(KNOWN)
+    known = TeacherAndText("once", lambda: loads.append(1) or teacher, Rows())
+    weights = []
+    for seed in (0, 1):
+        student = new_encoder(student_config(teacher.config, OWN), seed=seed)
+        TeacherLayers(uniform_last)(student, known)
+        weights.append(student.encoder.layer[0].output.dense.weight)
+    assert loads == [1]
+    torch.testing.assert_close(*weights)  # the seed has no part in what the teacher has

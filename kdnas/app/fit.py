@@ -12,7 +12,9 @@ from kdnas.app.preflight import Plan
 from kdnas.app.resuming import resumable
 from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.run_folder import note
+from kdnas.base.shared import forget
 from kdnas.datamodules.base import EncodedDataModule
+from kdnas.models.initialisation import KNOWN
 from kdnas.modules.base import ExportingModule
 from kdnas.modules.distiller import StudentDistiller
 
@@ -38,6 +40,8 @@ def fit(plan: Plan, module: ExportingModule, data: EncodedDataModule) -> Baselin
     if isinstance(module, StudentDistiller) and last is None:
         with plan.profiler.profile("first weights"):
             module.initialise(data.corpus)
+            if not plan.study:
+                forget(KNOWN)  # which further candidates of a search need
     with plan.profiler.profile("keep outputs"):
         connect(module, data, trainer)
         if isinstance(module, StudentDistiller) and last is None:

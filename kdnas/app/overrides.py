@@ -145,7 +145,7 @@ def reasons(cfg: DictConfig, key: str, searching: bool) -> Iterator[str]:
     """Yields the reasons why a setting would not be used; none if it is used."""
     part, _, name = key.replace("/", ".").partition(".")
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
-        yield "is for +experiment=finetune; a distillation starts from student/init=checkpoint student.init.source=..."
+        yield "is for +experiment=finetune; a distillation starts from student.init=checkpoint student.init.source=..."
     if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task"):
         yield (
             "not a setting of the chosen configs; data=glue reads a task's rows, objective=xtremedistil learns its "

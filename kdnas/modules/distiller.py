@@ -39,7 +39,7 @@ class StudentDistiller(ExportingModule):
     """Distils k >= 1 students from one teacher; a single student is the case k = 1.
 
     The students share each batch and the teacher's outputs for it, and nothing else: each has its own initialisation
-    (from the seed alone, independent of its place in the gang), gradient clipping, metrics and best weights. An
+    (from the seed and `init`, independent of its place in the gang), gradient clipping, metrics and best weights. An
     objective of several stages is one fit: every stage begins with the best weights of the previous one, a new
     optimizer state and a new learning rate schedule.
 

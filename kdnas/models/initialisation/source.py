@@ -10,6 +10,8 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 from kdnas.base.shared import shared
 from kdnas.models.initialisation.sample import Taught
 
+KNOWN = "known of the teacher"
+"""The kind of what a process computes once for the first weights of all students (`kdnas.base.shared`)."""
 TOKENS = 8192
 """The most tokens of the sample that weights are fitted on, several times a usual hidden size."""
 
@@ -47,8 +49,8 @@ class TeacherAndText:
         Raises:
             AttributeError: the teacher's layers are not as BERT's (`layers_of`).
         """
-        key = (self.identity, self.text.digest)
-        return shared("taught", key, lambda: Taught.of(self.load(), self.text.first(TOKENS)))
+        key = (Taught, self.identity, self.text.digest)
+        return shared(KNOWN, key, lambda: Taught.of(self.load(), self.text.first(TOKENS)))
 
 
 class StudentSource(ABC):

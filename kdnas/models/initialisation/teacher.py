@@ -16,7 +16,7 @@ from kdnas.models.initialisation.embeddings import Embeddings
 from kdnas.models.initialisation.fitting import LeastSquares, fit_norm
 from kdnas.models.initialisation.layers import Steps, layers_of
 from kdnas.models.initialisation.sample import Taught
-from kdnas.models.initialisation.source import StudentSource, TeacherAndText
+from kdnas.models.initialisation.source import KNOWN, StudentSource, TeacherAndText
 
 Mapping = Callable[[int, int], Sequence[tuple[int, ...]]]
 """From the numbers of layers of student and teacher to the teacher layers, from 1, of each student layer."""
@@ -44,7 +44,7 @@ class TeacherEmbeddings(StudentSource):
             teacher = Embeddings.of(known.load())
             return teacher, teacher.directions()
 
-        teacher, directions = shared("teacher's embeddings", known.identity, make)
+        teacher, directions = shared(KNOWN, (Embeddings, known.identity), make)
         Embeddings.of(encoder).take(teacher, leading_basis(directions, encoder.config.hidden_size))
 
 
