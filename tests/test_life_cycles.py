@@ -42,7 +42,9 @@ def test_a_teacher_of_every_family_goes_through_a_search_to_fine_tuning(family, 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("teacher", "family"), [("modernbert", "bert"), ("bert", "modernbert"), ("mpnet", "distilbert")])
+@pytest.mark.parametrize(
+    ("teacher", "family"), [("modernbert", "bert"), ("bert", "modernbert"), ("mpnet", "distilbert")]
+)
 def test_students_of_another_family_go_through_a_search_to_fine_tuning(teacher, family, tmp_path):
     live(teacher, family, tmp_path, f"student.family={family}")
     with pytest.raises(ConfigError, match=f"student.family=null: .* was made with {family}"):
