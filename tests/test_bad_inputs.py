@@ -198,6 +198,15 @@ TABLE = [
     ("train", "student.shared=true", "student.shared=true: a bert has no shared layers; must be null"),
     # -- what does not go together
     ("train", "objective.mapping=every", "objective.mapping=every: must be one of last_1, last, uniform, uniform_last"),
+    ("train", "objective=minilmv2", "objective.heads=48: must be one of 1, 2, 4, 8, 16, which divide the student's 16"),
+    ("train", "objective=minilmv2 objective.layer=9", "objective.layer=9: must be from 1 to 4, or from -4 to -1"),
+    ("train", "objective=minilmv2 +objective.pairs.q-x=1", "objective.pairs.q-x=1: must be the weight of one of q-q, "),
+    ("train", "+objective.hidden_states.weights.hidden_states=0", "weights of which at least one is above 0"),
+    (
+        "train",
+        "objective=distilbert",
+        "teacher.path={teacher}: has no head for masked tokens; must be",
+    ),
     (
         "search",
         "reward=kdnas_v1",
@@ -205,6 +214,13 @@ TABLE = [
     ),
     ("search", "reward.cost.accelerator=cuda", "reward.cost.accelerator=cuda: not measured"),
     ("search", "+search.stages.mini.data.rowz=1", "search.stages.mini.data.rowz: not a setting of the chosen configs"),
+    ("search", "search.stages.mini.trainer=null", "trainer=null: must be a config of conf/trainer"),
+    ("search", "search.stages=null", "search.stages: has no `mini`; must have each kind of job of search.schedule"),
+    ("search", "+search.stages.mine=3", "search.stages.mine=3: must be a mapping with the _target_ of the function"),
+    ("search", "search.schedule=null", "search.schedule=null: must be a Schedule, by its _target_"),
+    ("search", "search.ranking=null", "search.ranking=null: must be a Ranking, by its _target_"),
+    ("train", "job.fidelity=3", "job.fidelity=3: must be a mapping of settings"),
+    ("train", "architectures=3", "architectures=3: must be a list"),
     ("search", "trainer.precision=16-mixed search.gang=2", "trainer.precision=16-mixed: must be bf16-mixed for a gang"),
     # -- names that would lead elsewhere
     ("train", "name=../../x", f"name=../../x: {NAME}"),

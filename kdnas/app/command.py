@@ -55,10 +55,7 @@ class Command:
             sys.exit(f"error: {error}{hint}" if board.foreground else 1)  # of a DDP training, only the first prints it
 
     def run(self, words: Sequence[str]) -> list[Any]:
-        """Runs the command with overrides and Hydra's flags; returns the task's result for each config that was run.
-
-        A ConfigError is bad input, a DiskError a disk that is full or cannot be written to.
-        """
+        """Runs the command with overrides and Hydra's flags; returns the task's result for each config that was run."""
         if words and words[0] in self.others:
             return self.others[words[0]].run(words[1:])
         results: list[Any] = []

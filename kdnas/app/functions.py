@@ -56,9 +56,6 @@ def distil(*overrides: str, config_dir: str | os.PathLike[str] | None = None) ->
     `distil("+experiment=minilm", "architecture=kdnas_v2_arch1", "paths.output=runs/mine")` leaves `model/` (a folder
     for `AutoModel.from_pretrained`), `best.ckpt` and `results.json` in `runs/mine`. A run that has finished there
     before is not repeated. Arguments and errors are those of `run_search`.
-
-    Returns:
-        The held-out metrics by name, as `loss` and `accuracy`, of the first student where there are several.
     """
     with _apart():
         return command.train.run(_words(overrides, config_dir))[0]

@@ -31,10 +31,8 @@ def reporting(cfg: DictConfig, job: Job) -> Iterator[Study | None]:
     An error fails the trial, with the error as its reason, and the traceback goes to the job's log. In a gang, the
     trial that caused the error is not known: the search then runs its members one by one.
 
-    Raises:
-        ConfigError: the search folder holds another search by now.
-        DiskError: the job failed because a disk could not be written to.
-        RuntimeError: the job failed; a SystemExit would end the whole sweep.
+    A ConfigError says that the search folder holds another search by now, a DiskError that a disk could not be written
+    to, and a RuntimeError that the job failed: a SystemExit would end the whole sweep.
     """
     folder = Path(cfg.paths.output)
     with alone(folder / LOCK, job.title):

@@ -59,4 +59,6 @@ def staged(cfg: DictConfig, job: Job) -> DictConfig:
 def _kind(cfg: DictConfig, kind: str) -> DictConfig:
     known = cfg.search.stages or {}
     require(kind in known, "job.kind", kind, f"one of {', '.join(map(str, known))}")
+    fits = isinstance(known[kind], DictConfig) and isinstance(known[kind].get(TARGET), str)
+    require(fits, f"search.stages.{kind}", known[kind], f"a mapping with the {TARGET} of the function to run")
     return known[kind]

@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from kdnas.app.overrides import OPTIONAL
 from kdnas.app.resuming import LastCheckpoint, LeaveSigterm
@@ -116,10 +116,13 @@ def check_settings(cfg: DictConfig) -> None:
     require(cfg.seed < 2**32, "seed", cfg.seed, "below 2^32")
     for key in ("runs", "output") if cfg.paths.export is None else ("runs", "output", "export"):
         check_folder(f"paths.{key}", cfg.paths[key])
+    students = cfg.architectures
+    require(students is None or isinstance(students, ListConfig), "architectures", students, "a list")
     for name in GROUPS:
-        if cfg.get(name) is None and name not in OPTIONAL:
-            raise ConfigError(f"{name}=null: must be a config of conf/{name}")
-        if cfg.get(name) is not None and "_target_" not in cfg[name]:  # a setting of a group that was left out
+        part = cfg.get(name)
+        fits = isinstance(part, DictConfig) or (part is None and name in OPTIONAL)
+        require(fits, name, part, f"a config of conf/{name}")
+        if part is not None and "_target_" not in part:  # a setting of a group that was left out
             raise ConfigError(f"{name}: needs a _target_")
     path = cfg.teacher.path
     require(isinstance(path, str) and bool(path), "teacher.path", path, "a folder that holds a model, or a hub id")

@@ -22,7 +22,7 @@ from kdnas.app.overrides import quoted
 from kdnas.app.search_folder import log_to, searching_in
 from kdnas.base.config import instantiate
 from kdnas.base.disk import DiskError, disk_error
-from kdnas.base.errors import ConfigError, mounted, require_switch
+from kdnas.base.errors import ConfigError, mounted, require, require_switch
 from kdnas.base.files import check_folder
 from kdnas.base.screen import activity, board
 from kdnas.search.job import Job
@@ -80,6 +80,8 @@ class KDNASSweeper(Sweeper):
         with activity("starting"):
             import optuna
 
+            from kdnas.search.ranking import Ranking
+            from kdnas.search.schedule import Schedule
             from kdnas.search.search import SearchSettings
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -87,11 +89,12 @@ class KDNASSweeper(Sweeper):
         with mounted("search"):
             settings = SearchSettings(**{field.name: search[field.name] for field in fields(SearchSettings)})
         schedule, ranking = instantiate(search.schedule), instantiate(search.ranking)
+        require(isinstance(schedule, Schedule), "search.schedule", schedule, "a Schedule, by its _target_")
+        require(isinstance(ranking, Ranking), "search.ranking", ranking, "a Ranking, by its _target_")
         instantiate(config.reward)
         for kind in schedule.expected(settings):
-            if kind not in search.stages:
-                known = ", ".join(search.stages)
-                raise ConfigError(f"search.schedule: runs jobs of the kind `{kind}`; must be one of {known}")
+            if kind not in (search.stages or ()):
+                raise ConfigError(f"search.stages: has no `{kind}`; must have each kind of job of search.schedule")
         require_switch("search.fresh", search.fresh)
         instantiate(config.controller, _partial_=False, seed=config.seed)
         self.folder = check_folder("search.dir", search.dir)

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from kdnas.base.config import LONGEST, override, plain
-from kdnas.base.errors import ConfigError, require
+from kdnas.base.errors import ConfigError, require, shown
 from kdnas.models.architecture import Architecture
 
 TITLES = {"mini": "trial", "full": "finalist"}
@@ -61,8 +61,10 @@ class Job:
     @classmethod
     def _from(cls, values: Any) -> Job:
         if not isinstance(values, Mapping) or "kind" not in values:
-            raise ConfigError(f"job={values}: must be a mapping with a kind")
+            raise ConfigError(f"job={shown(values)}: must be a mapping with a kind")
         trials, architectures = values.get("trials") or (), values.get("architectures") or ()
+        fidelity = values.get("fidelity") or {}
+        require(isinstance(fidelity, Mapping), "job.fidelity", fidelity, "a mapping of settings")
         fits = isinstance(trials, Sequence) and all(isinstance(number, int) and number >= 0 for number in trials)
         require(fits, "job.trials", trials, "a list of trial numbers")
         fits = not trials or len(trials) == len(architectures)
@@ -72,7 +74,7 @@ class Job:
             trials=tuple(trials),
             architectures=tuple(map(Architecture.of, architectures)),
             search=str(values.get("search") or ""),
-            fidelity=values.get("fidelity") or {},
+            fidelity=fidelity,
         )
 
 

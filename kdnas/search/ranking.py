@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kdnas.base.errors import ConfigError, require
 from kdnas.base.metrics import quality
@@ -45,6 +45,7 @@ class Ranked(Candidate):
     mini_rank: int = 0
 
 
+@runtime_checkable
 class Ranking(Protocol):
     """Orders candidates. Before the full distillations this chooses the finalists, after them the best student."""
 
