@@ -257,6 +257,7 @@ def test_a_bert_can_begin_as_its_roberta_teacher():
 UNLIKE_BERT = {
     "albert": AlbertConfig(**SIZES, **COMMON, embedding_size=8),
     "deberta-v2": DebertaV2Config(**SIZES, **COMMON, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+    "deberta-v2-narrow": DebertaV2Config(**SIZES, **COMMON, relative_attention=True, embedding_size=8),
     "modernbert": ModernBertConfig(**SIZES, **COMMON, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3),
 }
 
@@ -271,7 +272,9 @@ def test_other_families_begin_with_embeddings_alone(family):
     assert all(parameter.isfinite().all() for parameter in student.parameters())
     words = student.get_input_embeddings().weight
     assert not torch.equal(words, new_encoder(student.config, seed=0).get_input_embeddings().weight)
-    with pytest.raises(ConfigError, match=f"^student.init=teacher: the layers of a {family} model are not as BERT's"):
+    with pytest.raises(
+        ConfigError, match=f"^student.init=teacher: the layers of a {teacher.config.model_type} model are not as BERT's"
+    ):
         begun(TeacherLayers(uniform_last), teacher, OTHER)
 
 

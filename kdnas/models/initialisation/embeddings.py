@@ -80,10 +80,7 @@ class Embeddings:
             if between is not None:
                 _project_norm(self.norm, teacher.norm, between)
         if self.projection is not None:
-            outer = basis if teacher.projection is None else teacher.projection.weight.T @ basis
-            self.projection.weight.copy_(outer.T)
-            bias = 0.0 if teacher.projection is None else teacher.projection.bias @ basis
-            self.projection.bias.copy_(torch.as_tensor(bias))
+            _project_projection(self.projection, teacher.projection, basis)
         if self.words.padding_idx is not None:
             self.words.weight[self.words.padding_idx] = 0
 
@@ -92,6 +89,15 @@ def _project(table: nn.Embedding, rows: Tensor, basis: Tensor, first: int = 0) -
     """Writes projected rows into a table, from its row `first` on, as many as there are in both."""
     count = min(len(rows), table.num_embeddings - first)
     table.weight[first : first + count] = rows[:count] @ basis
+
+
+def _project_projection(projection: nn.Linear, teacher: nn.Linear | None, basis: Tensor) -> None:
+    """Gives a projection the teacher's, on a basis; a teacher without one has embeddings of its hidden size."""
+    projection.weight.copy_((basis if teacher is None else teacher.weight.T @ basis).T)
+    if projection.bias is not None:  # DeBERTa's has none
+        projection.bias.zero_()
+        if teacher is not None:
+            projection.bias.copy_(teacher.bias @ basis)
 
 
 def _project_norm(norm: nn.LayerNorm, teacher: nn.LayerNorm, basis: Tensor) -> None:

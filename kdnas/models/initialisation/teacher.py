@@ -69,11 +69,11 @@ class TeacherLayers(StudentSource):
 
     def check(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         check_width("teacher", student, teacher)
-        if student.num_hidden_layers > teacher.num_hidden_layers:
+        own, most = (architecture_of(config).num_hidden_layers for config in (student, teacher))
+        if own > most:
             raise ConfigError(
-                f"student.init=teacher: a student of {student.num_hidden_layers} layers has more than its teacher's "
-                f"{teacher.num_hidden_layers}; must be random, or architecture.num_hidden_layers at most "
-                f"{teacher.num_hidden_layers}"
+                f"student.init=teacher: a student of {own} layers has more than its teacher's {most}; must be random "
+                f"or embeddings, or have at most {most} layers"
             )
         for config in (student, teacher):
             try:
@@ -111,7 +111,7 @@ def check_width(name: str, student: PreTrainedConfig, teacher: PreTrainedConfig)
     if own > most:
         raise ConfigError(
             f"student.init={name}: a student of hidden size {own} is wider than its teacher's {most}; must be random, "
-            f"or architecture.hidden_size at most {most}"
+            f"or hidden sizes at most {most}"
         )
 
 
