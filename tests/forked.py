@@ -19,9 +19,12 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("kdnas.app.run",)
+ENTRIES = ("kdnas.app.console", "kdnas.costs.__main__")
+"""Modules that do something when they are imported."""
+FURTHER = ("hydra_plugins.kdnas_plugins", "transformers.models.bert.modeling_bert", "matplotlib.backends.backend_agg")
 LIMIT = 1 << 16
 """Bytes of a request: a script, its arguments and what its environment has besides."""
 
@@ -65,9 +68,13 @@ class Forked:
 def run(words, timeout=900, **settings):
     """Runs a process to its end, as `subprocess.run` with captured text."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        status = Forked(words, out, err, **settings).wait(timeout)
+        process = Forked(words, out, err, **settings)
+        try:
+            process.wait(timeout)
+        finally:
+            process.kill()  # unless it has ended
         out.seek(0), err.seek(0)
-        return subprocess.CompletedProcess(words, status, out.read(), err.read())
+        return subprocess.CompletedProcess(words, process.returncode, out.read(), err.read())
 
 
 @cache
@@ -81,7 +88,12 @@ def parent():
 
 
 def import_everything():
-    for name in MODULES:
+    import kdnas
+
+    for module in walk_packages(kdnas.__path__, "kdnas."):
+        if module.name not in ENTRIES:
+            import_module(module.name)
+    for name in FURTHER:
         import_module(name)
     gc.collect()
     gc.freeze()  # so that a fork's garbage collector copies none of it

@@ -79,6 +79,16 @@ def test_packed_and_padded_rows_give_the_same_attention_inputs(family):
             torch.testing.assert_close(values, padded[feature], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_heads_may_share_keys_and_values_on_packed_rows(trained):
+    config = config_of("eurobert")
+    config.num_key_value_heads = 2
+    model, batch, wanted = AutoModel.from_config(config).eval(), batch_of(9, 9, 3, 14), {hidden_state(4)}
+    with torch.set_grad_enabled(trained):
+        packed, padded = (forward._run(model, batch, wanted, way)[hidden_state(4)] for way in (PACKED, PADDED))
+    torch.testing.assert_close(packed, padded, rtol=1e-3, atol=1e-4)
+
+
 NAMED = {
     **dict.fromkeys(["bert", "roberta", "electra", "xlm-roberta"], "encoder.layer.{}.attention.self.{}"),
     "albert": "encoder.albert_layer_groups.0.albert_layers.0.attention.{}",

@@ -198,6 +198,15 @@ TABLE = [
     ("train", "student.shared=true", "student.shared=true: a bert has no shared layers; must be null"),
     # -- what does not go together
     ("train", "objective.mapping=every", "objective.mapping=every: must be one of last_1, last, uniform, uniform_last"),
+    ("train", "objective=minilmv2", "objective.heads=48: must be one of 1, 2, 4, 8, 16, which divide the student's 16"),
+    ("train", "objective=minilmv2 objective.layer=9", "objective.layer=9: must be from 1 to 4, or from -4 to -1"),
+    ("train", "objective=minilmv2 +objective.pairs.q-x=1", "objective.pairs.q-x=1: must be the weight of one of q-q, "),
+    ("train", "+objective.hidden_states.weights.hidden_states=0", "weights of which at least one is above 0"),
+    (
+        "train",
+        "objective=distilbert",
+        "teacher.path={teacher}: has no head for masked tokens; must be",
+    ),
     (
         "search",
         "reward=kdnas_v1",
@@ -228,8 +237,15 @@ TABLE = [
     ("train", "teacher.path=null", "teacher.path=null: must be a folder that holds a model, or a hub id"),
     ("train", "teacher.path=/no/such", "teacher.path=/no/such: no model there that can be read"),
     ("train", "teacher.path={tmp}/file", "teacher.path={tmp}/file: no model there that can be read"),
-    ("train", "student.init=random", "student.init=random: chooses a config; must be student/init=random"),
-    ("train", "student/init=checkpoint", "student.init.source=null: must be a folder that holds a model, or a hub id"),
+    ("train", "student.init=best", "Could not find 'student/init/best'"),
+    (
+        "train",
+        "student.init=teacher architecture.hidden_size=32",
+        "student.init=teacher: a student of hidden size 32 is wider than its teacher's 16",
+    ),
+    ("train", "student.init=embeddings architecture.hidden_size=32", "student.init=embeddings: a student of hidden"),
+    ("search", "student.init=teacher space.hidden_size=[8,32]", "student.init=teacher: a student of hidden size 32"),
+    ("train", "student.init=checkpoint", "student.init.source=null: must be a folder that holds a model, or a hub id"),
     ("train", "student/init=checkpoint student.init.source=/no/such", "student.init.source=/no/such: no model there"),
     ("train", "paths.output={tmp}/file", "paths.output={tmp}/file: cannot be written to ({tmp}/file is a file)"),
     ("train", "outputs.folder={tmp}/file", "outputs.folder={tmp}/file: cannot be written to ({tmp}/file is a file)"),

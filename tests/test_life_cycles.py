@@ -6,6 +6,7 @@ from families import SUPPORTED, config_of, families
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import kdnas
+from kdnas.base.errors import ConfigError
 from kdnas.datamodules import grammar
 from kdnas.models.building import fill, new_encoder
 from kdnas.models.checkpoints import unpack
@@ -37,10 +38,34 @@ def teacher_of(family, folder):
 
 @pytest.mark.parametrize("family", families(SUPPORTED, quick={"deberta", "modernbert"}))
 def test_a_teacher_of_every_family_goes_through_a_search_to_fine_tuning(family, tmp_path):
-    path = teacher_of(family, tmp_path / "teacher")
+    live(family, family, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("teacher", "family"), [("modernbert", "bert"), ("bert", "modernbert"), ("mpnet", "distilbert")]
+)
+def test_students_of_another_family_go_through_a_search_to_fine_tuning(teacher, family, tmp_path):
+    live(teacher, family, tmp_path, f"student.family={family}")
+    with pytest.raises(ConfigError, match=f"student.family=null: .* was made with {family}"):
+        search(tmp_path)
+
+
+@pytest.mark.long
+def test_layers_of_their_own_go_through_a_search_to_fine_tuning(tmp_path):
+    live("albert", "albert", tmp_path, "student.shared=false", "space.num_hidden_layers=[2]")
+
+
+def search(folder, *words):
+    settings = [*TINY, f"paths.runs={folder}", f"teacher.path={folder}/teacher", f"search.dir={folder}/search"]
+    return kdnas.run_search(*SEARCH, *settings, *words)
+
+
+def live(teacher, family, tmp_path, *words):
+    """Takes students of a teacher through the commands, and compares what is left behind."""
+    path = teacher_of(teacher, tmp_path / "teacher")
     own = architecture_of(AutoModel.from_pretrained(path).config)
-    settings = [*TINY, f"paths.runs={tmp_path}"]
-    found = kdnas.run_search(*SEARCH, *settings, f"teacher.path={path}", f"search.dir={tmp_path}/search")
+    found = search(tmp_path, *words)
     assert len(found) == 2 and (found["num_hidden_layers"] <= own.num_hidden_layers).all()
     biggest = AutoModel.from_pretrained(path).num_parameters()
     assert (found["parameters (M)"] <= biggest / 1e6).all()
@@ -50,6 +75,7 @@ def test_a_teacher_of_every_family_goes_through_a_search_to_fine_tuning(family, 
     config, weights, _ = unpack(tmp_path / "search/full/0000/best.ckpt")
     again = new_encoder(config).eval()
     assert not [name for name in fill(again, weights) if not name.startswith("pooler")]
+    assert model.config.model_type == family
     batch = tokenizer(["all big dogs are running", "no cats"], padding=True, return_tensors="pt")
     batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     states, expected = (each(**batch, output_hidden_states=True).hidden_states for each in (model, again))
@@ -58,7 +84,7 @@ def test_a_teacher_of_every_family_goes_through_a_search_to_fine_tuning(family, 
         assert torch.equal(one, other)
 
     fine = ["+experiment=finetune", "task=demo", "data=demo", f"checkpoint={export}", f"paths.output={tmp_path}/fine"]
-    assert 0 <= kdnas.distil(*fine, *settings)["accuracy"] <= 1
+    assert 0 <= kdnas.distil(*fine, *TINY, f"paths.runs={tmp_path}")["accuracy"] <= 1
     classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fine/model")
     assert architecture_of(classifier.config) == architecture_of(config)
     assert any(

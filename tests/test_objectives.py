@@ -8,7 +8,15 @@ from hydra import compose, initialize_config_dir
 from objectives import CONF, objective
 from test_cache import data_of, forms, known
 from test_distiller import SMALL, WIDE, KilledError, distil, equal_states
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from test_stages import classifier  # noqa: F401 - a fixture
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+)
 
 import kdnas
 from kdnas.base.errors import ConfigError
@@ -67,6 +75,15 @@ def test_an_objective_trains_on_text(name, teacher, masked_teacher, tmp_path):
     assert kind.from_pretrained(tmp_path / "o/model").config.hidden_size == 12
     cached = name not in ("distilbert", "masked_lm", "autodistil")
     assert bool(list(tmp_path.glob("outputs/*/*"))) == cached
+
+
+def test_tinybert_trains_on_a_task(classifier, tmp_path):  # noqa: F811
+    words = ["task=demo", "objective=tinybert", "trainer.max_epochs=null", f"teacher.path={classifier}"]
+    words += [f"objective.{stage}.epochs=1" for stage in ("transfer", "prediction")]
+    results = kdnas.distil(*TEXT, *words, f"paths.runs={tmp_path}", f"paths.output={tmp_path}", "data.held_out=9")
+    assert set(results) == {"loss", "accuracy"}
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").config.num_labels == 3
+    assert {"train/loss_attention", "val/accuracy"} <= header(tmp_path)
 
 
 def test_relations_need_the_queries_keys_and_values_of_one_layer_alone(teacher):
@@ -179,6 +196,12 @@ def test_a_teacher_with_a_head_is_loaded_where_its_predictions_are_needed(teache
     states.check_teacher()
     with pytest.raises(ConfigError, match=f"^teacher.path={teacher}: has no head for masked tokens; must be a masked"):
         StudentDistiller(teacher, [SMALL], objective("distilbert")).check_teacher()
+    model = known(masked_teacher, MaskedLM(), "bf16-mixed").load()
+    words, layer = model.get_input_embeddings().weight, model.bert.encoder.layer[0].output.dense.weight
+    assert (words.dtype, layer.dtype) == (
+        torch.float32,
+        torch.bfloat16,
+    ) and model.cls.predictions.decoder.weight is words
     loaded, expected = MaskedLM().load(masked_teacher), AutoModelForMaskedLM.from_pretrained(masked_teacher)
     equal_states(loaded.state_dict(), expected.state_dict())
 

@@ -160,6 +160,7 @@ def test_bad_settings(word, says):
     ("word", "says"),
     [
         ("proxy.data=[0]", "proxy.data=0: must be above 0 and at most 1"),
+        ("proxy.epochs=1,2", "proxy.epochs=1,2: one evaluation compares all of a list; must be proxy.epochs=[1,2]"),
         (
             "proxy.architectures=[small,demo,l6_h384,nothing]",
             "proxy.architectures=nothing: must be a number, or names of demo, ",

@@ -130,7 +130,9 @@ class FirstColumns(StudentSource):
 
     teacher: str
 
-    def __call__(self, encoder):
+    origin = "the teacher's leading columns"
+
+    def __call__(self, encoder, known):
         table = encoder.get_input_embeddings().weight
         table.data.copy_(load_encoder(self.teacher).get_input_embeddings().weight[:, : table.shape[1]])
 

@@ -94,3 +94,11 @@ def test_the_tasks_of_a_slurm_step_share_a_folder(monkeypatch):
     for name, value in (("STEP_NUM_TASKS", "2"), ("JOB_ID", "7"), ("STEP_ID", "3")):
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert begun("today") == begun("a moment later") == "slurm-7.3"
+
+
+def test_a_config_can_be_chosen_by_its_dotted_name():
+    words = ["student.init=teacher", "data.masking=bert", "student.init.source=/x", "data.masking=null"]
+    chosen = ["student/init=teacher", "data/masking=bert", "student.init.source=/x", "data.masking=null"]
+    assert checked(words, CONF, sweeps=False) == chosen
+    swept = ["-m", "student/init=random,teacher"]
+    assert checked(["-m", "student.init=random,teacher"], CONF, sweeps=False) == swept

@@ -12,8 +12,11 @@ from kdnas.app.preflight import Plan
 from kdnas.app.resuming import resumable
 from kdnas.base.errors import ConfigError, mounted
 from kdnas.base.run_folder import note
+from kdnas.base.shared import forget
 from kdnas.datamodules.base import EncodedDataModule
+from kdnas.models.initialisation import KNOWN
 from kdnas.modules.base import ExportingModule
+from kdnas.modules.distiller import StudentDistiller
 
 LIGHTNINGS = ("`val_check_interval`", "Early stopping conditioned on", "Cannot use `LearningRateMonitor`")
 """The beginnings of Lightning's messages about settings that do not fit the batches, the metrics or the logger."""
@@ -33,11 +36,18 @@ def fit(plan: Plan, module: ExportingModule, data: EncodedDataModule) -> Baselin
     trainer.reload_dataloaders_every_n_epochs = int(data.transfer is not None)  # type: ignore[attr-defined]
     if not plan.first:
         logging.getLogger("kdnas").setLevel(logging.WARNING)  # the first process logs for all of them
+    last = resumable(plan.output / "last.ckpt", module, data, searching=plan.study is not None)
+    if isinstance(module, StudentDistiller) and last is None:
+        with plan.profiler.profile("first weights"):
+            module.initialise(data.corpus)
+            if not plan.study:
+                forget(KNOWN)  # which further candidates of a search need
     with plan.profiler.profile("keep outputs"):
         connect(module, data, trainer)
+        if isinstance(module, StudentDistiller) and last is None:
+            module.fit_terms(data.corpus, trainer.strategy.root_device)
         # In a search, the prepare job has evaluated the teacher for all candidates.
         compared = Baselines() if plan.study else baselines(module, data, trainer.strategy.root_device)
-    last = resumable(plan.output / "last.ckpt", module, data, searching=plan.study is not None)
     if plan.first and not plan.study:  # in a search, the study keeps the settings
         note(plan.output, plan.cfg, data.digest)
     try:

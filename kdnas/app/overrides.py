@@ -30,7 +30,7 @@ TASKS = ("data", "module", "objective", "teacher", "reward")
 
 
 def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
-    """Returns the arguments for Hydra: flags first, and `~` at the beginning of a value expanded; refuses wrong ones.
+    """Returns the arguments for Hydra: flags first, then the overrides (see `for_hydra`); refuses wrong ones.
 
     `sweeps` is whether the command itself is a sweep, without `-m`.
     """
@@ -50,7 +50,7 @@ def checked(words: list[str], conf: Path, sweeps: bool) -> list[str]:
         if several:
             refuse_shared(word, override)
     flags = [word for word in words if word not in overrides]  # first: Hydra takes no overrides on both sides of one
-    return flags + [at_home(word, overrides[word]) for word in words if word in overrides]
+    return flags + [for_hydra(word, overrides[word], conf) for word in words if word in overrides]
 
 
 def parsed(word: str) -> Override:
@@ -86,9 +86,6 @@ def check_group(word: str, override: Override, conf: Path) -> None:
     """Refuses a value of a config group that cannot be the name of a config, with the names that there are."""
     key, value = override.key_or_group, override.value()
     chooses = not override.is_delete() and not override.is_sweep_override() and (conf / key).is_dir()
-    group = key.replace(".", "/")
-    if group != key and isinstance(value, str) and (conf / group).is_dir():
-        raise ConfigError(f"{word}: chooses a config; must be {group}={value}")
     if chooses and not isinstance(value, str | list):
         options = ", ".join(sorted(path.stem for path in (conf / key).glob("*.yaml")))
         raise ConfigError(f"{word}: must be one of {options}" + f"; '~{key}' leaves it out" * (value is None))
@@ -101,12 +98,18 @@ def refuse_shared(word: str, override: Override) -> None:
         raise ConfigError(f"{word}: all jobs would write there; must be left out, and each has a folder of its own")
 
 
-def at_home(word: str, override: Override) -> str:
-    """Expands `~` at the beginning of an override's value: the shell does not, within an argument, nor does Hydra."""
-    value = override.value()
+def for_hydra(word: str, override: Override, conf: Path) -> str:
+    """Returns an override as Hydra takes it: `student.init=teacher` as `student/init=teacher`, since it chooses a
+    config, and `~` at the beginning of a value expanded, which the shell does not do within an argument.
+    """
+    key, _, text = word.partition("=")
+    group, value = key.replace(".", "/"), override.value()
+    names = isinstance(value, str) or override.is_sweep_override()
+    if "." in key and names and (conf / override.key_or_group.replace(".", "/")).is_dir():
+        return f"{group}={text}"
     if not isinstance(value, str) or not value.startswith("~"):
         return word
-    return f"{word.partition('=')[0]}={in_quotes(os.path.expanduser(value))}"
+    return f"{key}={in_quotes(os.path.expanduser(value))}"
 
 
 def leave_out(cfg: DictConfig, words: Sequence[str]) -> None:
@@ -142,7 +145,7 @@ def reasons(cfg: DictConfig, key: str, searching: bool) -> Iterator[str]:
     """Yields the reasons why a setting would not be used; none if it is used."""
     part, _, name = key.replace("/", ".").partition(".")
     if key == "checkpoint" and cfg.checkpoint is not None and not refers(cfg, ["module"], "checkpoint"):
-        yield "is for +experiment=finetune; a distillation starts from student/init=checkpoint student.init.source=..."
+        yield "is for +experiment=finetune; a distillation starts from student.init=checkpoint student.init.source=..."
     if part == "task" and cfg.task is not None and not refers(cfg, TASKS, "task"):
         yield (
             "not a setting of the chosen configs; data=glue reads a task's rows, objective=xtremedistil learns its "

@@ -1,6 +1,7 @@
 """The prepare job of a search: checks and makes what all candidates need, before the first of them."""
 
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,11 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
         check_activation(activation)
     candidate.cfg.architectures = [space.example.to_dict()]
     module, data = build(candidate)
+    assert isinstance(module, StudentDistiller)  # checked above
+    for extreme in ("hidden_size", "num_hidden_layers") if space.enumerable else ():
+        module.student_config(max(space.members, key=attrgetter(extreme)))
     trainer, costs = candidate.trainer, candidate.costs
-    assert costs is not None and isinstance(module, StudentDistiller)  # checked above
+    assert costs is not None
     for size in space.reachable["hidden_size"]:
         try:
             module.check_objective(replace(space.example, hidden_size=size, num_attention_heads=1))

@@ -24,6 +24,7 @@ from kdnas.app.proxy_settings import (
 )
 from kdnas.app.sweeper import KDNASSweeper
 from kdnas.base.config import flatten, instantiate, override, plain
+from kdnas.base.errors import ConfigError
 from kdnas.base.screen import activity, board
 
 if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before an evaluation begins
@@ -70,6 +71,9 @@ class ProxySweeper(KDNASSweeper):
     def _search(self, arguments: list[str]) -> None:
         self.arguments, self.asked = arguments, self.config
         for word in arguments:
+            if word.startswith("proxy.") and OverridesParser.create().parse_override(word).is_sweep_override():
+                key, _, values = word.partition("=")
+                raise ConfigError(f"{word}: one evaluation compares all of a list; must be {key}=[{values}]")
             if key_of(word).startswith(UNUSED):
                 log.warning("%s: applies to search.py only; this evaluation ignores it", word)
         with activity("starting"):

@@ -123,7 +123,13 @@ class FlatCorpus:
         for one in self.sets:
             yield from self.batches_of(one)
 
-    def batches_of(self, one: Flat) -> Iterator[BatchEncoding]:
-        for rows in BucketSampler(one.lengths, batch_tokens=self.budget, shuffle=False):
+    def first(self, tokens: int) -> list[BatchEncoding]:
+        """Returns batches of the first training rows, which are shuffled: so many tokens at most, but one row."""
+        train = self.sets[0]
+        return list(self.batches_of(train, max(1, int((train.lengths.cumsum(0) <= tokens).sum()))))
+
+    def batches_of(self, one: Flat, first: int | None = None) -> Iterator[BatchEncoding]:
+        """Yields a set's rows, or its `first` ones, sorted by length."""
+        for rows in BucketSampler(one.lengths[:first], batch_tokens=self.budget, shuffle=False):
             with QuietHost().busy():  # held while the caller uses the batch
                 yield self.collate([one[row] for row in rows])

@@ -6,7 +6,7 @@ teacher layers (1..L_T) that it is mapped to. The embedding output, layer 0, is 
 
 from collections.abc import Callable
 
-from kdnas.base.errors import ConfigError
+from kdnas.base.errors import ConfigError, chosen
 
 Mapping = list[tuple[int, ...]]
 """At index i - 1, the teacher layers of student layer i."""
@@ -45,6 +45,11 @@ def uniform_last(student: int, teacher: int) -> Mapping:
 MAPPINGS: dict[str, Callable[[int, int], Mapping]] = {
     mapping.__name__: mapping for mapping in (last_1, last, uniform, uniform_last, skip)
 }
+
+
+def named(name: str) -> Callable[[int, int], Mapping]:
+    """Returns a mapping by its name, for configs."""
+    return chosen("name", name, MAPPINGS)
 
 
 def map_layers(mapping: Callable[[int, int], Mapping], student: int, teacher: int) -> Mapping:

@@ -23,7 +23,7 @@ class Stage:
 
     Args:
         terms: the loss terms by name, as a config makes them.
-        weights: the weights by the names of the terms; 1 for those without.
+        weights: the weights by the names of the terms, from 0; 1 for those without.
         epochs: the number of epochs; 0 leaves the stage out, None takes all epochs of the Trainer.
         learning_rate: the peak learning rate; None for the module's.
         gradual: whether to begin with the head alone and unfreeze top-down; in the last epoch everything is trained.

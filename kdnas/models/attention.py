@@ -84,7 +84,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention within each of the packed rows: from (1, heads, tokens, width) to (1, tokens, heads, width).
 
-    Rows of equal length are adjacent in a batch, so there are few runs, and none needs a mask but that of a window.
+    Several heads may share keys and values. Rows of equal length are adjacent in a batch, so there are few runs, and
+    none needs a mask but that of a window.
 
     Raises:
         NotImplementedError: the layer's window is not what the family says.
@@ -94,6 +95,7 @@ def packed_attention(
     if (window is None) != (sliding_window is None):
         raise NotImplementedError(f"a window of {sliding_window}, where the family has {window}")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    key, value = (heads.repeat_interleave(query.shape[1] // heads.shape[1], dim=1) for heads in (key, value))
     plain = query.device.type == "cpu" and query.requires_grad
     sizes = [rows * length for rows, length in current.runs]
     split = (t[0].split(sizes, dim=1) for t in (query, key, value))

@@ -5,14 +5,16 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
-from transformers import BatchEncoding
+from transformers import BatchEncoding, PreTrainedConfig
 
 from kdnas.base.errors import ConfigError, mounted
+from kdnas.base.files import fingerprint
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
 from kdnas.models.architecture import Architecture
@@ -20,8 +22,8 @@ from kdnas.models.attention import check_features
 from kdnas.models.classes import teacher_order
 from kdnas.models.families import architecture_of, family_of
 from kdnas.models.features import Feature, Features
-from kdnas.models.initialisation import RandomWeights, StudentSource
-from kdnas.models.loading import load_tokenizer
+from kdnas.models.initialisation import TOKENS, RandomWeights, StudentSource, TeacherAndText, Text
+from kdnas.models.loading import load_encoder, load_tokenizer
 from kdnas.models.resizing import StudentFamily, student_config, take_padding
 from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
@@ -37,7 +39,7 @@ class StudentDistiller(ExportingModule):
     """Distils k >= 1 students from one teacher; a single student is the case k = 1.
 
     The students share each batch and the teacher's outputs for it, and nothing else: each has its own initialisation
-    (from the seed alone, independent of its place in the gang), gradient clipping, metrics and best weights. An
+    (from the seed and `init`, independent of its place in the gang), gradient clipping, metrics and best weights. An
     objective of several stages is one fit: every stage begins with the best weights of the previous one, a new
     optimizer state and a new learning rate schedule.
 
@@ -85,25 +87,18 @@ class StudentDistiller(ExportingModule):
         self.teacher_config = self.source_config = objective.head.config(teacher)
         self.depths = range(1, self.teacher_config.num_hidden_layers + 1) if depths is None else depths
         self.tokenizer = load_tokenizer(teacher)
-        with mounted("student"):
-            configs = [student_config(self.teacher_config, architecture, student) for architecture in architectures]
-        for config in configs:
-            take_padding(config, self.tokenizer)
-            check_architecture(config)
-            self.head.describe(config)
+        self.student_family = student
+        configs = [self.student_config(architecture) for architecture in architectures]
         self.class_order: tuple[int, ...] | None = None
         self.trainees: list[Student] = [
-            Student(config, self.teacher_config, objective, seed, self.init, list(also or ()), dropout)
-            for config in configs
+            Student(config, self.teacher_config, objective, seed, list(also or ()), dropout) for config in configs
         ]
         self.students = nn.ModuleList(self.trainees)  # registers them as submodules
         self.architectures = [architecture_of(config) for config in configs]
         self.exports = {f"students.{i}.model.": student.model for i, student in enumerate(self.trainees)}
         self.held_out = [student.metrics for student in self.trainees]
         stages = ", then ".join(stage.name.replace("_", " ") for stage in objective.stages)
-        self.about = {"distilled from": teacher, "objective": stages}
-        if self.init.origin:
-            self.about["initial weights"] = self.init.origin
+        self.about = {"distilled from": teacher, "objective": stages, "initial weights": self.init.origin}
         for trainee in self.trainees if compile else ():
             trainee.compile_encoder()
         self.teacher: TeacherOutputs | None = None
@@ -111,6 +106,16 @@ class StudentDistiller(ExportingModule):
         self.epochs = objective.epochs
         unlabelled = takewhile(lambda stage: not any(t.needs_labels for t in stage.terms.values()), objective.stages)
         self.transfer_epochs = sum(stage.epochs or 0 for stage in unlabelled)
+
+    def student_config(self, architecture: Architecture) -> PreTrainedConfig:
+        """Returns a student's config; refuses (by a ConfigError) one that cannot be built, or not begin by `init`."""
+        with mounted("student"):
+            config = student_config(self.teacher_config, architecture, self.student_family)
+        take_padding(config, self.tokenizer)
+        check_architecture(config)
+        self.init.check(config, self.teacher_config)
+        self.head.describe(config)
+        return config
 
     def name_classes(self, names: Sequence[str] | None) -> None:
         """Names the classes as the data's or else the teacher's, and finds the order of the teacher's logits."""
@@ -139,6 +144,27 @@ class StudentDistiller(ExportingModule):
             raise ConfigError("data.masking: takes the place of the labels that the objective needs; must be null")
         if self.teacher_features:
             self.outputs.check(masked)
+
+    def initialise(self, text: Text) -> None:
+        """Gives the students their first weights, before a training that does not resume; `text` are its rows."""
+        identity = fingerprint(Path(self.teacher_path)) or self.teacher_path
+        known = TeacherAndText(identity, lambda: load_encoder(self.teacher_path), text)
+        for student in self.trainees:
+            encoder: Any = student.model.base_model
+            self.init(encoder, known)
+
+    def fit_terms(self, text: Text, device: torch.device) -> None:
+        """Fits what the loss terms learn, as projections, to students that begin near the teacher; after `initialise`
+        and `open_teacher`, whose `device` this is.
+        """
+
+        def ask(batch: BatchEncoding, features: Collection[Feature]) -> Features:
+            own = BatchEncoding({name: values for name, values in batch.items() if name != "layout"})
+            return self.ask_teacher(own.to(device), features)
+
+        batches = text.first(TOKENS) if self.init.fits_terms else []
+        for student in self.trainees if batches else ():
+            student.fit_terms(batches, ask)
 
     # -- stages
 

@@ -1,7 +1,7 @@
 """One student: its model, the loss terms of each stage, and its held-out loss and metrics."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,9 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
 from kdnas.distillation.objective import Objective
 from kdnas.distillation.terms import LossTerm, Mean
-from kdnas.models.features import Feature, Features
+from kdnas.models.features import Feature, Features, Kind
 from kdnas.models.forward import outputs
 from kdnas.models.heads import unfreezing_groups
-from kdnas.models.initialisation import StudentSource
 from kdnas.training.split_metrics import SplitMetrics
 
 
@@ -41,14 +40,11 @@ class Student(nn.Module):
         teacher: PreTrainedConfig,
         objective: Objective,
         seed: int,
-        init: StudentSource,
         also: Sequence[str] = (),
         dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.model = objective.head.new(config, seed, dropout)
-        encoder: Any = self.model.base_model
-        init(encoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.stages = [stage.build(config, teacher) for stage in objective.stages]
@@ -81,6 +77,22 @@ class Student(nn.Module):
         """The student's own features that the current stage's terms and the metrics take."""
         logits = {self.metrics.task.feature} if self.metrics.task else set()
         return logits.union(*(term.student for term in self.terms.values()))
+
+    @torch.no_grad()
+    def fit_terms(
+        self,
+        batches: Sequence[BatchEncoding],
+        teacher: Callable[[BatchEncoding, Collection[Feature]], Features],
+    ) -> None:
+        """Fits what the loss terms learn to the hidden states of student and teacher on a sample of text."""
+        training = self.model.training
+        self.model.eval()
+        for term in self.all_terms:
+            wanted, given = ({f for f in some if f.kind is Kind.HIDDEN_STATE} for some in (term.student, term.teacher))
+            found: list[Features] = [outputs(self.model, batch, wanted) for batch in batches]
+            theirs = [teacher(batch, given) for batch in batches]
+            term.fit(_joined(found, wanted), _joined(theirs, given))
+        self.model.train(training)
 
     def unfreeze(self, share: float) -> None:
         """Makes a share of the model's layers trainable, top-down: from the head alone (0) to all (1)."""
@@ -125,6 +137,11 @@ class Student(nn.Module):
         several = {f"loss_{name}": loss for name, loss in losses.items()} if len(losses) > 1 else {}
         metrics = dict.fromkeys(self.metrics.names, math.nan) if self.lost else self.metrics.compute()
         return {"loss": self.weighted(losses), **several, **metrics}
+
+
+def _joined(batches: Sequence[Features], features: Collection[Feature]) -> Features:
+    """Returns the features of all items of several batches, on the CPU."""
+    return {feature: torch.cat([batch[feature].cpu().float() for batch in batches]) for feature in features}
 
 
 class RunningMean(nn.Module):

@@ -1,7 +1,7 @@
 """Losses of attention maps and relations, which are dot products of the vectors of a row's tokens.
 
-Maps are made run by run of rows of equal length: no map has padding, and none needs a mask. Each loss is a sum over
-tokens of the mean over heads; a token's map is over all tokens of its row.
+Maps are made run by run of rows of equal length: no map has padding, and none needs a mask. Each loss takes maps of
+student and teacher, (rows, heads, length, length) each, and is a sum over tokens of the mean over heads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MapLoss = Callable[[Tensor, Tensor], Tensor]
-"""Computes a loss from the scores of student and teacher, (rows, heads, length, length) each; a sum over tokens."""
 RowsLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Computes a loss from vectors of student and teacher, (rows, heads, length, size) each; a sum over tokens."""
 Map = Callable[[Tensor, int | None], Tensor]
 """Makes the maps of a layer from its scores, (rows, heads, length, length), and its window."""
-LARGEST = {"cpu": 2**18}
-"""The most entries of a map that is made at a time, by the type of device: few enough for a processor's caches."""
-LARGEST_ELSEWHERE = 2**25
+LARGEST = {"cpu": 2**18, "cuda": 2**25}
+"""The most entries of a map that is made at a time, by the type of device: few enough for a CPU's caches."""
 
 
 def scores(one: Tensor, other: Tensor) -> Tensor:
@@ -104,7 +101,7 @@ class _AtOnce(torch.autograd.Function):
         gradients: list[Sequence[Tensor]] = []
         heads = max(values.shape[1] for values in (*student, *teacher))
         with torch.autocast(total.device.type, enabled=False), torch.set_grad_enabled(trained):
-            for begin, rows, length in _parts(runs, heads, LARGEST.get(total.device.type, LARGEST_ELSEWHERE)):
+            for begin, rows, length in _parts(runs, heads, LARGEST.get(total.device.type, LARGEST["cuda"])):
                 part = slice(begin, begin + rows * length)
                 leaves = [values[part].detach().to(wide).requires_grad_(trained) for values in student]
                 own, target = (

@@ -52,6 +52,12 @@ class LossTerm(nn.Module, ABC):
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
         """Returns the loss of a batch."""
 
+    def fit(self, student: Features, teacher: Features) -> None:
+        """Fits what the term learns to hidden states on a sample of text, for a student that begins near its teacher.
+
+        `student` and `teacher` have those of the term's features that are hidden states.
+        """
+
     def calibrate(self, variances: Mapping[Feature, float]) -> None:
         """Takes the variance of each feature of `normalized_by`: over held-out items, averaged over the width."""
 

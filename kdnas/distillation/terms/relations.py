@@ -68,6 +68,10 @@ class Relations(LossTerm):
         check_features(student, self.student)
         check_features(teacher, self.teacher)
         self.count = int(teacher.num_attention_heads if self.heads == TEACHER else self.heads)
+        self._check_widths(student, teacher)
+
+    def _check_widths(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+        """Refuses a number of heads that does not divide the widths, and pairs whose two kinds have other widths."""
         widths = [[feature.width(config) for feature in self.own] for config in (student, teacher)]
         common = math.gcd(*widths[0], *widths[1])
         fitting = ", ".join(str(count) for count in range(1, common + 1) if common % count == 0)

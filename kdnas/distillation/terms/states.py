@@ -12,6 +12,7 @@ from kdnas.distillation.losses import states
 from kdnas.distillation.mapping import MAPPINGS, pairs_of
 from kdnas.distillation.terms.base import LossTerm, Mean, count_of
 from kdnas.models.features import Feature, Features, Per, hidden_state
+from kdnas.models.initialisation.fitting import LeastSquares
 
 LOSSES = {"kl": states.kl, "mse": states.mse, "cosine": states.cosine}
 TOKENS = {"first": Per.FIRST_TOKEN, "all": Per.TOKEN}
@@ -51,6 +52,11 @@ class StatePairs(LossTerm):
             nn.Linear(student.hidden_size, teacher.hidden_size, bias=False) for _ in self.pairs
         )
         self.register_buffer("variance", torch.ones(len(self.pairs)))
+
+    def fit(self, student: Features, teacher: Features) -> None:
+        for (i, j), projection in zip(self.pairs, self.projections, strict=True):
+            squares = LeastSquares(student[hidden_state(i, self.per)], centred=False)
+            squares.fit(projection.get_parameter("weight"), None, teacher[hidden_state(j, self.per)])
 
     def calibrate(self, variances: Mapping[Feature, float]) -> None:
         self.variance.copy_(torch.tensor([variances[hidden_state(j, self.per)] for _, j in self.pairs]))

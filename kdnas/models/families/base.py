@@ -34,6 +34,10 @@ class Family:
         embeddings: the modules below the first layer, as dotted paths.
         projections: the modules of a layer that give its queries, keys and values, as dotted paths by kind; empty if
             no modules do. Used where transformers' class calls none of its registered attention functions.
+        embeddings_projection: the linear layer from embeddings of a size of their own to the hidden size; None without.
+        roles: a layer's modules by role (`kdnas.models.initialisation.layers.Layer`), as dotted paths; empty where its
+            layers are not as BERT's.
+        attention_bias: the table of biases for distances that all layers share; None without.
         plain_attention: whether a layer's attention is softmax(Q K^T / sqrt(head size)) V over its `window`, with
             nothing added, as a bias for each distance.
     """
@@ -50,6 +54,13 @@ class Family:
     layers = "encoder.layer"
     embeddings: tuple[str, ...] = ("embeddings",)
     projections: Mapping[str, str] = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
+    embeddings_projection: str | None = None
+    roles: Mapping[str, str] = {
+        **{name: f"attention.self.{name}" for name in ("query", "key", "value")},
+        **{"attention_output": "attention.output.dense", "attention_norm": "attention.output.LayerNorm"},
+        **{"intermediate": "intermediate.dense", "output": "output.dense", "output_norm": "output.LayerNorm"},
+    }
+    attention_bias: str | None = None
     plain_attention = True
 
     # -- the config

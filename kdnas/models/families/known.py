@@ -12,7 +12,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kdnas.models.architecture import Architecture
 from kdnas.models.families.base import Family, head_size, register
 
-register("bert", "ernie", "megatron-bert", "rembert")(Family)
+register("bert", "ernie", "megatron-bert")(Family)
+
+
+@register("rembert")
+class RemBert(Family):
+    """Embeddings of a size of their own, projected within the encoder."""
+
+    embeddings_projection = "encoder.embedding_hidden_mapping_in"
 
 
 @register("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
@@ -33,6 +40,12 @@ class MPNet(Family):
         "key": "attention.attn.k",
         "value": "attention.attn.v",
     }
+    roles: Mapping[str, str] = {
+        **projections,
+        **{"attention_output": "attention.attn.o", "attention_norm": "attention.LayerNorm"},
+        **{"intermediate": "intermediate.dense", "output": "output.dense", "output_norm": "output.LayerNorm"},
+    }
+    attention_bias = "encoder.relative_attention_bias"
     plain_attention = False
 
     def first_position(self, config: PreTrainedConfig) -> int:
@@ -42,6 +55,8 @@ class MPNet(Family):
 @register("electra")
 class Electra(Family):
     """Embeddings of a size of their own, which stays the teacher's, are projected to a different hidden size."""
+
+    embeddings_projection = "embeddings_project"
 
     def blocks(self, model: PreTrainedModel) -> list[list[nn.Module]]:
         blocks, encoder = super().blocks(model), model.base_model
@@ -55,6 +70,7 @@ class OwnAttention(Electra):
     """Embeddings as ELECTRA's, and no modules that give what attention takes (convolutions, rotary positions)."""
 
     projections: Mapping[str, str] = {}
+    roles: Mapping[str, str] = {}
     plain_attention = False
 
 
@@ -63,12 +79,16 @@ class SparseAttention(Family):
     """Attention of long rows is approximated."""
 
     projections: Mapping[str, str] = {}
+    roles: Mapping[str, str] = {}
     plain_attention = False
 
 
 @register("albert")
 class Albert(Family):
     """Layers share their weights in groups: all in one, as a rule. The embeddings' own size stays the teacher's."""
+
+    embeddings_projection = "encoder.embedding_hidden_mapping_in"
+    roles: Mapping[str, str] = {}
 
     def resize(self, config: PreTrainedConfig, architecture: Architecture) -> PreTrainedConfig:
         resized, layers = super().resize(config, architecture), architecture.num_hidden_layers
@@ -105,6 +125,11 @@ class DistilBert(Family):
     attention_dropout = ("attention_dropout",)
     classifier_dropout = ("seq_classif_dropout", "qa_dropout")
     layers = "transformer.layer"
+    roles: Mapping[str, str] = {
+        **{"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"},
+        **{"attention_output": "attention.out_lin", "attention_norm": "sa_layer_norm"},
+        **{"intermediate": "ffn.lin1", "output": "ffn.lin2", "output_norm": "output_layer_norm"},
+    }
 
     def apply_head(self, model: PreTrainedModel, states: Tensor) -> Tensor:
         part = model.get_submodule
@@ -128,6 +153,8 @@ class DebertaV2(Family):
         **{"position_buckets": 256, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
     }
     classifier_dropout = ("pooler_dropout", "cls_dropout")
+    embeddings_projection = "embeddings.embed_proj"
+    roles: Mapping[str, str] = {}
     projections: Mapping[str, str] = {name: f"attention.self.{name}_proj" for name in ("query", "key", "value")}
     plain_attention = False
 
@@ -172,6 +199,7 @@ class Rotary(Family):
     """Rotary positions: there is no longest input."""
 
     layers = "layers"
+    roles: Mapping[str, str] = {}
 
     def positions(self, config: PreTrainedConfig) -> float:
         return math.inf

@@ -36,7 +36,7 @@ def answer(found: Comparison) -> str:
         return f"Recommended: {one.proxy} ({bounds}; {time})"
     return (
         f"No proxy passes: the lower bound of τ is nowhere {criterion.threshold:g} or more. The best is {one.proxy} "
-        f"({bounds}; {time}).\nMore epochs or rows raise τ; more architectures narrow the interval."
+        f"({bounds}; {time}).\nMore epochs or rows tend to raise τ, more architectures narrow the interval."
     )
 
 

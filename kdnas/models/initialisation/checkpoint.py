@@ -1,6 +1,5 @@
-"""Student sources: where the weights of a student's encoder begin. A config picks one (`conf/student/init`)."""
+"""The weights of a model of the student's own architecture."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,28 +12,13 @@ from kdnas.models.architecture import Architecture
 from kdnas.models.building import check_encoder, fill, from_folder
 from kdnas.models.checkpoints import is_checkpoint, unpack
 from kdnas.models.families import architecture_of
+from kdnas.models.initialisation.source import StudentSource, TeacherAndText
 from kdnas.models.loading import load_config
 
 KEY = "student.init.source"
 """The setting that names a checkpoint to start from."""
-
-
-class StudentSource(ABC):
-    """Gives a new student's encoder its first weights; `origin` is the model that they come from, if any."""
-
-    origin: str | None = None
-
-    @abstractmethod
-    def __call__(self, encoder: PreTrainedModel) -> None:
-        """Changes the weights of an encoder, which are random: they depend on the seed alone."""
-
-
-@dataclass(frozen=True)
-class RandomWeights(StudentSource):
-    """Keeps the random weights."""
-
-    def __call__(self, encoder: PreTrainedModel) -> None:
-        pass
+SAME = ("model_type", *Architecture.__dataclass_fields__, "vocab_size", "max_position_embeddings")
+"""The values of a config in which a student must agree with the model that it starts from."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +30,7 @@ class PretrainedWeights(StudentSource):
             students, the first of the student's architecture is taken), a Hugging Face folder, or a hub id.
 
     Raises:
-        ConfigError: (when called) a damaged file, or another family, architecture, vocabulary or number of positions.
+        ConfigError: another family, architecture, vocabulary or number of positions; (when called) a damaged file.
     """
 
     source: str
@@ -55,13 +39,23 @@ class PretrainedWeights(StudentSource):
     def origin(self) -> str:  # type: ignore[override]
         return self.source
 
-    def __call__(self, encoder: PreTrainedModel) -> None:
+    def check(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+        if isinstance(self.source, str) and is_checkpoint(self.source):
+            config, _, _ = unpack(Path(self.source), key=KEY, like=architecture_of(student))
+        else:
+            config = load_config(self.source, KEY)
+        self._compare(config, student)
+
+    def __call__(self, encoder: PreTrainedModel, known: TeacherAndText | None = None) -> None:
         config, weights = _read(self.source, architecture_of(encoder.config))
-        for name in ("model_type", *Architecture.__dataclass_fields__, "vocab_size", "max_position_embeddings"):
-            found, needed = getattr(config, name), getattr(encoder.config, name)
+        self._compare(config, encoder.config)
+        check_encoder(encoder, fill(encoder, weights), f"{KEY}={self.source}")
+
+    def _compare(self, config: PreTrainedConfig, student: PreTrainedConfig) -> None:
+        for name in SAME:
+            found, needed = getattr(config, name), getattr(student, name)
             if found != needed:
                 raise ConfigError(f"{KEY}={self.source}: its {name} is {found}; must be the student's {needed}")
-        check_encoder(encoder, fill(encoder, weights), f"{KEY}={self.source}")
 
 
 def _read(source: str, like: Architecture) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
