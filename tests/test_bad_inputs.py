@@ -202,6 +202,12 @@ TABLE = [
     ("train", "objective=minilmv2 objective.layer=9", "objective.layer=9: must be from 1 to 4, or from -4 to -1"),
     ("train", "objective=minilmv2 +objective.pairs.q-x=1", "objective.pairs.q-x=1: must be the weight of one of q-q, "),
     ("train", "+objective.hidden_states.weights.hidden_states=0", "weights of which at least one is above 0"),
+    ("train", "objective.hidden_states=null", "objective: has no stage; must have one or more, by name"),
+    (
+        "train",
+        "objective.hidden_states.terms.hidden_states=null",
+        ".hidden_states=null: must be a loss term, with its _target_",
+    ),
     (
         "train",
         "objective=distilbert",

@@ -42,7 +42,10 @@ class Stage:
     settings: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        require(bool(self.terms), "terms", dict(self.terms), "at least one, by name")
+        fits = isinstance(self.terms, Mapping) and bool(self.terms)
+        require(fits, "terms", self.terms, "one or more loss terms, by name")
+        for name, term in self.terms.items():
+            require(isinstance(term, LossTerm), f"terms.{name}", term, "a loss term, with its _target_")
         check_weights("weights", self.weights, self.terms, default=1)
         if self.epochs is not None:
             require_whole("epochs", self.epochs, 0)
@@ -131,6 +134,8 @@ def make_objective(head: Head | None = None, task: LabelledTask | None = None, *
     for stage in trained:
         if stage.epochs is None and len(trained) > 1:
             raise ConfigError.of(f"{stage.name}.epochs", "=null: must be a whole number beside other stages")
+    if not stages:
+        raise ConfigError("objective: has no stage; must have one or more, by name")
     if not trained:
         raise ConfigError(f"objective: {', '.join(f'{name}.epochs=0' for name in stages)}: one must be above 0")
     settings = {name for name in parts if name not in stages}
