@@ -24,7 +24,7 @@ from pkgutil import walk_packages
 ROOT = Path(__file__).resolve().parent.parent
 ENTRIES = ("kdnas.app.console", "kdnas.costs.__main__")
 """Modules that do something when they are imported."""
-FURTHER = ("hydra_plugins.kdnas_plugins", "transformers.models.bert.modeling_bert", "matplotlib.backends.backend_agg")
+FURTHER = ("transformers.models.bert.modeling_bert", "matplotlib.backends.backend_agg")
 LIMIT = 1 << 16
 """Bytes of a request: a script, its arguments and what its environment has besides."""
 
@@ -89,7 +89,9 @@ def parent():
 
 def import_everything():
     import kdnas
+    from hydra.core.plugins import Plugins
 
+    Plugins.instance()  # first: Hydra runs its plugins' modules anew, also where they have been imported
     for module in walk_packages(kdnas.__path__, "kdnas."):
         if module.name not in ENTRIES:
             import_module(module.name)

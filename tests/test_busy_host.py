@@ -305,9 +305,10 @@ def search(folder, config):
     """A study with one running trial, and what a finished training of its student looks like to a callback."""
     study = Study(open_storage(folder))
     study.add(ARCHITECTURE, {"episode": 0, "origin": "random"})
-    student = SimpleNamespace(model=SimpleNamespace(config=student_config(config, ARCHITECTURE)), lost=False)
+    student = SimpleNamespace(model=SimpleNamespace(config=student_config(config, ARCHITECTURE)))
     module = SimpleNamespace(
-        teacher_config=config, trainees=[student], architectures=[ARCHITECTURE], results=[{"loss": 0.5}], diverged={}
+        **{"teacher_config": config, "trainees": [student], "architectures": [ARCHITECTURE]},
+        **{"results": [{"loss": 0.5}], "diverged": {}, "lost": set()},
     )
     return study, module
 

@@ -1,5 +1,6 @@
 """The prepare job of a search: checks and makes what all candidates need, before the first of them."""
 
+import logging
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -23,6 +24,8 @@ from kdnas.models.resizing import check_activation
 from kdnas.modules.distiller import StudentDistiller
 from kdnas.search.job import Job
 from kdnas.search.study import Study
+
+log = logging.getLogger(__name__)
 
 
 def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
@@ -53,6 +56,8 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
             module.check_objective(replace(space.example, hidden_size=size, num_attention_heads=1))
         except ConfigError as error:
             raise as_written(cfg, error) from error
+        except Exception:  # of a user's term; candidates of this size fail with it, and the others go on
+            log.debug("the objective fails for a hidden size of %d", size, exc_info=True)
     with activity("measuring the teacher's latency"), mounted("latency"):
         teacher = costs.cost(module.teacher_config)
     connect(module, data, trainer)

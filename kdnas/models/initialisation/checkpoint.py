@@ -40,10 +40,7 @@ class PretrainedWeights(StudentSource):
         return self.source
 
     def check(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
-        if isinstance(self.source, str) and is_checkpoint(self.source):
-            config, _, _ = unpack(Path(self.source), key=KEY, like=architecture_of(student))
-        else:
-            config = load_config(self.source, KEY)
+        config, _ = _read(self.source, architecture_of(student))
         self._compare(config, student)
 
     def __call__(self, encoder: PreTrainedModel, known: TeacherAndText | None = None) -> None:
