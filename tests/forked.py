@@ -88,8 +88,9 @@ def parent():
 
 
 def import_everything():
-    import kdnas
     from hydra.core.plugins import Plugins
+
+    import kdnas
 
     Plugins.instance()  # first: Hydra runs its plugins' modules anew, also where they have been imported
     for module in walk_packages(kdnas.__path__, "kdnas."):
