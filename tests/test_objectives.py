@@ -19,6 +19,8 @@ from transformers import (
 )
 
 import kdnas
+from kdnas.app.kinds import staged
+from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
 from kdnas.distillation.terms import AttentionMaps, Relations, SoftTargets
 from kdnas.models.architecture import Architecture
@@ -27,6 +29,7 @@ from kdnas.models.heads import Classifier, MaskedLM
 from kdnas.models.loading import load_config
 from kdnas.models.resizing import student_config
 from kdnas.modules import StudentDistiller
+from kdnas.search.job import Job
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -102,6 +105,23 @@ def test_tinybert_ends_with_a_tasks_predictions():
     assert isinstance(second.terms["soft_targets"], SoftTargets) and second.monitor == "accuracy"
     (only,) = objective("tinybert").stages
     assert only.epochs is None and isinstance(only.terms["attention"], AttentionMaps)
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "trainer"),
+    [
+        (["+experiment=mnli"], [7, 7, 7], None),
+        (["+experiment=mnli", "objective=tinybert"], [7, 2], None),
+        (["+experiment=mnli", "objective=xtremedistil", "search.stages.mini.objective.logits.epochs=0"], [7, 7], None),
+        (["objective=tinybert"], [None], 4),
+        ([], [None], 4),
+    ],
+)
+def test_mini_kd_has_the_epochs_of_its_objectives_stages(words, epochs, trainer):
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = staged(compose("search", words), Job("mini"))
+    assert [stage.epochs for stage in instantiate(cfg.objective).stages] == epochs
+    assert cfg.trainer.max_epochs == trainer
 
 
 def test_an_objective_chooses_masks_and_outputs_that_the_command_line_can_change():
