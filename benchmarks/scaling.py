@@ -24,11 +24,12 @@ from tabulate import tabulate
 
 from benchmarks.contenders import HIDDEN_STATES, PRECISIONS, Clock, Course, kdnas
 from benchmarks.race import SHAPED, machine, parser_of, shaped_teacher
+from benchmarks.relations import plain_relations
 from kdnas.models import forward
 from kdnas.models.architecture import Architecture
 
 BASE = {"outputs": "memory", "students": 1, "student": [4, 12, 288, 768, "gelu"], "more": [], "workers": 1}
-BASE |= {"packed": True, "work": HIDDEN_STATES}
+BASE |= {"packed": True, "work": HIDDEN_STATES, "loop": "kdnas"}
 MASKED_LM = {
     "outputs": "online",
     "student": [6, 12, 384, 1536, "gelu"],
@@ -44,6 +45,13 @@ MASKED_LM = {
     ],
 }
 """Masked language modelling of MNLI's pairs, by a student of MiniLM's shape."""
+
+
+def of(objective: str, *more: str) -> dict[str, Any]:
+    """The setting of an objective for text."""
+    return {"work": ["data=glue", "task=mnli", f"objective={objective}", *more]}
+
+
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "gangs-online": {str(k): {"outputs": "online", "students": k} for k in (1, 2, 4, 8)},
     "gangs": {str(k): {"students": k} for k in (1, 2, 4, 8)},
@@ -58,6 +66,14 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
         for sizes in ([4, 12, 288, 768, "gelu"], [3, 3, 192, 384, "relu"], [6, 12, 384, 1536, "gelu"])
     },
     "masked-lm": {"padded": MASKED_LM | {"packed": False}, "packed": MASKED_LM},
+    "objectives": {
+        "hidden_states": {},
+        "minilmv2": of("minilmv2"),
+        "autodistil": of("autodistil"),
+        "tinybert": of("tinybert", "objective.task=null", "objective.transfer.epochs=null"),
+        "minilmv2, teacher online": of("minilmv2") | {"outputs": "online"},
+        "minilmv2, a plain loop": {"loop": "relations"},
+    },
     "compiled": {"no": {}, "yes": {"more": ["module.compile=true"]}},
 }
 """The questions: for each, settings by their names in the table. The first setting is the one to compare with.
@@ -78,7 +94,11 @@ def run_one(args: argparse.Namespace) -> dict[str, float]:
     clock = Clock(course.device)
     student = Architecture(*chosen["student"])
     precision = PRECISIONS[args.precision]
-    kdnas(course, clock, chosen["outputs"], chosen["students"], precision, student, chosen["work"], chosen["more"])
+    if chosen["loop"] == "relations":
+        plain_relations(course, clock)
+    else:
+        groups = chosen["work"], chosen["more"]
+        kdnas(course, clock, chosen["outputs"], chosen["students"], precision, student, *groups)
     measured = clock.measured()
     memory = torch.cuda.max_memory_allocated() if course.device.type == "cuda" else 0
     return {"tokens_per_s": chosen["students"] * measured["tokens"] / measured["seconds"], "memory": memory}
