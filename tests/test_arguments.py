@@ -18,7 +18,14 @@ STUDENT = ["architecture.num_hidden_layers=2", "architecture.num_attention_heads
 
 
 def composed(teacher, folder, *words):
-    base = ["+experiment=demo", f"teacher.path={teacher}", "++teacher.prepare=null", *STUDENT, *CHEAP]
+    base = [
+        "+experiment=demo",
+        "student/init=random",
+        f"teacher.path={teacher}",
+        "++teacher.prepare=null",
+        *STUDENT,
+        *CHEAP,
+    ]
     base += ["architecture.intermediate_size=32", "data.rows=40", "data.held_out=16", "trainer.accelerator=cpu"]
     base += ["trainer.precision=32-true", f"paths.runs={folder}", f"paths.output={folder}/out", "data.batch_size=8"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -19,13 +19,14 @@ ROOT = Path(__file__).parent.parent
 SMALL = ["data.rows=64", "data.held_out=16", "latency.repeats=1", "latency.runs=1", "latency.accelerators=[cpu]"]
 SMALL += ["latency.patience=0"]
 STUDENT = ["architecture.num_hidden_layers=2", "architecture.num_attention_heads=2", "architecture.hidden_size=16"]
-DEMO = ["+experiment=demo", "teacher.path={teacher}", "++teacher.prepare=null", *SMALL]
+DEMO = ["+experiment=demo", "student/init=random", "teacher.path={teacher}", "++teacher.prepare=null", *SMALL]
 START = {
     "train": [*DEMO, "trainer.max_epochs=1", *STUDENT, "architecture.intermediate_size=32"],
     "search": DEMO,
     "finetune": ["+experiment=finetune", "checkpoint={teacher}", "task=demo", "data.name=null", "data.max_length=32"],
     "text": [
         "+experiment=demo",
+        "student/init=random",
         "teacher.path={teacher}",
         "++teacher.prepare=null",
         "data=wikipedia",
@@ -133,7 +134,7 @@ TABLE = [
     ("search", "+controller.nonsense=1", "controller: FeedbackSampler.__init__() got an unexpected keyword"),
     ("train", "objective._target_=no.such", "objective: Error locating target 'no.such'"),
     ("train", "data.rows=[1", "no viable alternative at input '[1'"),
-    ("train", "~objective", "objective: needs a _target_"),
+    ("train", "~objective", "~objective: must be one of autodistil, distilbert, hidden_states"),
     ("train", "~reward", "reward=null: must be a config of conf/reward"),
     (
         "train",

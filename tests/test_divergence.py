@@ -95,7 +95,10 @@ def test_a_teacher_that_diverges_is_not_kept(tmp_path):
     }
     for _ in range(2):  # nor reused
         with initialize_config_dir(CONF, version_base=None):
-            cfg = compose("train", ["+experiment=demo", f"teacher.path={path}", f"paths.runs={tmp_path}/runs"])
+            cfg = compose(
+                "train",
+                ["+experiment=demo", "student/init=random", f"teacher.path={path}", f"paths.runs={tmp_path}/runs"],
+            )
             cfg.teacher.prepare = {**cfg.teacher.prepare, **steps}
             with pytest.raises(ConfigError, match=f"^teacher.path={path}: its training .* diverged"):
                 ensure_teacher(cfg, complete)

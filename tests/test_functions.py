@@ -14,7 +14,14 @@ from kdnas.base.errors import ConfigError
 from kdnas.search.journal import open_storage
 from kdnas.search.study import Study
 
-TINY = ["+experiment=demo", "data.rows=64", "data.held_out=32", "data.proxy=0.5", "trainer.max_epochs=1"]
+TINY = [
+    "+experiment=demo",
+    "student/init=random",
+    "data.rows=64",
+    "data.held_out=32",
+    "data.proxy=0.5",
+    "trainer.max_epochs=1",
+]
 TINY += ["space.num_hidden_layers=[1,2]", "space.hidden_size=[16,32]", "space.num_attention_heads=[2]"]
 TINY += ["space.intermediate_size=[32,64]", "latency.accelerators=[cpu]", "latency.repeats=1", "latency.runs=1"]
 TINY += ["latency.patience=0", "search.stages.mini.trainer.max_epochs=1", "++teacher.prepare=null"]

@@ -52,7 +52,11 @@ def start(tmp_path, teacher):
 
     def run_one(*words):
         base = [f"teacher.path={teacher}", "++teacher.prepare=null", f"paths.runs={tmp_path}/runs"]
-        base += words if words and words[0].startswith("+experiment") else ["+experiment=demo", *SMALL, *words]
+        base += (
+            words
+            if words and words[0].startswith("+experiment")
+            else ["+experiment=demo", "student/init=random", *SMALL, *words]
+        )
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("train", [f"paths.output={tmp_path}/out", *base], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)

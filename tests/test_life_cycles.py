@@ -14,7 +14,7 @@ from kdnas.models.families import architecture_of
 
 TINY = ["data.rows=48", "data.held_out=16", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
 TINY += ["trainer.precision=32-true", "data.batch_size=16", "data.max_length=36"]
-SEARCH = ["+experiment=demo", "++teacher.prepare=null", "space=within_teacher", "space.depths=2"]
+SEARCH = ["+experiment=demo", "student/init=random", "++teacher.prepare=null", "space=within_teacher", "space.depths=2"]
 SEARCH += ["space.ratios=[0.5]", "search.episodes=1", "search.candidates=2", "search.gang=2", "search.finalists=1"]
 SEARCH += [
     "data.proxy=0.5",

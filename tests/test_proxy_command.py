@@ -22,7 +22,14 @@ from kdnas.search.proxy_grid import trained
 from kdnas.search.spread import members
 from kdnas.search.study import Study
 
-TINY = ["+experiment=demo", "data.rows=64", "data.held_out=16", "trainer.max_epochs=2", "++teacher.prepare=null"]
+TINY = [
+    "+experiment=demo",
+    "student/init=random",
+    "data.rows=64",
+    "data.held_out=16",
+    "trainer.max_epochs=2",
+    "++teacher.prepare=null",
+]
 TINY += ["space.num_hidden_layers=[1,2]", "space.hidden_size=[16,32]", "space.num_attention_heads=[2]"]
 TINY += ["space.intermediate_size=[32,64]", "latency.accelerators=[cpu]", "latency.repeats=1", "latency.runs=1"]
 TINY += ["latency.patience=0", "trainer.accelerator=cpu", "trainer.precision=32-true"]

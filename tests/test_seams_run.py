@@ -23,7 +23,14 @@ STUDENT = Architecture(1, 2, 16, 32, "gelu")
 
 def composed(name, teacher, folder, *words):
     """The built-in task in 4 steps an epoch."""
-    base = ["+experiment=demo", f"teacher.path={teacher}", "++teacher.prepare=null", "data.rows=40", "data.held_out=16"]
+    base = [
+        "+experiment=demo",
+        "student/init=random",
+        f"teacher.path={teacher}",
+        "++teacher.prepare=null",
+        "data.rows=40",
+        "data.held_out=16",
+    ]
     base += ["trainer.accelerator=cpu", "trainer.precision=32-true", "data.batch_size=8"]
     base += [f"architecture.{key}={value}" for key, value in STUDENT.to_dict().items()]
     with initialize_config_dir(str(CONF), version_base="1.3"):

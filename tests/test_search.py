@@ -18,6 +18,7 @@ from kdnas.search.study import Study
 
 TINY = [
     "+experiment=demo",
+    "student/init=random",
     "space.num_hidden_layers=[1,2]",
     "space.hidden_size=[16,32]",
     "space.num_attention_heads=[2]",

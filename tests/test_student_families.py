@@ -23,6 +23,7 @@ from kdnas.models.teacher_space import within_teacher
 STUDENT = Architecture(2, 3, 24, 20, "relu")
 TINY = [
     "+experiment=demo",
+    "student/init=random",
     "data.rows=32",
     "data.held_out=16",
     "data.batch_size=16",

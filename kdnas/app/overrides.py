@@ -23,6 +23,8 @@ SEARCHING = ("search", "space", "controller", "reward")
 """Parts of a config that only a search has a use for."""
 SHARED = ("paths.output", "paths.export")
 """Settings that must differ between the jobs of a multirun."""
+NEEDED = ("objective",)
+"""Config groups that cannot be left out: others depend on the choice."""
 OPTIONAL = ("latency", "outputs", "logger")
 """Groups that a run does not need."""
 TASKS = ("data", "module", "objective", "teacher", "reward")
@@ -85,10 +87,13 @@ def quoted(word: str) -> str:
 def check_group(word: str, override: Override, conf: Path) -> None:
     """Refuses a value of a config group that cannot be the name of a config, with the names that there are."""
     key, value = override.key_or_group, override.value()
-    chooses = not override.is_delete() and not override.is_sweep_override() and (conf / key).is_dir()
-    if chooses and not isinstance(value, str | list):
+    if override.is_sweep_override() or not (conf / key).is_dir():
+        return
+    left_out = override.is_delete() and key in NEEDED
+    if left_out or not (override.is_delete() or isinstance(value, str | list)):
         options = ", ".join(sorted(path.stem for path in (conf / key).glob("*.yaml")))
-        raise ConfigError(f"{word}: must be one of {options}" + f"; '~{key}' leaves it out" * (value is None))
+        hint = f"; '~{key}' leaves it out" if value is None and key not in NEEDED else ""
+        raise ConfigError(f"{word}: must be one of {options}{hint}")
 
 
 def refuse_shared(word: str, override: Override) -> None:
