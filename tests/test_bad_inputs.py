@@ -129,6 +129,11 @@ TABLE = [
     ("train", "data/masking=true", "data/masking=true: must be one of bert, whole_word"),
     ("train", "+experiment=dmo", "Could not find 'experiment/dmo'"),
     ("train", "data.rowz=3", "data.rowz: not a key; there is _target_, rows, held_out"),
+    (
+        "train",
+        "objective.hidden_states.weights.hidden_states=2",
+        "objective.hidden_states.weights.hidden_states: not a key; there is none yet; '+objective.hidden_states.",
+    ),
     ("search", "reward.gamma=1", "reward.gamma: not a key; there is _target_, quality, cost, form, alpha, beta"),
     ("train", "+data.nonsense=1", "data: EncodedDataModule.__init__() got an unexpected keyword argument 'nonsense'"),
     ("search", "+controller.nonsense=1", "controller: FeedbackSampler.__init__() got an unexpected keyword"),

@@ -187,7 +187,10 @@ def test_what_does_not_fit_takes_the_next_best_form(teacher, data, tmp_path, cap
         assert isinstance(small.open(known(teacher), data.corpus, FEATURES, CPU), DiskOutputs)
         smaller = MemoryOutputs(0.9 * size, DiskOutputs(str(tmp_path / "none"), 0.9 * size))
         assert isinstance(smaller.open(known(teacher), data.corpus, FEATURES, CPU), OnlineTeacher)
-    assert f"would take {size:.3g} GB in memory: more than outputs.limit={0.9 * size:.3g}" in caplog.text
+    rows = int(0.9 * data.corpus.rows)
+    says = f"would take {size:.3g} GB in memory: more than outputs.limit={0.9 * size:.3g}, which holds {rows} of"
+    assert says in caplog.text and {record.levelname for record in caplog.records} >= {"WARNING"}
+    assert caplog.text.count("so the teacher runs on every batch") == 1
     assert not list((tmp_path / "none").glob("*"))
 
 

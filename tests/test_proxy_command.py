@@ -36,6 +36,10 @@ TINY += ["latency.patience=0", "trainer.accelerator=cpu", "trainer.precision=32-
 GRID = ["search.gang=4", "proxy.architectures=4", "proxy.epochs=[2]"]
 
 
+GIVEN = "proxy.architectures="
+FORM = "must be a number, or a list of names or of five values, as {num_hidden_layers:6,"
+
+
 @pytest.fixture(scope="module")
 def evaluate(teacher, tmp_path_factory):
     """Runs `evaluate.py proxy` with further words; returns its folder."""
@@ -55,6 +59,11 @@ def composed(name, *words):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, list(words))
+
+
+def written(layers, activation="gelu"):
+    sizes = f"num_hidden_layers:{layers},num_attention_heads:2,hidden_size:16,intermediate_size:32"
+    return f"{{{sizes},hidden_act:{activation}}}"
 
 
 def jobs(folder):
@@ -147,6 +156,9 @@ def test_architectures_by_name_by_value_and_of_a_search(tmp_path):
         ("proxy.architectures=3", "proxy.architectures=3: must be a whole number from 4"),
         ("proxy.architectures=[small]", "proxy.architectures=['small']: must be 4 or more"),
         ("proxy.architectures=[small,demo,small,demo]", "proxy.architectures=['small', 'demo', 'small', 'demo']: must"),
+        ("proxy.architectures=[[3,12,192,768,gelu],small,demo,l6_h384]", f"{GIVEN}[3, 12, 192, 768, 'gelu']: {FORM}"),
+        ("proxy.architectures=[3,12,192,768,gelu]", f"{GIVEN}3: {FORM}"),
+        ("proxy.architectures=[{hidden_size:8},small,demo,l6_h384]", "proxy.architectures: {'hidden_size': 8}: archi"),
         ("proxy.search=no/such", "proxy.search=no/such: must be a search folder; it has no study.journal"),
         ("proxy.threshold=1.5", "proxy.threshold=1.5: must be from 0 to 1"),
         ("proxy.confidence=95", "proxy.confidence=95: must be above 0 and below 1"),
@@ -173,6 +185,11 @@ def test_bad_settings(word, says):
             "proxy.architectures=nothing: must be a number, or names of demo, ",
         ),
         ("proxy.architectures=17", "proxy.architectures=17: must be at most 16, the architectures of the space"),
+        (f"proxy.architectures=[{written(99)},small,demo,l6_h384]", "proxy.architectures: [99, 2, 16, 32, gelu]: "),
+        (
+            f"proxy.architectures=[{written(1, 'foo')},small,demo,l6_h384]",
+            "proxy.architectures: [1, 2, 16, 32, foo]: architecture.hidden_act=foo: must be one of ",
+        ),
         ("proxy.grid=1", "proxy.grid: not a key; there is epochs, data, architectures, "),
         ("architecture=small", "architecture=small: a search chooses the architectures itself; "),
     ],

@@ -20,7 +20,7 @@ from kdnas.app.teacher import ensure_teacher
 from kdnas.app.training import complete
 from kdnas.base.config import flatten, plain
 from kdnas.base.errors import ConfigError
-from kdnas.base.identity import stamp, weights
+from kdnas.base.identity import COMPARED, first_difference, identity, stamp, weights
 from kdnas.base.run_folder import LOCK, at_work
 from kdnas.costs.cost import Cost
 from kdnas.datamodules import grammar
@@ -111,6 +111,17 @@ def test_a_models_config_is_content_and_its_hub_id_a_name(teacher, tmp_path, mon
     assert weights("a/b") == weights(teacher) and weights("c/d") is None
     (tmp_path / "copy/config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
     assert weights(str(tmp_path / "copy")) != weights(teacher)
+
+
+@pytest.mark.parametrize("space", ["small", "within_teacher"])
+def test_a_search_goes_on_with_a_teacher_that_was_moved(space, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "moved")
+    words = ["+experiment=minilm", f"space={space}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfgs = [compose("search", [*words, f"teacher.path={path}"]) for path in (teacher, tmp_path / "moved")]
+        cfgs.append(compose("search", [*words, "teacher.path=other/teacher"]))
+    here, moved, other = (identity(cfg, None, COMPARED) for cfg in cfgs)
+    assert first_difference(here, moved) is None and str(first_difference(here, other)).startswith("module.teacher")
 
 
 def test_a_stamp_sees_files(tmp_path):

@@ -148,8 +148,9 @@ def one_line(error: HydraException) -> str:
     """Returns Hydra's error message in one line."""
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
-        adds = f"; '+{cause.full_key}=...' adds it" * ("_target_" in cause.parent_node)
-        return f"{cause.full_key}: not a key; there is {', '.join(map(str, cause.parent_node))}{adds}"
+        there = cause.parent_node
+        adds = f"; '+{cause.full_key}=...' adds it" * ("_target_" in there or not there)
+        return f"{cause.full_key}: not a key; there is {', '.join(map(str, there)) or 'none yet'}{adds}"
     return " ".join(str(error).partition("Config search path:")[0].split())
 
 

@@ -24,6 +24,7 @@ from kdnas.base.signals import GOES_ON
 from kdnas.search.job import Job
 
 if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before a search begins
+    from kdnas.models.architecture import Architecture
     from kdnas.search.trial_log import TrialLog
 
 log = logging.getLogger(__name__)
@@ -86,9 +87,13 @@ class Dispatcher:
         except SystemExit:
             sys.exit(f"ended by a job; {GOES_ON}")
 
-    def prepare(self) -> None:
-        """Runs the prepare job, again if its process dies; raises the error that it failed with."""
-        job = Job("prepare")
+    def prepare(self, architectures: Sequence[Architecture] = ()) -> None:
+        """Runs the prepare job, again if its process dies; raises the error that it failed with.
+
+        Args:
+            architectures: those that a user has listed, which are checked beside the space.
+        """
+        job = Job("prepare", architectures=tuple(architectures))
         elsewhere = not isinstance(self.launcher, BasicLauncher)
         note = partial(last_line, self.folder / job.name) if elsewhere else None
         for left in reversed(range(1 + self.retries)):

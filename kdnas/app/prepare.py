@@ -13,6 +13,7 @@ from kdnas.app.baselines import baselines
 from kdnas.app.build import build, connect
 from kdnas.app.kinds import staged, work_of
 from kdnas.app.preflight import Plan, preflight
+from kdnas.app.proxy_settings import check_listed
 from kdnas.app.teacher import ensure_teacher
 from kdnas.app.training import complete, train
 from kdnas.base.config import as_written, instantiate
@@ -49,6 +50,7 @@ def prepare(cfg: DictConfig, job: Job, study: Study | None) -> dict[str, float]:
     assert isinstance(module, StudentDistiller)  # checked above
     for extreme in ("hidden_size", "num_hidden_layers") if space.enumerable else ():
         module.student_config(max(space.members, key=attrgetter(extreme)))
+    check_listed(cfg, module, job.architectures)
     trainer, costs = candidate.trainer, candidate.costs
     assert costs is not None
     for size in space.reachable["hidden_size"]:

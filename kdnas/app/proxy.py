@@ -28,6 +28,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.base.screen import activity, board
 
 if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before an evaluation begins
+    from kdnas.models.architecture import Architecture
     from kdnas.search.fidelity import Criterion, Proxy
     from kdnas.search.proxy_grid import ProxyGrid
     from kdnas.search.ranking import Ranking
@@ -67,6 +68,10 @@ class ProxySweeper(KDNASSweeper):
         from kdnas.search.proxy_log import ProxyLog
 
         return {"mini": ProxyLog, "full": ProxyLog}
+
+    @property
+    def listed(self) -> Sequence[Architecture]:
+        return architectures_of(self.asked) if OmegaConf.is_list(self.asked.proxy.architectures) else ()
 
     def _search(self, arguments: list[str]) -> None:
         self.arguments, self.asked = arguments, self.config

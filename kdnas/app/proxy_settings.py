@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,17 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdnas.app.kinds import staged
-from kdnas.base.config import instantiate, plain
-from kdnas.base.errors import mounted, require, require_whole
+from kdnas.base.config import as_written, instantiate, plain
+from kdnas.base.errors import ConfigError, mounted, require, require_whole
 from kdnas.search.job import Job
 
 if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before an evaluation begins
     from kdnas.models.architecture import Architecture
+    from kdnas.modules.distiller import StudentDistiller
     from kdnas.search.fidelity import Criterion, Proxy
 
 WANTED = "proxy.architectures"
+FORM = "{num_hidden_layers:6,num_attention_heads:12,hidden_size:384,intermediate_size:1536,hidden_act:gelu}"
 
 
 def criterion_of(config: DictConfig) -> Criterion:
@@ -126,4 +129,29 @@ def listed_architecture(one: Any) -> Architecture:
         names = GlobalHydra.instance().config_loader().get_group_options("architecture")
         require(one in names, WANTED, one, f"a number, or names of {', '.join(names)}")
         one = compose(f"architecture/{one}").architecture
-    return architecture(one)
+    require(OmegaConf.is_dict(one), WANTED, plain(one), f"a number, or a list of names or of five values, as {FORM}")
+    with listed_as(one):
+        return architecture(one)
+
+
+def check_listed(config: DictConfig, module: StudentDistiller, architectures: Sequence[Architecture]) -> None:
+    """Refuses listed architectures whose students cannot be made, or not be trained with the objective."""
+    from kdnas.models.resizing import check_activation
+
+    for one in architectures:
+        with listed_as(one):
+            check_activation(one.hidden_act)
+            module.student_config(one)
+            try:
+                module.check_objective(one)
+            except ConfigError as error:
+                raise as_written(config, error) from error
+
+
+@contextmanager
+def listed_as(one: Any) -> Iterator[None]:
+    """Names the listed architecture in the errors of the block."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{WANTED}: {one}: {error}") from error

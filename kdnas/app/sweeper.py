@@ -28,6 +28,7 @@ from kdnas.base.screen import activity, board
 from kdnas.search.job import Job
 
 if TYPE_CHECKING:  # Hydra imports this module at every start: nothing heavy before a search begins
+    from kdnas.models.architecture import Architecture
     from kdnas.search.ranking import Ranking
     from kdnas.search.schedule import Schedule
     from kdnas.search.search import SearchSettings
@@ -75,6 +76,11 @@ class KDNASSweeper(Sweeper):
 
         return LOGS
 
+    @property
+    def listed(self) -> Sequence[Architecture]:
+        """The architectures that a user has listed, if the search does not choose them in its space."""
+        return ()
+
     def _search(self, arguments: list[str]) -> None:
         config, search = self.config, self.config.search
         with activity("starting"):
@@ -100,7 +106,7 @@ class KDNASSweeper(Sweeper):
         self.folder = check_folder("search.dir", search.dir)
         self.dispatcher = Dispatcher(self.launcher, arguments, self.folder, settings.retries)
         with searching_in(self.folder):
-            self.dispatcher.prepare()
+            self.dispatcher.prepare(self.listed)
             self._run(settings, schedule, ranking)
 
     def _run(self, settings: SearchSettings, schedule: Schedule, ranking: Ranking) -> None:

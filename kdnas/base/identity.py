@@ -54,13 +54,11 @@ def identity(config: DictConfig, rows: str | None, parts: Sequence[str] = DECIDE
     found: dict[str, Any] = {}
     for name in parts:
         found |= flatten({name: _resolved(config, name)})
-    for key in MODELS:
-        digest = weights(found[key]) if isinstance(found.get(key), str) else None
-        if digest:
-            name = json.dumps(found.pop(key))  # constraints of the space may name the model too
-            found = {
-                key: value.replace(name, digest) if isinstance(value, str) else value for key, value in found.items()
-            }
+    models = {key: found[key] for key in MODELS if isinstance(found.get(key), str)}
+    for key, model in models.items():
+        if digest := weights(model):
+            del found[key]
+            found |= {other: _renamed(found[other], model, digest) for other in found if other.startswith("space.")}
             found[f"{key} (weights)"] = digest
     of_rows = tuple(f"{name}." for name in NAMES)
     for key in [key for key in found if f"{key}.".startswith(of_rows) or OF_ROWS.fullmatch(key)]:
@@ -126,6 +124,13 @@ def stamp(sources: Mapping[str, Any]) -> str:
             status = path.stat()
             described += f" {path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}"
     return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _renamed(value: Any, model: str, digest: str) -> Any:
+    """Returns a setting of the space with a digest in place of a model's name, which may be within a list, as JSON."""
+    if not isinstance(value, str):
+        return value
+    return digest if value == model else value.replace(json.dumps(model), json.dumps(digest))
 
 
 def _texts(value: Any) -> Iterator[str]:

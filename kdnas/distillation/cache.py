@@ -97,7 +97,11 @@ class CachedOutputs(TeacherOutputs):
             self.cached = self.keep(key, wanted, teacher, corpus, device)
         except NoRoomError as reason:
             size = sum(part.bytes for part in wanted) / GB
-            log.info("the teacher's outputs would take %.3g GB %s: %s", size, self.where, reason)
+            rows = f", which holds {int(self.limit / size * corpus.rows)} of {corpus.rows} rows"
+            enough = rows if size > self.limit else ""
+            log.warning("the teacher's outputs would take %.3g GB %s: %s%s", size, self.where, reason, enough)
+            if isinstance(self.otherwise, OnlineTeacher):
+                log.warning("so the teacher runs on every batch")
             return self.otherwise.open(teacher, corpus, features, device)
         self.device = device
         return self

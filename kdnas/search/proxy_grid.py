@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
@@ -20,7 +20,7 @@ PROXY = "proxy"
 
 
 class ProxyGrid(Schedule):
-    """Trains every architecture by every proxy, and then in full those that have failed by none.
+    """Trains every architecture by the smallest proxy, those that have not failed by the others, and then in full.
 
     A folder goes on with a larger grid or with further architectures: what it has is not trained again.
 
@@ -34,18 +34,24 @@ class ProxyGrid(Schedule):
         self.fidelities = {proxy: fidelities[proxy] for proxy in sorted(fidelities, key=lambda one: (one.passes, one))}
 
     def batches(self, search: Search) -> Iterator[Sequence[Job]]:
-        """See `Schedule`; raises a ConfigError before the full distillations if too few architectures are left."""
+        """See `Schedule`; raises a ConfigError as soon as too few architectures are left."""
         smallest, *others = self.fidelities
-        for proxies in ([smallest], others):  # the smallest alone: where all fail, it is known soon
+        for proxies in ([smallest], others):  # the smallest alone: one that fails there is not trained by the others
+            left = self._not_failed(search.mini)
             for proxy in proxies:
                 attributes = {PROXY: proxy.to_dict(), "fidelity": self.fidelities[proxy]}
-                add(search.mini, dict.fromkeys(self.architectures, attributes), search.settings.gang, proxy)
+                add(search.mini, dict.fromkeys(left, attributes), search.settings.gang, proxy)
             yield search.mini.jobs()
-        seen = {proxy: trained(search.mini, proxy) for proxy in self.fidelities}
-        left = [one for one in self.architectures if all(one in found for found in seen.values())]
-        check_number(len(left), len(self.architectures), reasons(search.mini))
-        add(search.full, {one: {"candidate": seen[smallest][one].trial} for one in left}, search.settings.gang)
+            left = self._not_failed(search.mini)
+            check_number(len(left), len(self.architectures), reasons(search.mini))
+        seen = trained(search.mini, smallest)
+        add(search.full, {one: {"candidate": seen[one].trial} for one in left}, search.settings.gang)
         yield search.full.jobs()
+
+    def _not_failed(self, mini: Study) -> list[Architecture]:
+        """Returns the architectures that no proxy of the grid has failed on yet."""
+        failed = [trial for trial in mini.counted(TrialState.FAIL) if proxy_of(trial) in self.fidelities]
+        return [one for one in self.architectures if one not in {Architecture.of(trial.params) for trial in failed}]
 
     def expected(self, settings: SearchSettings) -> dict[str, int]:
         return {"mini": len(self.architectures) * len(self.fidelities), "full": len(self.architectures)}

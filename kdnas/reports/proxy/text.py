@@ -31,7 +31,7 @@ def answer(found: Comparison) -> str:
     of = {"quality": found.metric, "reward": "reward"}[criterion.by]
     tau = one.taus[criterion.by]
     bounds = f"τ of the {of} {tau.value:.2f}, {100 * criterion.confidence:g} % interval {tau.low:.2f} to {tau.high:.2f}"
-    time = f"{one.seconds:.3g} s a candidate, {100 * one.share:.2g} % of a full distillation"
+    time = f"{one.seconds:.3g} s a candidate, {100 * one.share:.3g} % of a full distillation"
     if found.passing:
         return f"Recommended: {one.proxy} ({bounds}; {time})"
     return (
