@@ -163,7 +163,9 @@ def test_cached_queries_keys_and_values_are_those_of_the_models_own_modules(form
 # -- gangs, and runs that are killed
 
 
-BESIDE = "+objective.hidden_states.terms.relations={_target_:kdnas.distillation.terms.Relations,heads:4}"
+BESIDE = (
+    "+objective.hidden_states.terms.relations={_target_:kdnas.distillation.terms.Relations,heads:4,normalize:variance}"
+)
 
 
 def relations(teacher, *architectures):
@@ -203,6 +205,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monke
     assert distil(tmp_path / "cut", teacher, BESIDE) == whole
     last = [torch.load(tmp_path / run / "last.ckpt", weights_only=True)["state_dict"] for run in ("whole", "cut")]
     equal_states(*last)
+    units = [value for name, value in last[0].items() if name.endswith(".relations.uniform")]
+    assert len(units) == 2 and units[0] == units[1] and units[0] != 1
 
 
 # -- the masked language model's teacher
@@ -236,6 +240,7 @@ def test_a_teacher_with_a_head_is_loaded_where_its_predictions_are_needed(teache
         ({"pairs": {"q-q": -1}}, r"objective.pairs.q-q=-1: must be a number from 0"),
         ({"pairs": {"q-q": 0, "k-k": 0, "v-v": 0}}, r"objective.pairs=.*: must be weights of which at least one .* 0"),
         ({"pairs": 3}, r"objective.pairs=3: must be weights by name, as \{q-q: 1\}"),
+        ({"normalize": "std"}, r"objective.normalize=std: must be one of none, variance"),
         ({"loss": "cosine"}, r"objective.loss=cosine: must be one of kl, mse"),
         ({"layer": 0}, r"objective.layer=0: must be a whole number: from 1, or -1 for the last layer"),
         ({"student_layer": 1.5}, r"objective.student_layer=1.5: must be a whole number"),

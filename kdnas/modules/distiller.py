@@ -27,7 +27,7 @@ from kdnas.models.loading import load_encoder, load_tokenizer
 from kdnas.models.resizing import StudentFamily, student_config, take_padding
 from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
-from kdnas.training.calibration import feature_variances
+from kdnas.training.calibration import calibrate
 from kdnas.training.gang import Gang
 from kdnas.training.student import Student
 
@@ -256,11 +256,7 @@ class StudentDistiller(ExportingModule):
         if terms and self.trainer.ckpt_path is None:
             trainer: Any = self.trainer
             loaders = trainer.datamodule.val_dataloader()
-            features = frozenset[Feature]().union(*(term.normalized_by for term in terms))
-            first = loaders[0] if isinstance(loaders, list) else loaders
-            variances = feature_variances(first, features, self.ask_teacher, self.device)
-            for term in terms:
-                term.calibrate(variances)
+            calibrate(terms, loaders[0] if isinstance(loaders, list) else loaders, self.ask_teacher, self.device)
 
     # -- training and validation
 
