@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from families import config_of
 from hydra import compose, initialize_config_dir
 from objectives import CONF, objective
 from test_cache import data_of, forms, known
@@ -22,6 +23,7 @@ import kdnas
 from kdnas.app.kinds import staged
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
+from kdnas.datamodules import grammar
 from kdnas.distillation.terms import AttentionMaps, Relations, SoftTargets
 from kdnas.models.architecture import Architecture
 from kdnas.models.features import Feature, Kind
@@ -96,6 +98,15 @@ def test_relations_need_the_queries_keys_and_values_of_one_layer_alone(teacher):
     assert term.teacher == {Feature(kind, 3) for kind in (Kind.QUERY, Kind.KEY, Kind.VALUE)}
     assert term.student == {Feature(kind, 2) for kind in (Kind.QUERY, Kind.KEY, Kind.VALUE)}
     assert not list(term.parameters())
+
+
+def test_the_maps_of_all_depths_are_wanted_where_layers_follow_a_pattern(tmp_path):
+    """A search with a ModernBERT, whose config lists the windows of its layers."""
+    grammar.tokenizer().save_pretrained(tmp_path)
+    AutoModel.from_config(config_of("modernbert")).save_pretrained(tmp_path)
+    module = StudentDistiller(str(tmp_path), [Architecture(1, 2, 8, 16, "gelu")], objective("tinybert"), depths=None)
+    queries = {feature.layer for feature in module.teacher_features if feature.kind is Kind.QUERY}
+    assert queries == {1, 2, 3, 4}
 
 
 def test_tinybert_ends_with_a_tasks_predictions():

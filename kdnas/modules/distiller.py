@@ -1,9 +1,9 @@
 """The student distiller: k students learn from one teacher."""
 
-import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -219,8 +219,8 @@ class StudentDistiller(ExportingModule):
     def _features_at(self, depth: int) -> frozenset[Feature]:
         if depth > self.teacher_config.num_hidden_layers:  # such students are refused
             return frozenset()
-        config = copy.deepcopy(self.trainees[0].model.config)
-        config.num_hidden_layers = depth
+        own = self.trainees[0].model.config
+        config = family_of(own).resize(own, replace(architecture_of(own), num_hidden_layers=depth))
         return self.objective.teacher_features(config, self.teacher_config)
 
     def open_teacher(self, trainer: Trainer, corpus: Corpus | None) -> None:

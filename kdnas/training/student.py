@@ -49,7 +49,7 @@ class Student(nn.Module):
             torch.manual_seed(seed)
             self.stages = [stage.build(config, teacher) for stage in objective.stages]
         self.objectives = nn.ModuleList(nn.ModuleDict(terms) for terms in self.stages)  # registers them as submodules
-        self.weights = [stage.weights for stage in objective.stages]
+        self.weights = [{name: stage.weights.get(name, 1) for name in stage.terms} for stage in objective.stages]
         self.stage = 0
         self.losses: dict[str, Tensor] = {}
         self.lost = False
@@ -111,12 +111,20 @@ class Student(nn.Module):
     def forward(self, batch: BatchEncoding, teacher: Features) -> tuple[dict[str, Mean], Features]:
         """Returns the loss of each of the current stage's terms, and the student's features."""
         own = outputs(self.model, batch, self.features, self.compiled)
-        return {name: term(own, teacher, batch) for name, term in self.terms.items()}, own
+        means = {}
+        for name, term in self.terms.items():
+            trained = torch.is_grad_enabled() and bool(self.weights[self.stage][name])
+            with torch.set_grad_enabled(trained):
+                means[name] = term(own, teacher, batch)
+        return means, own
 
     def weighted(self, losses: Mapping[str, Any]) -> Any:
-        """Returns the current stage's loss: the weighted sum of its terms', by name, as tensors or numbers."""
+        """Returns the current stage's loss: the weighted sum of its terms', by name, as tensors or numbers.
+
+        Without the terms of weight 0, whose losses may not even be finite.
+        """
         weights = self.weights[self.stage]
-        return sum(losses[name] * weights[name] if name in weights else losses[name] for name in losses)
+        return sum(losses[name] * weights[name] for name in losses if weights[name])
 
     def begin(self) -> None:
         for mean in self.means.values():
