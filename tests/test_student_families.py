@@ -1,9 +1,12 @@
 """Students of another family than the teacher's, shared layers, and spaces derived from the teacher."""
 
+import shutil
+
 import pytest
 import torch
 from families import batch_of, config_of
 from hydra import compose, initialize_config_dir
+from objectives import objective
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import kdnas
@@ -19,7 +22,9 @@ from kdnas.models.heads import Encoder, unfreezing_groups
 from kdnas.models.loading import load_config
 from kdnas.models.resizing import StudentFamily, student_config
 from kdnas.models.teacher_space import within_teacher
+from kdnas.modules import StudentDistiller
 
+SMALL = Architecture(2, 2, 8, 16, "gelu")
 STUDENT = Architecture(2, 3, 24, 20, "relu")
 TINY = [
     "+experiment=demo",
@@ -63,6 +68,33 @@ def test_token_types_of_the_teacher_are_taken_too():
     assert config.type_vocab_size == 2
     assert student_config(config_of("roberta"), STUDENT, StudentFamily("bert")).type_vocab_size == 2
     assert student_config(config_of("bert"), STUDENT, StudentFamily("deberta-v2")).type_vocab_size == 0
+
+
+@pytest.mark.parametrize("padding", [50_283, None])
+def test_a_family_whose_positions_begin_after_a_large_padding_id_or_none_is_refused(padding):
+    known = config_of("modernbert", vocab_size=50_368, pad_token_id=padding)
+    says = (
+        rf"^student\.family=roberta: positions begin after .* which is {padding or 'null'} here; must be another, as b"
+    )
+    with pytest.raises(ConfigError, match=says):
+        student_config(known, STUDENT, StudentFamily("roberta"))
+    assert student_config(known, STUDENT, StudentFamily("bert")).max_position_embeddings == 512
+
+
+def test_positions_begin_after_the_tokenizers_padding_id(teacher, tmp_path):
+    """Not after the one that the teacher's config names, if the tokenizer pads with another."""
+    shutil.copytree(teacher, tmp_path / "teacher")
+    config = AutoConfig.from_pretrained(teacher)
+    tokenizer, config.pad_token_id = AutoTokenizer.from_pretrained(teacher), 3
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(7)
+    for part in (config, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    chosen = StudentFamily("roberta", max_length=600)
+    module = StudentDistiller(str(tmp_path / "teacher"), [SMALL], objective("hidden_states"), student=chosen)
+    student = module.students[0].model.config
+    assert (student.pad_token_id, student.max_position_embeddings) == (7, 600 + 8)
+    with pytest.raises(ConfigError, match=r"^student\.family=ibert: must be one that can be distilled"):
+        StudentDistiller(teacher, [SMALL], objective("hidden_states"), student=StudentFamily("ibert"))
 
 
 def test_the_teachers_own_family_changes_nothing():
@@ -201,6 +233,11 @@ def test_dimensions_take_the_place_of_derived_ones(bert_base):
         ({"depths": 0}, "depths=0: must be a whole number from 1"),
         ({"widths": [2]}, r"widths=\[2\]: must be a list of shares of the teacher's, above 0 and at most 1"),
         ({"ratios": []}, r"ratios=\[\]: must be a list of shares"),
+        ({"hidden_size": 192}, r"hidden_size=192: must be a list, as \[192\]"),
+        ({"hidden_size": ["a"]}, r"hidden_size=\['a'\]: must be a list of one or more different whole numbers from 1"),
+        ({"hidden_size": []}, r"hidden_size=\[\]: must be a list of one or more"),
+        ({"widths": 0.5}, "widths=0.5: must be a list of shares"),
+        ({"ratios": "all"}, "ratios=all: must be a list of shares"),
         ({"num_hidden_layers": [13]}, "space: none of its"),
     ],
 )

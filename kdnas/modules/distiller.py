@@ -13,7 +13,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig
 
-from kdnas.base.errors import ConfigError, mounted
+from kdnas.base.errors import ConfigError
 from kdnas.base.files import fingerprint
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
@@ -24,7 +24,7 @@ from kdnas.models.families import architecture_of, family_of
 from kdnas.models.features import Feature, Features
 from kdnas.models.initialisation import TOKENS, RandomWeights, StudentSource, TeacherAndText, Text
 from kdnas.models.loading import load_encoder, load_tokenizer
-from kdnas.models.resizing import StudentFamily, student_config, take_padding
+from kdnas.models.resizing import StudentFamily, student_config, with_padding
 from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
 from kdnas.training.calibration import calibrate
@@ -109,9 +109,7 @@ class StudentDistiller(ExportingModule):
 
     def student_config(self, architecture: Architecture) -> PreTrainedConfig:
         """Returns a student's config; refuses (by a ConfigError) one that cannot be built, or not begin by `init`."""
-        with mounted("student"):
-            config = student_config(self.teacher_config, architecture, self.student_family)
-        take_padding(config, self.tokenizer)
+        config = student_config(with_padding(self.teacher_config, self.tokenizer), architecture, self.student_family)
         check_architecture(config)
         self.init.check(config, self.teacher_config)
         self.head.describe(config)

@@ -38,6 +38,7 @@ class Family:
         roles: a layer's modules by role (`kdnas.models.initialisation.layers.Layer`), as dotted paths; empty where its
             layers are not as BERT's.
         attention_bias: the table of biases for distances that all layers share; None without.
+        positions_after_padding: whether the table of positions begins after the padding token's id.
         plain_attention: whether a layer's attention is softmax(Q K^T / sqrt(head size)) V over its `window`, with
             nothing added, as a bias for each distance.
     """
@@ -61,6 +62,7 @@ class Family:
         **{"intermediate": "intermediate.dense", "output": "output.dense", "output_norm": "output.LayerNorm"},
     }
     attention_bias: str | None = None
+    positions_after_padding = False
     plain_attention = True
 
     # -- the config

@@ -27,6 +27,8 @@ class RemBert(Family):
 class Roberta(Family):
     """Positions begin after the padding token's id."""
 
+    positions_after_padding = True
+
     def first_position(self, config: PreTrainedConfig) -> int:
         return config.pad_token_id + 1
 
