@@ -244,6 +244,16 @@ def test_attention_maps(of, heads):
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
+def test_the_maps_of_all_pairs_of_layers_are_within_the_limit(monkeypatch):
+    (student, teacher), batch = models(), batch_of((8, 8, 8, 8))
+    made = []
+    square = maps.mse
+    monkeypatch.setattr(maps, "mse", lambda one, other: made.append(one.numel()) or square(one, other))
+    monkeypatch.setitem(maps.LARGEST, "cpu", 4 * 4 * 2 * 8**2)  # 4 pairs, 4 heads, 2 rows
+    loss_of(built(AttentionMaps("uniform_last"), student, teacher), student, teacher, batch)
+    assert made == [2 * 8**2] * 8  # of 2 rows, averaged over heads: 4 pairs, twice
+
+
 @pytest.mark.parametrize("family", ["modernbert", "roberta"])
 def test_attention_maps_of_other_families(family):
     """Of layers with a window too: rows longer than it, with padding."""

@@ -62,8 +62,8 @@ class StudentFamily:
             config.update(dict.fromkeys(names, next(found, 0.0)))
         pad = config.pad_token_id
         if new.positions_after_padding and (pad is None or pad > self.max_length):
-            why = f"positions begin after the padding token's id, which is {shown(pad)} here"
-            raise ConfigError.of("family", f"={self.family}: {why}; must be another, as bert")
+            begin = f"positions begin after the padding token's id, which is {shown(pad)} here"
+            raise ConfigError.of("family", f"={self.family}: {begin}; must be another, as bert")
         if new.positions(config) < self.max_length:
             config.max_position_embeddings = self.max_length + new.first_position(config)
         if 0 < new.token_types(config) < old.token_types(teacher):
