@@ -1,6 +1,7 @@
 """Students of another family than the teacher's, shared layers, and spaces derived from the teacher."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -95,6 +96,15 @@ def test_positions_begin_after_the_tokenizers_padding_id(teacher, tmp_path):
     assert (student.pad_token_id, student.max_position_embeddings) == (7, 600 + 8)
     with pytest.raises(ConfigError, match=r"^student\.family=ibert: must be one that can be distilled"):
         StudentDistiller(teacher, [SMALL], objective("hidden_states"), student=StudentFamily("ibert"))
+
+
+def test_a_compiled_student_that_gives_attention_inputs_by_hooks_is_refused(teacher):
+    made = partial(StudentDistiller, teacher, [SMALL], student=StudentFamily("rembert"), compile=True)
+    with pytest.raises(
+        ConfigError, match=r"^compile=true: a rembert that is compiled gives no queries, keys and values"
+    ):
+        made(objective("minilmv2", heads=4))
+    assert made(objective("hidden_states")).trainees[0].compiled is not None
 
 
 def test_the_teachers_own_family_changes_nothing():

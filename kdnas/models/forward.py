@@ -42,7 +42,8 @@ def outputs(
 
     Args:
         features: what to return, as (items, width) each.
-        compiled: the model's encoder, compiled with dynamic shapes.
+        compiled: the model's encoder, compiled with dynamic shapes. It calls no hooks, which give the queries, keys and
+            values of families without one of transformers' attention functions.
 
     Raises:
         ConfigError: the model has no logits, or is of a family that gives no queries, keys and values.
@@ -85,8 +86,6 @@ def _run(
             result = encoder(**inputs, output_hidden_states=hidden)
     else:
         whole = LOGITS in features or (MASKED_LOGITS in features and not way.head_apart)
-        if attention.wanted and not family.calls_attention(model.config):
-            encoder = model.base_model  # a compiled one would not call the hooks
         with recorded(model, attention) if attention.wanted else nullcontext():
             result = (model if whole else encoder)(**inputs, output_hidden_states=hidden)
     done = _Pass(model, batch, layout, way.packed, result, attention)

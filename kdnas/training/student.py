@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
+from kdnas.base.errors import ConfigError
 from kdnas.distillation.objective import Objective
 from kdnas.distillation.terms import LossTerm, Mean
-from kdnas.models.features import Feature, Features, Kind
+from kdnas.models.families import family_of
+from kdnas.models.features import ATTENTION_INPUTS, Feature, Features, Kind
 from kdnas.models.forward import outputs
 from kdnas.models.heads import unfreezing_groups
 from kdnas.training.split_metrics import SplitMetrics
@@ -60,7 +62,15 @@ class Student(nn.Module):
         self.metrics = SplitMetrics(objective.task, also)
 
     def compile_encoder(self) -> None:
-        """Compiles the encoder with dynamic shapes, at its first use."""
+        """Compiles the encoder with dynamic shapes, at its first use.
+
+        Raises:
+            ConfigError: the terms take queries, keys or values, which the family gives by hooks: not compiled ones.
+        """
+        config, kinds = self.model.config, {feature.kind for term in self.all_terms for feature in term.student}
+        if kinds.intersection(ATTENTION_INPUTS) and not family_of(config).calls_attention(config):
+            why = f"a {config.model_type} that is compiled gives no queries, keys and values"
+            raise ConfigError.of("compile", f"=true: {why}, which the objective takes; must be false")
         self.__dict__["compiled"] = torch.compile(self.model.base_model, dynamic=True)  # not registered as a submodule
 
     @property
