@@ -17,7 +17,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
 from kdnas.models.attention import Attention, packed, recorded
 from kdnas.models.families import family_of
-from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
+from kdnas.models.features import ATTENTION_INPUTS, LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
 from kdnas.models.packing import MODEL_INPUTS, Layout
 
 Encoder = Callable[..., Any]
@@ -185,6 +185,8 @@ def _trial(
     if "token_type_ids" in signature(tiny.forward).parameters:
         batch["token_type_ids"] = torch.randint(max(1, family.token_types(config)), mask.shape)
     features = {hidden_state(layer) for layer in range(3)}
+    if family.gives_attention_inputs(config):
+        features |= {Feature(kind, layer) for kind in ATTENTION_INPUTS for layer in layers}
     if is_masked_lm(tiny):
         batch["labels"] = torch.where(torch.arange(longest) == torch.tensor([[1], [0], [3]]), tokens, -100)
         features.add(MASKED_LOGITS)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdnas.models.attention import within_window
+
 RowsLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Computes a loss from vectors of student and teacher, (rows, heads, length, size) each; a sum over tokens."""
 Map = Callable[[Tensor, int | None], Tensor]
@@ -35,8 +37,9 @@ def near_probabilities(scores: Tensor, window: int | None) -> Tensor:
 
 
 def _near(scores: Tensor, window: int | None, far: float) -> Tensor:
-    place = torch.arange(scores.shape[-1], device=scores.device)
-    return scores if window is None else scores.masked_fill((place[:, None] - place).abs() > window, far)
+    if window is None:
+        return scores
+    return scores.masked_fill(~within_window(scores.shape[-1], window, scores.device), far)
 
 
 def kl(student: Tensor, teacher: Tensor) -> Tensor:

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedConfig
 
-from kdnas.base.errors import ConfigError, chosen, require
+from kdnas.base.errors import ConfigError, chosen, is_whole, require
 from kdnas.distillation.losses import maps
 from kdnas.distillation.terms.base import NORMALIZATIONS, LossTerm, Mean, count_of
 from kdnas.distillation.weights import check_weights
@@ -61,9 +60,9 @@ class Relations(LossTerm):
         self.kinds = sorted({kind for name in self.pairs for kind in PAIRS[name]})
         self.loss = chosen("loss", loss, LOSSES)
         for key, number in {"layer": layer, "student_layer": student_layer}.items():
-            require(_is_whole(number) and number != 0, key, number, "a whole number: from 1, or -1 for the last layer")
+            require(is_whole(number) and number != 0, key, number, "a whole number: from 1, or -1 for the last layer")
         self.layer, self.student_layer = layer, student_layer
-        fits = heads == TEACHER or (_is_whole(heads) and heads > 0)
+        fits = heads == TEACHER or (is_whole(heads) and heads > 0)
         require(fits, "heads", heads, f"a whole number from 1, or {TEACHER}")
         self.heads = heads
         self.normalize = chosen("normalize", normalize, NORMALIZATIONS)
@@ -120,10 +119,6 @@ class Relations(LossTerm):
             a, b = (self.kinds.index(kind) for kind in PAIRS[name])
             losses.append(weight * self.loss(maps.scores(own[a], own[b]), maps.scores(targets[a], targets[b])))
         return sum(losses[1:], losses[0])
-
-
-def _is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _index(key: str, layer: int, layers: int) -> int:
