@@ -8,10 +8,12 @@ from families import SUPPORTED, batch_of, config_of, families
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from kdnas.base.errors import ConfigError
+from kdnas.distillation.terms import AttentionMaps
 from kdnas.models import forward
 from kdnas.models.architecture import Architecture
-from kdnas.models.attention import check_features
+from kdnas.models.attention import Attention, check_features
 from kdnas.models.families import family_of
+from kdnas.models.families.base import FAMILIES
 from kdnas.models.features import ATTENTION_INPUTS, LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
 from kdnas.models.forward import WAYS, Way, outputs
 
@@ -178,8 +180,30 @@ def test_rows_longer_than_a_window_have_the_states_and_gradients_of_padded_ones(
 def test_the_test_for_packed_rows_notices_a_window_that_is_not_honoured(monkeypatch):
     model = model_of("modernbert", initializer_range=0.017)
     assert forward._way(model).packed
-    monkeypatch.setattr("kdnas.models.attention._near", lambda length, window, device: torch.ones(length, length) > 0)
+    everything = lambda length, window, device: torch.ones(length, length) > 0  # noqa: E731
+    monkeypatch.setattr("kdnas.models.attention.within_window", everything)
     assert not forward._way(model_of("modernbert", initializer_range=0.018)).packed
+
+
+def test_the_test_for_packed_rows_notices_other_queries(monkeypatch):
+    """Also where the states are the same."""
+    model = model_of("bert", initializer_range=0.017)
+    assert forward._way(model).packed
+    keep = Attention.keep
+
+    def doubled(self, layer, kind, values):
+        packed = len(values) == 1  # of three rows
+        keep(self, layer, kind, 2 * values if kind == Kind.QUERY and packed else values)
+
+    monkeypatch.setattr(Attention, "keep", doubled)
+    assert not forward._way(model_of("bert", initializer_range=0.018)).packed
+
+
+def test_of_a_family_in_no_table_there_are_no_maps(monkeypatch):
+    """Its attention may have a bias for each distance, or a bound, that no test of states notices."""
+    monkeypatch.delitem(FAMILIES, "ernie")
+    with pytest.raises(ConfigError, match="^objective: attention maps of a ernie are not of queries and keys alone"):
+        AttentionMaps().build(config_of("ernie"), config_of("ernie"))
 
 
 # -- heads

@@ -101,7 +101,7 @@ REFUSED = {
     "esm": "has no hidden_act",
     "funnel": "has no intermediate_size",
     "gpt2": "has no intermediate_size, hidden_act",
-    "ibert": "I-BERT only supports 'gelu'",
+    "ibert": "ibert model cannot be distilled",
     "layoutlm": "the cost of a pass cannot be counted",
     "llama": "tokens do not attend to later ones",
     "longformer": "the cost of a pass cannot be counted",

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from families import config_of
 from hydra import compose, initialize_config_dir
 from objectives import CONF, objective
 from test_cache import data_of, forms, known
@@ -22,6 +23,7 @@ import kdnas
 from kdnas.app.kinds import staged
 from kdnas.base.config import instantiate
 from kdnas.base.errors import ConfigError
+from kdnas.datamodules import grammar
 from kdnas.distillation.terms import AttentionMaps, Relations, SoftTargets
 from kdnas.models.architecture import Architecture
 from kdnas.models.features import Feature, Kind
@@ -98,6 +100,15 @@ def test_relations_need_the_queries_keys_and_values_of_one_layer_alone(teacher):
     assert not list(term.parameters())
 
 
+def test_the_maps_of_all_depths_are_wanted_where_layers_follow_a_pattern(tmp_path):
+    """A search with a ModernBERT, whose config lists the windows of its layers."""
+    grammar.tokenizer().save_pretrained(tmp_path)
+    AutoModel.from_config(config_of("modernbert")).save_pretrained(tmp_path)
+    module = StudentDistiller(str(tmp_path), [Architecture(1, 2, 8, 16, "gelu")], objective("tinybert"), depths=None)
+    queries = {feature.layer for feature in module.teacher_features if feature.kind is Kind.QUERY}
+    assert queries == {1, 2, 3, 4}
+
+
 def test_tinybert_ends_with_a_tasks_predictions():
     task = {"_target_": "labelled.classification", "num_labels": 3}
     first, second = objective("tinybert", task).stages
@@ -163,7 +174,9 @@ def test_cached_queries_keys_and_values_are_those_of_the_models_own_modules(form
 # -- gangs, and runs that are killed
 
 
-BESIDE = "+objective.hidden_states.terms.relations={_target_:kdnas.distillation.terms.Relations,heads:4}"
+BESIDE = (
+    "+objective.hidden_states.terms.relations={_target_:kdnas.distillation.terms.Relations,heads:4,normalize:variance}"
+)
 
 
 def relations(teacher, *architectures):
@@ -203,6 +216,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(teacher, tmp_path, monke
     assert distil(tmp_path / "cut", teacher, BESIDE) == whole
     last = [torch.load(tmp_path / run / "last.ckpt", weights_only=True)["state_dict"] for run in ("whole", "cut")]
     equal_states(*last)
+    units = [value for name, value in last[0].items() if name.endswith(".relations.uniform")]
+    assert len(units) == 2 and units[0] == units[1] and units[0] != 1
 
 
 # -- the masked language model's teacher
@@ -236,6 +251,7 @@ def test_a_teacher_with_a_head_is_loaded_where_its_predictions_are_needed(teache
         ({"pairs": {"q-q": -1}}, r"objective.pairs.q-q=-1: must be a number from 0"),
         ({"pairs": {"q-q": 0, "k-k": 0, "v-v": 0}}, r"objective.pairs=.*: must be weights of which at least one .* 0"),
         ({"pairs": 3}, r"objective.pairs=3: must be weights by name, as \{q-q: 1\}"),
+        ({"normalize": "std"}, r"objective.normalize=std: must be one of none, variance"),
         ({"loss": "cosine"}, r"objective.loss=cosine: must be one of kl, mse"),
         ({"layer": 0}, r"objective.layer=0: must be a whole number: from 1, or -1 for the last layer"),
         ({"student_layer": 1.5}, r"objective.student_layer=1.5: must be a whole number"),

@@ -15,7 +15,11 @@ from kdnas.app import run as runner
 from kdnas.base.errors import ConfigError
 from kdnas.datamodules import SyntheticNLI
 from kdnas.distillation.terms import LossTerm, Mean
+from kdnas.models.architecture import Architecture
 from kdnas.models.features import Feature, Kind
+from kdnas.modules import StudentDistiller
+
+SMALL = Architecture(2, 2, 8, 16, "gelu")
 
 
 class QueryCosine(LossTerm):
@@ -108,6 +112,39 @@ def test_a_weight_of_no_term_is_refused():
 def test_a_weight_that_is_no_number_is_refused(weight):
     with pytest.raises(ConfigError, match=r"weights.hidden_states=.*: must be a number from 0$"):
         objective("hidden_states", hidden_states={"weights": {"hidden_states": weight}})
+
+
+@pytest.mark.parametrize("name", ["values", "keys", "training", "forward", "type", "a.b", "a/b", ""])
+def test_a_term_has_a_name_that_a_submodule_can_have(name):
+    with pytest.raises(
+        ConfigError, match=rf"^objective.hidden_states.terms.{name}=.*: must be .* another name: letters"
+    ):
+        objective("hidden_states", hidden_states={"terms": {name: {"_target_": "test_seams_terms.QueryCosine"}}})
+
+
+class Infinite(QueryCosine):
+    """A loss that is no number, with gradients that are none."""
+
+    def forward(self, student, teacher, batch):
+        mean = super().forward(student, teacher, batch)
+        return Mean(mean.value * nan, mean.count)
+
+
+def test_a_term_of_weight_0_is_in_the_log_alone(teacher):
+    beside = {"terms": {"beside": {"_target_": "test_seams_terms.Infinite"}}, "weights": {"beside": 0}}
+    losses, states = [], []
+    for terms in ({}, beside):
+        module = StudentDistiller(teacher, [SMALL], objective("hidden_states", hidden_states=terms), dropout=0.0)
+        logged = module.logged = {}
+        module.log = lambda name, value, logged=logged, **_: logged.update({name: value})
+        loss = module.training_step(AutoTokenizer.from_pretrained(teacher)(["no cats"], return_tensors="pt"), 0)
+        loss.backward()
+        losses.append(loss.item())
+        states.append({name: value.grad for name, value in module.named_parameters() if value.grad is not None})
+    assert losses[0] == losses[1] and states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert module.students[0].weighted({"hidden_states": 2.0, "beside": nan}) == 2.0
+    assert logged["train/loss_beside"].isnan() and logged["train/loss_hidden_states"] == losses[0]
 
 
 def test_the_error_of_a_term_names_the_setting_that_it_refers_to():

@@ -1,9 +1,13 @@
 """Students of another family than the teacher's, shared layers, and spaces derived from the teacher."""
 
+import shutil
+from functools import partial
+
 import pytest
 import torch
 from families import batch_of, config_of
 from hydra import compose, initialize_config_dir
+from objectives import objective
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import kdnas
@@ -13,13 +17,16 @@ from kdnas.costs.key import config_digest
 from kdnas.models.architecture import Architecture
 from kdnas.models.counting import count_flops, count_parameters
 from kdnas.models.families import family_of
+from kdnas.models.families.base import FAMILIES
 from kdnas.models.features import hidden_state
 from kdnas.models.forward import outputs
 from kdnas.models.heads import Encoder, unfreezing_groups
 from kdnas.models.loading import load_config
 from kdnas.models.resizing import StudentFamily, student_config
 from kdnas.models.teacher_space import within_teacher
+from kdnas.modules import StudentDistiller
 
+SMALL = Architecture(2, 2, 8, 16, "gelu")
 STUDENT = Architecture(2, 3, 24, 20, "relu")
 TINY = [
     "+experiment=demo",
@@ -66,6 +73,43 @@ def test_token_types_of_the_teacher_are_taken_too():
     assert student_config(config_of("bert"), STUDENT, StudentFamily("deberta-v2")).type_vocab_size == 0
 
 
+@pytest.mark.parametrize("padding", [50_283, None])
+def test_a_family_whose_positions_begin_after_a_large_padding_id_or_none_is_refused(padding):
+    known = config_of("modernbert", vocab_size=50_368, pad_token_id=padding)
+    says = (
+        rf"^student\.family=roberta: positions begin after .* which is {padding or 'null'} here; must be another, as b"
+    )
+    with pytest.raises(ConfigError, match=says):
+        student_config(known, STUDENT, StudentFamily("roberta"))
+    assert student_config(known, STUDENT, StudentFamily("bert")).max_position_embeddings == 512
+
+
+def test_positions_begin_after_the_tokenizers_padding_id(teacher, tmp_path, monkeypatch):
+    """Not after the one that the teacher's config names, if the tokenizer pads with another."""
+    shutil.copytree(teacher, tmp_path / "teacher")
+    config = AutoConfig.from_pretrained(teacher)
+    tokenizer, config.pad_token_id = AutoTokenizer.from_pretrained(teacher), 3
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(7)
+    for part in (config, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    chosen = StudentFamily("roberta", max_length=600)
+    module = StudentDistiller(str(tmp_path / "teacher"), [SMALL], objective("hidden_states"), student=chosen)
+    student = module.students[0].model.config
+    assert (student.pad_token_id, student.max_position_embeddings) == (7, 600 + 8)
+    monkeypatch.setitem(FAMILIES, "ibert", FAMILIES["roberta"])
+    with pytest.raises(ConfigError, match=r"^student\.family=ibert: must be one that can be distilled \(I-BERT only"):
+        StudentDistiller(teacher, [SMALL], objective("hidden_states"), student=StudentFamily("ibert"))
+
+
+def test_a_compiled_student_that_gives_attention_inputs_by_hooks_is_refused(teacher):
+    made = partial(StudentDistiller, teacher, [SMALL], student=StudentFamily("rembert"), compile=True)
+    with pytest.raises(
+        ConfigError, match=r"^compile=true: a rembert that is compiled gives no queries, keys and values"
+    ):
+        made(objective("minilmv2", heads=4))
+    assert made(objective("hidden_states")).trainees[0].compiled is not None
+
+
 def test_the_teachers_own_family_changes_nothing():
     teacher = config_of("roberta")
     assert (
@@ -95,7 +139,7 @@ def test_a_students_family_is_part_of_the_latencys_key():
 
 REFUSED = {
     "student.family=brt": r"student\.family=brt: must be null or one of albert, bert, .*, xlm-roberta",
-    "student.family=ibert": r"student\.family=ibert: must be one that can be distilled \(I-BERT only supports 'gelu'",
+    "student.family=ibert": r"student\.family=ibert: must be null or one of ",
     "student.family=1": r"student\.family=1: must be null or one of ",
     "student.shared=true": r"student\.shared=true: a bert has no shared layers; must be null",
     "student.shared=2": r"student\.shared=2: must be true or false",
@@ -202,6 +246,11 @@ def test_dimensions_take_the_place_of_derived_ones(bert_base):
         ({"depths": 0}, "depths=0: must be a whole number from 1"),
         ({"widths": [2]}, r"widths=\[2\]: must be a list of shares of the teacher's, above 0 and at most 1"),
         ({"ratios": []}, r"ratios=\[\]: must be a list of shares"),
+        ({"hidden_size": 192}, r"hidden_size=192: must be a list, as \[192\]"),
+        ({"hidden_size": ["a"]}, r"hidden_size=\['a'\]: must be a list of one or more different whole numbers from 1"),
+        ({"hidden_size": []}, r"hidden_size=\[\]: must be a list of one or more"),
+        ({"widths": 0.5}, "widths=0.5: must be a list of shares"),
+        ({"ratios": "all"}, "ratios=all: must be a list of shares"),
         ({"num_hidden_layers": [13]}, "space: none of its"),
     ],
 )

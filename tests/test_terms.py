@@ -26,6 +26,7 @@ from kdnas.distillation.terms import (
 )
 from kdnas.models.features import Kind
 from kdnas.models.forward import outputs
+from kdnas.training.calibration import calibrate
 
 SIZES = {"vocab_size": 60, "num_labels": 3, "max_position_embeddings": 40, "initializer_range": 0.5}
 SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -174,6 +175,32 @@ def test_the_best_relations_are_the_teachers_own():
         assert loss_of(term, teacher, teacher, batch).value.item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["kl", "mse"])
+@pytest.mark.parametrize("pairs", [{"q-q": 1, "k-k": 1, "v-v": 1}, {"q-k": 0.5, "v-v": 2.0}])
+def test_normalized_relations_have_a_loss_of_1_where_they_are_uniform_and_0_where_they_are_the_teachers(loss, pairs):
+    (student, teacher), batches = models(), [batch_of(), batch_of((3, 8))]
+    term, plain = (
+        built(Relations(pairs, loss, heads=4, normalize=name), student, teacher) for name in ("variance", "none")
+    )
+    calibrate([term], [BatchEncoding(dict(batch)) for batch in batches], partial(outputs, teacher), torch.device("cpu"))
+    raw = [loss_of(plain, student, teacher, batch).value.item() for batch in batches]
+    uniform = copy.deepcopy(student)
+    for name in PARTS.values():
+        for parameter in uniform.encoder.layer[-1].attention.self.get_submodule(name).parameters():
+            parameter.data.zero_()
+    total, entropy = relations_by_hand(uniform, teacher, batches[0], pairs, 4, -2, -1, loss)
+    unit = (total - entropy) * sum(LENGTHS)
+    worst = [loss_of(term, uniform, teacher, batch) for batch in batches]
+    mean = sum(mean.total for mean in worst) / sum(mean.count for mean in worst)
+    assert mean.item() == pytest.approx(1, rel=1e-5)
+    assert (worst[0].total * term.uniform).item() == pytest.approx(unit.item(), rel=1e-4) and unit > 0.01
+    found = [loss_of(term, student, teacher, batch).value.item() for batch in batches]
+    assert found == pytest.approx([value / term.uniform.item() for value in raw], rel=1e-5)
+    best = built(Relations(pairs, loss, layer=-1, heads=4, normalize="variance"), teacher, teacher)
+    calibrate([best], batches, partial(outputs, teacher), torch.device("cpu"))
+    assert loss_of(best, teacher, teacher, batches[0]).value.item() == pytest.approx(0, abs=1e-5)
+
+
 def test_gradients_of_the_maps_are_those_of_finite_differences():
     torch.manual_seed(0)
     runs, teacher = [(2, 3), (1, 1)], [torch.randn(7, 2, 5, dtype=torch.double)]
@@ -215,6 +242,16 @@ def test_attention_maps(of, heads):
     expected = gradients(total, student)
     for name, value in gradients(found.value, student).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_the_maps_of_all_pairs_of_layers_are_within_the_limit(monkeypatch):
+    (student, teacher), batch = models(), batch_of((8, 8, 8, 8))
+    made = []
+    square = maps.mse
+    monkeypatch.setattr(maps, "mse", lambda one, other: made.append(one.numel()) or square(one, other))
+    monkeypatch.setitem(maps.LARGEST, "cpu", 4 * 4 * 2 * 8**2)  # 4 pairs, 4 heads, 2 rows
+    loss_of(built(AttentionMaps("uniform_last"), student, teacher), student, teacher, batch)
+    assert made == [2 * 8**2] * 8  # of 2 rows, averaged over heads: 4 pairs, twice
 
 
 @pytest.mark.parametrize("family", ["modernbert", "roberta"])

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from textwrap import shorten
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 Choice = TypeVar("Choice")
 
@@ -67,8 +67,12 @@ def shown(value: Any) -> str:
 
 def require_whole(key: str, value: Any, least: int) -> None:
     """Refuses a value that is no integer of at least `least`; true and 2.0 are refused."""
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    require(fits, key, value, f"a whole number from {least}")
+    require(is_whole(value) and value >= least, key, value, f"a whole number from {least}")
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Returns whether a value is an integer, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def require_switch(key: str, value: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig
 
 from kdnas.base.errors import ConfigError, is_number, mounted, require, require_switch, require_whole
@@ -45,6 +46,8 @@ class Stage:
         fits = isinstance(self.terms, Mapping) and bool(self.terms)
         require(fits, "terms", self.terms, "one or more loss terms, by name")
         for name, term in self.terms.items():
+            free = str(name).isidentifier() and not hasattr(nn.ModuleDict(), name)  # terms are submodules by name
+            require(free, f"terms.{name}", term, "under another name: letters, digits and _, as relations_2")
             require(isinstance(term, LossTerm), f"terms.{name}", term, "a loss term, with its _target_")
         check_weights("weights", self.weights, self.terms, default=1)
         if self.epochs is not None:

@@ -102,7 +102,7 @@ def packed_attention(
     parts = []
     for (rows, length), *run in zip(current.runs, *split, strict=True):
         q, k, v = (t.unflatten(1, (rows, length)).transpose(0, 1) for t in run)  # (rows, heads, length, width)
-        near = None if window is None or length <= window + 1 else _near(length, window, query.device)
+        near = None if window is None or length <= window + 1 else within_window(length, window, query.device)
         if plain and length <= SHORT:
             scores = (q * scale) @ k.transpose(-1, -2)
             scores = scores if near is None else scores.masked_fill(~near, -torch.inf)
@@ -114,7 +114,7 @@ def packed_attention(
     return torch.cat(parts)[None], None
 
 
-def _near(length: int, window: int, device: torch.device) -> Tensor:
+def within_window(length: int, window: int, device: torch.device) -> Tensor:
     """Returns which tokens of a row attend to which, (length, length): those at most `window` apart."""
     place = torch.arange(length, device=device)
     return (place[:, None] - place).abs() <= window

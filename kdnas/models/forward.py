@@ -17,7 +17,7 @@ from kdnas.base.errors import ConfigError
 from kdnas.models.architecture import Architecture
 from kdnas.models.attention import Attention, packed, recorded
 from kdnas.models.families import family_of
-from kdnas.models.features import LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
+from kdnas.models.features import ATTENTION_INPUTS, LOGITS, MASKED_LOGITS, Feature, Kind, Per, hidden_state
 from kdnas.models.packing import MODEL_INPUTS, Layout
 
 Encoder = Callable[..., Any]
@@ -42,7 +42,8 @@ def outputs(
 
     Args:
         features: what to return, as (items, width) each.
-        compiled: the model's encoder, compiled with dynamic shapes.
+        compiled: the model's encoder, compiled with dynamic shapes. It calls no hooks, which give the queries, keys and
+            values of families without one of transformers' attention functions.
 
     Raises:
         ConfigError: the model has no logits, or is of a family that gives no queries, keys and values.
@@ -85,8 +86,6 @@ def _run(
             result = encoder(**inputs, output_hidden_states=hidden)
     else:
         whole = LOGITS in features or (MASKED_LOGITS in features and not way.head_apart)
-        if attention.wanted and not family.calls_attention(model.config):
-            encoder = model.base_model  # a compiled one would not call the hooks
         with recorded(model, attention) if attention.wanted else nullcontext():
             result = (model if whole else encoder)(**inputs, output_hidden_states=hidden)
     done = _Pass(model, batch, layout, way.packed, result, attention)
@@ -186,6 +185,8 @@ def _trial(
     if "token_type_ids" in signature(tiny.forward).parameters:
         batch["token_type_ids"] = torch.randint(max(1, family.token_types(config)), mask.shape)
     features = {hidden_state(layer) for layer in range(3)}
+    if family.gives_attention_inputs(config):
+        features |= {Feature(kind, layer) for kind in ATTENTION_INPUTS for layer in layers}
     if is_masked_lm(tiny):
         batch["labels"] = torch.where(torch.arange(longest) == torch.tensor([[1], [0], [3]]), tokens, -100)
         features.add(MASKED_LOGITS)

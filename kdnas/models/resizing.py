@@ -5,13 +5,14 @@ What a family resizes is in `families/base.py`.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.activations import ACT2FN
 
-from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole
+from kdnas.base.errors import ConfigError, mounted, require, require_switch, require_whole, shown
 from kdnas.models.architecture import Architecture
 from kdnas.models.families import family_of
 from kdnas.models.families.base import FAMILIES, SPECIAL
@@ -59,12 +60,16 @@ class StudentFamily:
         for names, theirs in ((new.hidden_dropout, old.hidden_dropout), (new.attention_dropout, old.attention_dropout)):
             found = (value for name, value in old.dropouts(teacher).items() if name in theirs)
             config.update(dict.fromkeys(names, next(found, 0.0)))
+        pad = config.pad_token_id
+        if new.positions_after_padding and (pad is None or pad > self.max_length):
+            begin = f"positions begin after the padding token's id, which is {shown(pad)} here"
+            raise ConfigError.of("family", f"={self.family}: {begin}; must be another, as bert")
         if new.positions(config) < self.max_length:
             config.max_position_embeddings = self.max_length + new.first_position(config)
         if 0 < new.token_types(config) < old.token_types(teacher):
             config.type_vocab_size = old.token_types(teacher)
         if why := refusal(config):
-            raise ConfigError.of("student.family", f"={self.family}: must be one that can be distilled ({why})")
+            raise ConfigError.of("family", f"={self.family}: must be one that can be distilled ({why})")
         return config
 
 
@@ -78,19 +83,20 @@ def student_config(
     """
     check_activation(architecture.hidden_act)
     family = family or StudentFamily()
-    config = family.config(teacher)
-    resized = family_of(config).resize(config, architecture)
-    if family.shared is not None:
-        with mounted("student"):
+    with mounted("student"):
+        config = family.config(teacher)
+        resized = family_of(config).resize(config, architecture)
+        if family.shared is not None:
             family_of(config).share(resized, family.shared)
     return resized
 
 
-def take_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> None:
-    """Sets a student's padding token to its tokenizer's, whose embedding is then not trained."""
-    token = tokenizer.pad_token_id
+def with_padding(config: PreTrainedConfig, tokenizer: Tokenizer) -> PreTrainedConfig:
+    """Returns a config with its tokenizer's padding token, whose embedding a model does not train."""
+    padded, token = copy.deepcopy(config), tokenizer.pad_token_id
     if token is not None and token < config.vocab_size:
-        config.pad_token_id = token
+        padded.pad_token_id = token
+    return padded
 
 
 def check_activation(name: str) -> None:

@@ -22,6 +22,18 @@ ENUMERABLE = 100_000
 Constraint = Callable[[Architecture], bool]
 
 
+def check_values(name: str, values: Any) -> None:
+    """Refuses (by a ConfigError) what is no list of a dimension's values, or has none or one repeatedly."""
+    fits = isinstance(values, Sequence) and not isinstance(values, str)
+    require(fits, name, values, f"a list, as [{values}]")
+    if name == "hidden_act":
+        what, fits = "names", all(isinstance(value, str) for value in values)
+    else:
+        what, fits = "whole numbers from 1", all(isinstance(value, int) and value > 0 for value in values)
+    fits = fits and 0 < len(values) == len(set(values))
+    require(fits, name, list(values), f"a list of one or more different {what}")
+
+
 class SearchSpace:
     """All architectures of listed values, less what the constraints exclude.
 
@@ -50,14 +62,7 @@ class SearchSpace:
             "hidden_act": hidden_act,
         }
         for name, values in listed.items():
-            fits = isinstance(values, Sequence) and not isinstance(values, str)
-            require(fits, name, values, f"a list, as [{values}]")
-            if name == "hidden_act":
-                what, fits = "names", all(isinstance(value, str) for value in values)
-            else:
-                what, fits = "whole numbers from 1", all(isinstance(value, int) and value > 0 for value in values)
-            fits = fits and 0 < len(values) == len(set(values))
-            require(fits, name, list(values), f"a list of one or more different {what}")
+            check_values(name, values)
         self.dimensions = {name: tuple(values) for name, values in listed.items()}
         self.constraints = tuple(constraints)
         self.grid_size = math.prod(len(values) for values in self.dimensions.values())

@@ -9,7 +9,7 @@ from kdnas.models.architecture import Architecture
 from kdnas.models.families import architecture_of
 from kdnas.models.loading import load_config
 from kdnas.models.resizing import StudentFamily
-from kdnas.models.space import Constraint, SearchSpace, WithinTeacher
+from kdnas.models.space import Constraint, SearchSpace, WithinTeacher, check_values
 
 
 class FeedForwardRatios:
@@ -48,12 +48,15 @@ def within_teacher(
     """
     require_whole("depths", depths, 1)
     for name, shares in (("widths", widths), ("ratios", ratios)):
-        fits = bool(shares) and all(is_number(share) and 0 < share <= 1 for share in shares)
+        listed = isinstance(shares, Sequence) and not isinstance(shares, str)
+        fits = listed and bool(shares) and all(is_number(share) and 0 < share <= 1 for share in shares)
         require(fits, name, shares, "a list of shares of the teacher's, above 0 and at most 1")
+    given = {name: values for name, values in dimensions.items() if values is not None}
+    for name, values in given.items():
+        check_values(name, values)
     own = architecture_of(load_config(teacher))
     layers, heads = own.num_hidden_layers, own.num_attention_heads
     unit = heads * (1 if own.hidden_size // heads % 2 else 2)  # rotary positions want heads of an even size
-    given = {name: values for name, values in dimensions.items() if values is not None}
     sizes = given.get("hidden_size") or sorted({max(unit, round(s * own.hidden_size / unit) * unit) for s in widths})
     ratio = FeedForwardRatios([share * own.intermediate_size / own.hidden_size for share in ratios])
     derived: dict[str, Sequence[Any]] = {

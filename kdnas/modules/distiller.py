@@ -1,9 +1,9 @@
 """The student distiller: k students learn from one teacher."""
 
-import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig
 
-from kdnas.base.errors import ConfigError, mounted
+from kdnas.base.errors import ConfigError
 from kdnas.base.files import fingerprint
 from kdnas.distillation.objective import Objective, Stage
 from kdnas.distillation.teacher import Corpus, OnlineTeacher, Teacher, TeacherOutputs
@@ -24,10 +24,10 @@ from kdnas.models.families import architecture_of, family_of
 from kdnas.models.features import Feature, Features
 from kdnas.models.initialisation import TOKENS, RandomWeights, StudentSource, TeacherAndText, Text
 from kdnas.models.loading import load_encoder, load_tokenizer
-from kdnas.models.resizing import StudentFamily, student_config, take_padding
+from kdnas.models.resizing import StudentFamily, student_config, with_padding
 from kdnas.models.trial import check_architecture
 from kdnas.modules.base import ExportingModule
-from kdnas.training.calibration import feature_variances
+from kdnas.training.calibration import calibrate
 from kdnas.training.gang import Gang
 from kdnas.training.student import Student
 
@@ -109,9 +109,7 @@ class StudentDistiller(ExportingModule):
 
     def student_config(self, architecture: Architecture) -> PreTrainedConfig:
         """Returns a student's config; refuses (by a ConfigError) one that cannot be built, or not begin by `init`."""
-        with mounted("student"):
-            config = student_config(self.teacher_config, architecture, self.student_family)
-        take_padding(config, self.tokenizer)
+        config = student_config(with_padding(self.teacher_config, self.tokenizer), architecture, self.student_family)
         check_architecture(config)
         self.init.check(config, self.teacher_config)
         self.head.describe(config)
@@ -219,8 +217,8 @@ class StudentDistiller(ExportingModule):
     def _features_at(self, depth: int) -> frozenset[Feature]:
         if depth > self.teacher_config.num_hidden_layers:  # such students are refused
             return frozenset()
-        config = copy.deepcopy(self.trainees[0].model.config)
-        config.num_hidden_layers = depth
+        own = self.trainees[0].model.config
+        config = family_of(own).resize(own, replace(architecture_of(own), num_hidden_layers=depth))
         return self.objective.teacher_features(config, self.teacher_config)
 
     def open_teacher(self, trainer: Trainer, corpus: Corpus | None) -> None:
@@ -256,11 +254,7 @@ class StudentDistiller(ExportingModule):
         if terms and self.trainer.ckpt_path is None:
             trainer: Any = self.trainer
             loaders = trainer.datamodule.val_dataloader()
-            features = frozenset[Feature]().union(*(term.normalized_by for term in terms))
-            first = loaders[0] if isinstance(loaders, list) else loaders
-            variances = feature_variances(first, features, self.ask_teacher, self.device)
-            for term in terms:
-                term.calibrate(variances)
+            calibrate(terms, loaders[0] if isinstance(loaders, list) else loaders, self.ask_teacher, self.device)
 
     # -- training and validation
 

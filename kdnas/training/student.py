@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel
 
+from kdnas.base.errors import ConfigError
 from kdnas.distillation.objective import Objective
 from kdnas.distillation.terms import LossTerm, Mean
-from kdnas.models.features import Feature, Features, Kind
+from kdnas.models.families import family_of
+from kdnas.models.features import ATTENTION_INPUTS, Feature, Features, Kind
 from kdnas.models.forward import outputs
 from kdnas.models.heads import unfreezing_groups
 from kdnas.training.split_metrics import SplitMetrics
@@ -49,7 +51,7 @@ class Student(nn.Module):
             torch.manual_seed(seed)
             self.stages = [stage.build(config, teacher) for stage in objective.stages]
         self.objectives = nn.ModuleList(nn.ModuleDict(terms) for terms in self.stages)  # registers them as submodules
-        self.weights = [stage.weights for stage in objective.stages]
+        self.weights = [{name: stage.weights.get(name, 1) for name in stage.terms} for stage in objective.stages]
         self.stage = 0
         self.losses: dict[str, Tensor] = {}
         self.lost = False
@@ -60,7 +62,15 @@ class Student(nn.Module):
         self.metrics = SplitMetrics(objective.task, also)
 
     def compile_encoder(self) -> None:
-        """Compiles the encoder with dynamic shapes, at its first use."""
+        """Compiles the encoder with dynamic shapes, at its first use.
+
+        Raises:
+            ConfigError: the terms take queries, keys or values, which the family gives by hooks: not compiled ones.
+        """
+        config, kinds = self.model.config, {feature.kind for term in self.all_terms for feature in term.student}
+        if kinds.intersection(ATTENTION_INPUTS) and not family_of(config).calls_attention(config):
+            why = f"a {config.model_type} that is compiled gives no queries, keys and values"
+            raise ConfigError.of("compile", f"=true: {why}, which the objective takes; must be false")
         self.__dict__["compiled"] = torch.compile(self.model.base_model, dynamic=True)  # not registered as a submodule
 
     @property
@@ -111,12 +121,20 @@ class Student(nn.Module):
     def forward(self, batch: BatchEncoding, teacher: Features) -> tuple[dict[str, Mean], Features]:
         """Returns the loss of each of the current stage's terms, and the student's features."""
         own = outputs(self.model, batch, self.features, self.compiled)
-        return {name: term(own, teacher, batch) for name, term in self.terms.items()}, own
+        means = {}
+        for name, term in self.terms.items():
+            trained = torch.is_grad_enabled() and bool(self.weights[self.stage][name])
+            with torch.set_grad_enabled(trained):
+                means[name] = term(own, teacher, batch)
+        return means, own
 
     def weighted(self, losses: Mapping[str, Any]) -> Any:
-        """Returns the current stage's loss: the weighted sum of its terms', by name, as tensors or numbers."""
+        """Returns the current stage's loss: the weighted sum of its terms', by name, as tensors or numbers.
+
+        Without the terms of weight 0, whose losses may not even be finite.
+        """
         weights = self.weights[self.stage]
-        return sum(losses[name] * weights[name] if name in weights else losses[name] for name in losses)
+        return sum(losses[name] * weights[name] for name in losses if weights[name])
 
     def begin(self) -> None:
         for mean in self.means.values():

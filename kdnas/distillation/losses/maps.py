@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdnas.models.attention import within_window
+
 RowsLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Computes a loss from vectors of student and teacher, (rows, heads, length, size) each; a sum over tokens."""
 Map = Callable[[Tensor, int | None], Tensor]
 """Makes the maps of a layer from its scores, (rows, heads, length, length), and its window."""
 LARGEST = {"cpu": 2**18, "cuda": 2**25}
-"""The most entries of a map that is made at a time, by the type of device: few enough for a CPU's caches."""
+"""The most entries of maps that are made at a time, by the type of device: few enough for a CPU's caches."""
 
 
 def scores(one: Tensor, other: Tensor) -> Tensor:
@@ -35,8 +37,9 @@ def near_probabilities(scores: Tensor, window: int | None) -> Tensor:
 
 
 def _near(scores: Tensor, window: int | None, far: float) -> Tensor:
-    place = torch.arange(scores.shape[-1], device=scores.device)
-    return scores if window is None else scores.masked_fill((place[:, None] - place).abs() > window, far)
+    if window is None:
+        return scores
+    return scores.masked_fill(~within_window(scores.shape[-1], window, scores.device), far)
 
 
 def kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -75,7 +78,11 @@ class _Kl(torch.autograd.Function):
 
 
 def mean_over_tokens(
-    loss: RowsLoss, student: Sequence[Tensor], teacher: Sequence[Tensor], runs: Sequence[tuple[int, int]]
+    loss: RowsLoss,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    runs: Sequence[tuple[int, int]],
+    layers: int = 1,
 ) -> Tensor:
     """Returns the mean over all tokens of a loss of rows.
 
@@ -86,14 +93,20 @@ def mean_over_tokens(
         loss: see `RowsLoss`.
         student, teacher: the vectors of all tokens, (tokens, heads, size) each.
         runs: (rows, length) of each run of adjacent rows of equal length.
+        layers: the number of pairs of layers whose maps the loss has in memory at a time.
     """
-    return _AtOnce.apply(loss, teacher, runs, *student)
+    return _AtOnce.apply(loss, teacher, runs, layers, *student)
 
 
 class _AtOnce(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, loss: RowsLoss, teacher: Sequence[Tensor], runs: Sequence[tuple[int, int]], *student: Tensor
+        ctx: Any,
+        loss: RowsLoss,
+        teacher: Sequence[Tensor],
+        runs: Sequence[tuple[int, int]],
+        layers: int,
+        *student: Tensor,
     ) -> Tensor:
         trained = any(ctx.needs_input_grad)
         wide = torch.promote_types(student[0].dtype, torch.float32)
@@ -101,7 +114,8 @@ class _AtOnce(torch.autograd.Function):
         gradients: list[Sequence[Tensor]] = []
         heads = max(values.shape[1] for values in (*student, *teacher))
         with torch.autocast(total.device.type, enabled=False), torch.set_grad_enabled(trained):
-            for begin, rows, length in _parts(runs, heads, LARGEST.get(total.device.type, LARGEST["cuda"])):
+            largest = LARGEST.get(total.device.type, LARGEST["cuda"])
+            for begin, rows, length in _parts(runs, heads * layers, largest):
                 part = slice(begin, begin + rows * length)
                 leaves = [values[part].detach().to(wide).requires_grad_(trained) for values in student]
                 own, target = (
@@ -121,14 +135,17 @@ class _AtOnce(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         factor = gradient / ctx.tokens
         own = ((each * factor).to(dtype) for each, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
-        return None, None, None, *own
+        return None, None, None, None, *own
 
 
-def _parts(runs: Sequence[tuple[int, int]], heads: int, largest: int) -> Iterator[tuple[int, int, int]]:
-    """Yields the first token, the number of rows and their length, of as many rows as are computed at a time."""
+def _parts(runs: Sequence[tuple[int, int]], maps: int, largest: int) -> Iterator[tuple[int, int, int]]:
+    """Yields the first token, the number of rows and their length, of as many rows as are computed at a time.
+
+    A row has `maps` maps, and those of all rows have `largest` entries at the most (one row is computed in any case).
+    """
     begin = 0
     for rows, length in runs:
-        most = max(1, largest // (heads * length**2))
+        most = max(1, largest // (maps * length**2))
         while rows > 0:
             count = min(most, rows)
             yield begin, count, length

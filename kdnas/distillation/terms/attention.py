@@ -41,7 +41,7 @@ class AttentionMaps(LossTerm):
 
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
         own, targets = self.own.vectors(student), self.targets.vectors(teacher)
-        loss = maps.mean_over_tokens(self.of_rows, own, targets, Layout.of(batch).runs)
+        loss = maps.mean_over_tokens(self.of_rows, own, targets, Layout.of(batch).runs, len(self.own.inputs))
         return Mean(loss, count_of(batch, Per.TOKEN))
 
     def of_rows(self, own: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:

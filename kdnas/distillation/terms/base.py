@@ -4,10 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig
 
 from kdnas.models.features import Feature, Features, Per
+
+NORMALIZATIONS = {"none": False, "variance": True}
+"""Whether a loss is divided by what a student has that knows nothing of the teacher, by the setting's value."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class LossTerm(nn.Module, ABC):
         student, teacher: the features that `forward` takes of each; `build` may set them.
         needs_labels: whether the rows must have labels.
         needs_masks: whether tokens must be masked.
-        normalized_by: the teacher's features whose variances `calibrate` takes before training.
+        normalized_by: the teacher's features of held-out items that `calibrate` is computed from, before training.
     """
 
     student: frozenset[Feature] = frozenset()
@@ -58,8 +62,18 @@ class LossTerm(nn.Module, ABC):
         `student` and `teacher` have those of the term's features that are hidden states.
         """
 
-    def calibrate(self, variances: Mapping[Feature, float]) -> None:
-        """Takes the variance of each feature of `normalized_by`: over held-out items, averaged over the width."""
+    def reference(self, teacher: Features, batch: BatchEncoding) -> Mean:
+        """Returns the loss of a student that knows nothing of the teacher, for a held-out batch; 1 where unused."""
+        count = count_of(batch, Per.TOKEN)
+        return Mean(torch.ones_like(count), count)
+
+    def calibrate(self, variances: Mapping[Feature, float], reference: float) -> None:
+        """Takes what the loss is divided by, over all held-out items.
+
+        Args:
+            variances: the variance of each feature of `normalized_by`, averaged over the width.
+            reference: the mean of the method `reference`.
+        """
 
 
 def count_of(batch: BatchEncoding, per: Per) -> Tensor:

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedConfig
 
-from kdnas.base.errors import ConfigError, chosen, require
+from kdnas.base.errors import ConfigError, chosen, is_whole, require
 from kdnas.distillation.losses import maps
-from kdnas.distillation.terms.base import LossTerm, Mean, count_of
+from kdnas.distillation.terms.base import NORMALIZATIONS, LossTerm, Mean, count_of
 from kdnas.distillation.weights import check_weights
 from kdnas.models.attention import check_features
 from kdnas.models.features import Feature, Features, Kind, Per
@@ -38,7 +38,12 @@ class Relations(LossTerm):
         layer: the teacher's layer, from 1; -1 is the last, -2 the second last.
         student_layer: the student's layer, likewise.
         heads: the number of relation heads; `teacher` for as many as the teacher's attention heads.
+        normalize: `variance` divides L by the L of a student with uniform relations, over the held-out tokens: 1 - L is
+            then to the relations what the explained variance is to hidden states. (With `mse` and one pair, the divisor
+            is the variance of the teacher's probabilities over the tokens of a row.) `none` leaves L.
     """
+
+    uniform: Tensor
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class Relations(LossTerm):
         layer: int = -2,
         student_layer: int = -1,
         heads: int | str = 48,
+        normalize: str = "none",
     ) -> None:
         super().__init__()
         check_weights("pairs", pairs, PAIRS, default=0)
@@ -54,17 +60,20 @@ class Relations(LossTerm):
         self.kinds = sorted({kind for name in self.pairs for kind in PAIRS[name]})
         self.loss = chosen("loss", loss, LOSSES)
         for key, number in {"layer": layer, "student_layer": student_layer}.items():
-            require(_is_whole(number) and number != 0, key, number, "a whole number: from 1, or -1 for the last layer")
+            require(is_whole(number) and number != 0, key, number, "a whole number: from 1, or -1 for the last layer")
         self.layer, self.student_layer = layer, student_layer
-        fits = heads == TEACHER or (_is_whole(heads) and heads > 0)
+        fits = heads == TEACHER or (is_whole(heads) and heads > 0)
         require(fits, "heads", heads, f"a whole number from 1, or {TEACHER}")
         self.heads = heads
+        self.normalize = chosen("normalize", normalize, NORMALIZATIONS)
 
     def build(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         own = _index("student_layer", self.student_layer, student.num_hidden_layers)
         target = _index("layer", self.layer, teacher.num_hidden_layers)
         self.own, self.targets = ([Feature(kind, layer) for kind in self.kinds] for layer in (own, target))
         self.student, self.teacher = frozenset(self.own), frozenset(self.targets)
+        self.normalized_by = self.teacher if self.normalize else frozenset()
+        self.register_buffer("uniform", torch.ones(()))
         check_features(student, self.student)
         check_features(teacher, self.teacher)
         self.count = int(teacher.num_attention_heads if self.heads == TEACHER else self.heads)
@@ -85,12 +94,23 @@ class Relations(LossTerm):
                     raise ConfigError.of(f"pairs.{name}", f": of {one} and {other} values a token; must be as many")
 
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:
-        own, targets = (
-            [values[feature].unflatten(-1, (self.count, -1)) for feature in features]
-            for values, features in ((student, self.own), (teacher, self.targets))
-        )
-        loss = maps.mean_over_tokens(self.of_rows, own, targets, Layout.of(batch).runs)
-        return Mean(loss, count_of(batch, Per.TOKEN))
+        loss = self._loss(self._split(student, self.own), self._split(teacher, self.targets), batch)
+        return Mean(loss / self.uniform, count_of(batch, Per.TOKEN))
+
+    def reference(self, teacher: Features, batch: BatchEncoding) -> Mean:
+        targets = self._split(teacher, self.targets)
+        uniform = [torch.zeros_like(vectors) for vectors in targets]  # the softmax of equal scores
+        return Mean(self._loss(uniform, targets, batch), count_of(batch, Per.TOKEN))
+
+    def calibrate(self, variances: Mapping[Feature, float], reference: float) -> None:
+        self.uniform.fill_(reference)
+
+    def _split(self, values: Features, features: Sequence[Feature]) -> list[Tensor]:
+        """Returns the vectors of each feature, split into relation heads: (tokens, heads, size) each."""
+        return [values[feature].unflatten(-1, (self.count, -1)) for feature in features]
+
+    def _loss(self, own: Sequence[Tensor], targets: Sequence[Tensor], batch: BatchEncoding) -> Tensor:
+        return maps.mean_over_tokens(self.of_rows, own, targets, Layout.of(batch).runs)
 
     def of_rows(self, own: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         """Returns the loss of rows, the sum over their tokens, from the vectors of each kind (see `maps.RowsLoss`)."""
@@ -99,10 +119,6 @@ class Relations(LossTerm):
             a, b = (self.kinds.index(kind) for kind in PAIRS[name])
             losses.append(weight * self.loss(maps.scores(own[a], own[b]), maps.scores(targets[a], targets[b])))
         return sum(losses[1:], losses[0])
-
-
-def _is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _index(key: str, layer: int, layers: int) -> int:

@@ -10,13 +10,12 @@ from transformers import BatchEncoding, PreTrainedConfig
 from kdnas.base.errors import chosen
 from kdnas.distillation.losses import states
 from kdnas.distillation.mapping import MAPPINGS, pairs_of
-from kdnas.distillation.terms.base import LossTerm, Mean, count_of
+from kdnas.distillation.terms.base import NORMALIZATIONS, LossTerm, Mean, count_of
 from kdnas.models.features import Feature, Features, Per, hidden_state
 from kdnas.models.initialisation.fitting import LeastSquares
 
 LOSSES = {"kl": states.kl, "mse": states.mse, "cosine": states.cosine}
 TOKENS = {"first": Per.FIRST_TOKEN, "all": Per.TOKEN}
-NORMALIZATIONS = {"none": False, "variance": True}
 
 
 class StatePairs(LossTerm):
@@ -58,7 +57,7 @@ class StatePairs(LossTerm):
             squares = LeastSquares(student[hidden_state(i, self.per)], centred=False)
             squares.fit(projection.get_parameter("weight"), None, teacher[hidden_state(j, self.per)])
 
-    def calibrate(self, variances: Mapping[Feature, float]) -> None:
+    def calibrate(self, variances: Mapping[Feature, float], reference: float) -> None:
         self.variance.copy_(torch.tensor([variances[hidden_state(j, self.per)] for _, j in self.pairs]))
 
     def forward(self, student: Features, teacher: Features, batch: BatchEncoding) -> Mean:

@@ -35,11 +35,12 @@ class Family:
         projections: the modules of a layer that give its queries, keys and values, as dotted paths by kind; empty if
             no modules do. Used where transformers' class calls none of its registered attention functions.
         embeddings_projection: the linear layer from embeddings of a size of their own to the hidden size; None without.
-        roles: a layer's modules by role (`kdnas.models.initialisation.layers.Layer`), as dotted paths; empty where its
-            layers are not as BERT's.
+        roles: a layer's other modules by role (`kdnas.models.initialisation.layers.Layer`), as dotted paths; empty if
+            its layers are not as BERT's.
         attention_bias: the table of biases for distances that all layers share; None without.
+        positions_after_padding: whether the table of positions begins after the padding token's id.
         plain_attention: whether a layer's attention is softmax(Q K^T / sqrt(head size)) V over its `window`, with
-            nothing added, as a bias for each distance.
+            nothing added or bounded, as a bias for each distance would be. Without it, there are no attention maps.
     """
 
     names: Mapping[str, str] = {}
@@ -56,12 +57,12 @@ class Family:
     projections: Mapping[str, str] = {name: f"attention.self.{name}" for name in ("query", "key", "value")}
     embeddings_projection: str | None = None
     roles: Mapping[str, str] = {
-        **{name: f"attention.self.{name}" for name in ("query", "key", "value")},
         **{"attention_output": "attention.output.dense", "attention_norm": "attention.output.LayerNorm"},
         **{"intermediate": "intermediate.dense", "output": "output.dense", "output_norm": "output.LayerNorm"},
     }
     attention_bias: str | None = None
-    plain_attention = True
+    positions_after_padding = False
+    plain_attention = False
 
     # -- the config
 
@@ -126,9 +127,13 @@ class Family:
         """Returns whether transformers' class calls a registered attention function; others compute attention."""
         return bool(getattr(MODEL_MAPPING.get(type(config), None), "_supports_attention_backend", False))
 
+    def gives_attention_inputs(self, config: PreTrainedConfig) -> bool:
+        """Returns whether queries, keys and values can be had of a config's model."""
+        return self.calls_attention(config) or bool(self.projections)
+
     def check_attention_inputs(self, config: PreTrainedConfig) -> None:
         """Refuses (by a ConfigError) a config whose model gives no queries, keys and values."""
-        if not (self.calls_attention(config) or self.projections):
+        if not self.gives_attention_inputs(config):
             raise ConfigError(f"objective: needs queries, keys or values; a {config.model_type} model gives none")
 
     def watch(self, layer: nn.Module, keep: Callable[[str, Tensor], None]) -> list[RemovableHandle]:

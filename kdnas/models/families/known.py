@@ -12,20 +12,27 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kdnas.models.architecture import Architecture
 from kdnas.models.families.base import Family, head_size, register
 
-register("bert", "ernie", "megatron-bert")(Family)
+
+@register("bert", "ernie", "megatron-bert")
+class Bert(Family):
+    """All is as in `Family`."""
+
+    plain_attention = True
 
 
 @register("rembert")
-class RemBert(Family):
+class RemBert(Bert):
     """Embeddings of a size of their own, projected within the encoder."""
 
     embeddings_projection = "encoder.embedding_hidden_mapping_in"
 
 
 @register("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
-@register("data2vec-text", "roberta-prelayernorm", "ibert", "markuplm")
-class Roberta(Family):
+@register("data2vec-text", "roberta-prelayernorm")
+class Roberta(Bert):
     """Positions begin after the padding token's id."""
+
+    positions_after_padding = True
 
     def first_position(self, config: PreTrainedConfig) -> int:
         return config.pad_token_id + 1
@@ -41,19 +48,17 @@ class MPNet(Family):
         "value": "attention.attn.v",
     }
     roles: Mapping[str, str] = {
-        **projections,
         **{"attention_output": "attention.attn.o", "attention_norm": "attention.LayerNorm"},
         **{"intermediate": "intermediate.dense", "output": "output.dense", "output_norm": "output.LayerNorm"},
     }
     attention_bias = "encoder.relative_attention_bias"
-    plain_attention = False
 
     def first_position(self, config: PreTrainedConfig) -> int:
         return 2
 
 
 @register("electra")
-class Electra(Family):
+class Electra(Bert):
     """Embeddings of a size of their own, which stays the teacher's, are projected to a different hidden size."""
 
     embeddings_projection = "embeddings_project"
@@ -80,11 +85,10 @@ class SparseAttention(Family):
 
     projections: Mapping[str, str] = {}
     roles: Mapping[str, str] = {}
-    plain_attention = False
 
 
 @register("albert")
-class Albert(Family):
+class Albert(Bert):
     """Layers share their weights in groups: all in one, as a rule. The embeddings' own size stays the teacher's."""
 
     embeddings_projection = "encoder.embedding_hidden_mapping_in"
@@ -117,7 +121,7 @@ class Albert(Family):
 
 
 @register("distilbert")
-class DistilBert(Family):
+class DistilBert(Bert):
     """Heads have activations that are no modules; the config class maps the other three of the five values itself."""
 
     names: Mapping[str, str] = {"intermediate_size": "hidden_dim", "hidden_act": "activation"}
@@ -125,8 +129,12 @@ class DistilBert(Family):
     attention_dropout = ("attention_dropout",)
     classifier_dropout = ("seq_classif_dropout", "qa_dropout")
     layers = "transformer.layer"
+    projections: Mapping[str, str] = {
+        "query": "attention.q_lin",
+        "key": "attention.k_lin",
+        "value": "attention.v_lin",
+    }
     roles: Mapping[str, str] = {
-        **{"query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin"},
         **{"attention_output": "attention.out_lin", "attention_norm": "sa_layer_norm"},
         **{"intermediate": "ffn.lin1", "output": "ffn.lin2", "output_norm": "output_layer_norm"},
     }
@@ -156,7 +164,6 @@ class DebertaV2(Family):
     embeddings_projection = "embeddings.embed_proj"
     roles: Mapping[str, str] = {}
     projections: Mapping[str, str] = {name: f"attention.self.{name}_proj" for name in ("query", "key", "value")}
-    plain_attention = False
 
     def head_size(self, config: PreTrainedConfig) -> int:
         return getattr(config, "attention_head_size", None) or super().head_size(config)
@@ -195,7 +202,7 @@ class Deberta(DebertaV2):
 
 
 @register("nomic_bert", "gte", "jina_embeddings_v3")
-class Rotary(Family):
+class Rotary(Bert):
     """Rotary positions: there is no longest input."""
 
     layers = "layers"

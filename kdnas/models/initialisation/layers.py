@@ -45,8 +45,9 @@ def layers_of(encoder: PreTrainedModel) -> list[Layer]:
     """
     family, found = family_of(encoder.config), []
     layers: Any = encoder.get_submodule(family.layers)
+    paths = {**family.projections, **family.roles} if family.roles else {}
     for layer in layers:
-        parts: dict[str, Any] = {role: layer.get_submodule(path) for role, path in family.roles.items()}
+        parts: dict[str, Any] = {role: layer.get_submodule(path) for role, path in paths.items()}
         if not parts or not all(isinstance(part, nn.Linear | nn.LayerNorm) for part in parts.values()):
             raise AttributeError(f"the layers of a {encoder.config.model_type} model are not as BERT's")
         found.append(Layer(layer, **parts))
