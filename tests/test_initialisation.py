@@ -29,11 +29,13 @@ from kdnas.base.identity import COMPARED, first_difference, identity
 from kdnas.base.shared import forget
 from kdnas.datamodules.flat import PadCollator
 from kdnas.distillation.mapping import last, uniform, uniform_last
+from kdnas.distillation.objective import Stage, make_objective
+from kdnas.distillation.terms import HiddenStates, Relations
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.initialisation import KNOWN, TeacherAndText, TeacherEmbeddings, TeacherLayers
+from kdnas.models.initialisation import KNOWN, MatchedRelations, TeacherAndText, TeacherEmbeddings, TeacherLayers
 from kdnas.models.initialisation.fitting import LeastSquares, fit_norm, principal_directions
-from kdnas.models.initialisation.heads import head_maps
+from kdnas.models.initialisation.heads import head_maps, relation_map
 from kdnas.models.resizing import student_config
 from kdnas.modules.distiller import StudentDistiller
 
@@ -41,6 +43,7 @@ ROOT = Path(__file__).parent.parent
 BEFORE = 1
 """The epochs after which a training is stopped."""
 OWN = Architecture(4, 4, 16, 32, "gelu")
+OTHER_HEADS = Architecture(2, 2, 12, 20, "gelu")
 OTHER = Architecture(2, 3, 12, 20, "relu")
 SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 32}
 COMMON = {"vocab_size": 40, "max_position_embeddings": 40, "pad_token_id": 1, "initializer_range": 0.3}
@@ -79,12 +82,12 @@ def random_teacher(config):
     return teacher
 
 
-def begun(source, teacher, architecture, seed=0, text=None):
+def begun(source, teacher, architecture, seed=0, text=None, relations=None):
     """A student of the teacher, begun by a source."""
     forget(KNOWN)
     student = new_encoder(student_config(teacher.config, architecture), seed=seed)
     source.check(student.config, teacher.config)
-    source(student, TeacherAndText(str(id(teacher)), lambda: teacher, text or Rows()))
+    source(student, TeacherAndText(str(id(teacher)), lambda: teacher, text or Rows(), relations))
     return student.eval()
 
 
@@ -163,6 +166,57 @@ def test_a_larger_head_has_the_teachers_scores():
     assert torch.equal(value @ maps.value @ maps.back.T, value)
 
 
+def test_relations_of_a_smaller_size_are_the_best_of_one_rotation():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(40, 12, generator=generator) * 3 ** torch.arange(12.0).fmod(4) for _ in range(3))
+    to = relation_map([query, key, value], 3, 2)
+    for head in range(3):
+        own, block = slice(2 * head, 2 * head + 2), slice(4 * head, 4 * head + 4)
+        assert not to[:, own][torch.arange(12) // 4 != head].any()  # a relation head is made of one relation head
+        parts = np.vstack([each[:, block] / each[:, block].square().mean().sqrt() for each in (query, key, value)])
+        leading = np.linalg.svd(parts, full_matrices=False)[2][:2].T
+        kept = query[:, block].numpy() @ leading
+        found = query @ to[:, own]
+        np.testing.assert_allclose(found @ found.T / 2**0.5, kept @ kept.T / 4**0.5, atol=0.05, rtol=1e-3)
+    assert torch.equal(relation_map([query], 3, 4), torch.eye(12))
+
+
+@torch.no_grad()
+def relation_loss(objective, teacher, student, layers):
+    """The KL of attention relations, by hand: `layers` are (student's, teacher's, heads)."""
+    own, target, heads = layers
+    total, count = 0.0, 0
+    for row in Rows().rows:
+        scores = []
+        for model, layer in ((student, own), (teacher, target)):
+            states = model(row["input_ids"][None], output_hidden_states=True)[1][layer - 1][0]
+            attention = model.encoder.layer[layer - 1].attention.self
+            for part in (attention.query, attention.key, attention.value):
+                vectors = part(states).unflatten(1, (heads, -1)).transpose(0, 1)
+                scores.append((vectors @ vectors.mT / vectors.shape[-1] ** 0.5).log_softmax(-1))
+        for mine, theirs in zip(scores[:3], scores[3:], strict=True):
+            total += float(objective(theirs, mine).sum()) / heads
+        count += len(row["input_ids"])
+    return total / count
+
+
+KL = lambda theirs, mine: theirs.exp() * (theirs - mine)  # noqa: E731
+MSE = lambda theirs, mine: (theirs.exp() - mine.exp()).square() / mine.shape[-1]  # noqa: E731
+
+
+@pytest.mark.parametrize(("loss", "target"), [(KL, 3), (MSE, 4)])
+def test_a_student_begins_nearer_to_relations_than_a_random_one(loss, target):
+    teacher = random_teacher(TEACHERS["bert"])
+    for architecture in (Architecture(2, 4, 8, 20, "gelu"), Architecture(2, 2, 12, 32, "gelu")):
+        matched = MatchedRelations(2, target, 4)
+        student = begun(TeacherLayers(uniform_last), teacher, architecture, relations=matched)
+        random = new_encoder(student.config, seed=0).eval()
+        losses = [relation_loss(loss, teacher, each, (2, target, 4)) for each in (student, random)]
+        assert losses[0] < 0.7 * losses[1]
+    whole = begun(TeacherLayers(uniform_last), teacher, OWN, relations=MatchedRelations(4, 4, 4))
+    assert relation_loss(loss, teacher, whole, (4, 4, 4)) < 1e-4
+
+
 # -- the teacher's embeddings
 
 
@@ -239,6 +293,8 @@ def test_a_student_begins_as_the_last_layers_that_it_is_mapped_to():
     assert TeacherLayers(uniform_last).numbers(3, 6) == [4, 5, 6]
     assert TeacherLayers(uniform).numbers(3, 6) == [1, 3, 5]
     assert TeacherLayers(last).numbers(2, 5) == [4, 5]
+    assert TeacherLayers(uniform).numbers(3, 6, MatchedRelations(3, 5, 1)) == [3, 4, 5]
+    assert TeacherLayers(uniform).numbers(6, 6, MatchedRelations(6, 5, 1)) == [1, 1, 2, 3, 4, 5]
     teacher = random_teacher(TEACHERS["bert"])
     student = begun(TeacherLayers(uniform), teacher, Architecture(1, 4, 16, 32, "gelu"))
     states, expected = (states_of(model, Rows().first(0))[1] for model in (student, teacher))
@@ -321,6 +377,15 @@ def test_another_process_gives_the_same_weights(teacher, text_dataset, tmp_path,
     subprocess.run([sys.executable, ROOT / "train.py", *words], check=True, cwd=tmp_path, capture_output=True)
     same(weights(tmp_path / "out"), weights(alone))
     assert "| initial weights | the teacher's layers |" in (tmp_path / "out/model/README.md").read_text()
+
+
+def test_relations_begin_as_the_layer_that_they_match(teacher):
+    objective = make_objective(relations=Stage({"relations": Relations(heads=2)}))
+    module = StudentDistiller(str(teacher), [OTHER_HEADS], objective, init=TeacherLayers(uniform_last))
+    layers = module.teacher_config.num_hidden_layers
+    assert module.trainees[0].relations == MatchedRelations(2, layers - 1, 2)
+    several = make_objective(both=Stage({"relations": Relations(heads=2), "states": HiddenStates()}))
+    assert StudentDistiller(str(teacher), [OTHER_HEADS], several).trainees[0].relations is None
 
 
 @pytest.mark.parametrize("init", ["embeddings", "teacher"])

@@ -4,6 +4,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ class StudentDistiller(ExportingModule):
         known = TeacherAndText(identity, lambda: load_encoder(self.teacher_path), text)
         for student in self.trainees:
             encoder: Any = student.model.base_model
-            self.init(encoder, known)
+            self.init(encoder, replace(known, relations=student.relations))
 
     def fit_terms(self, text: Text, device: torch.device) -> None:
         """Fits what the loss terms learn, as projections, to students that begin near the teacher; after `initialise`

@@ -14,6 +14,7 @@ from kdnas.distillation.terms import LossTerm, Mean
 from kdnas.models.features import Feature, Features, Kind
 from kdnas.models.forward import outputs
 from kdnas.models.heads import unfreezing_groups
+from kdnas.models.initialisation import MatchedRelations
 from kdnas.training.split_metrics import SplitMetrics
 
 
@@ -71,6 +72,12 @@ class Student(nn.Module):
     @property
     def all_terms(self) -> list[LossTerm]:
         return [term for terms in self.stages for term in terms.values()]
+
+    @property
+    def relations(self) -> MatchedRelations | None:
+        """The attention relations that the first stage matches, if it has no other term."""
+        terms = list(self.stages[0].values())
+        return terms[0].relations if len(terms) == 1 else None
 
     @property
     def features(self) -> set[Feature]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig
 
 from kdnas.models.features import Feature, Features, Per
+from kdnas.models.initialisation import MatchedRelations
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class LossTerm(nn.Module, ABC):
         needs_labels: whether the rows must have labels.
         needs_masks: whether tokens must be masked.
         normalized_by: the teacher's features whose variances `calibrate` takes before training.
+        relations: the attention relations that the term matches, from which a student's first weights may be made.
     """
 
     student: frozenset[Feature] = frozenset()
@@ -40,6 +42,7 @@ class LossTerm(nn.Module, ABC):
     needs_labels = False
     needs_masks = False
     normalized_by: frozenset[Feature] = frozenset()
+    relations: MatchedRelations | None = None
 
     def build(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         """Makes what the term learns, and sets its features, for a student's config and the teacher's.

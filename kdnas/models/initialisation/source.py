@@ -30,6 +30,17 @@ class Text(Protocol):
 
 
 @dataclass(frozen=True)
+class MatchedRelations:
+    """The attention relations that a student is to match: of which of its layers, of which of the teacher's (both from
+    1), and in how many relation heads.
+    """
+
+    student: int
+    teacher: int
+    heads: int
+
+
+@dataclass(frozen=True)
 class TeacherAndText:
     """What a student may begin with beside its own config. Nothing is loaded until it is asked for.
 
@@ -37,11 +48,13 @@ class TeacherAndText:
         identity: a key that changes with the teacher's weights.
         load: loads the teacher's encoder in fp32, in evaluation mode, without its pooler.
         text: the rows of the training.
+        relations: the attention relations that the student is to match, where the objective has nothing else.
     """
 
     identity: str
     load: Callable[[], PreTrainedModel]
     text: Text
+    relations: MatchedRelations | None = None
 
     def taught(self) -> Taught:
         """Returns what the teacher gives on a sample of the text; computed once for all students of a process.
