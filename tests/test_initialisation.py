@@ -5,16 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from test_seams_families import CONF, WORDS, trained
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import (
     AlbertConfig,
     BertConfig,
+    BertModel,
     CamembertConfig,
+    DataCollatorWithPadding,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -43,6 +47,7 @@ ROOT = Path(__file__).parent.parent
 BEFORE = 1
 """The epochs after which a training is stopped."""
 OWN = Architecture(4, 4, 16, 32, "gelu")
+EMBEDDINGS = TeacherEmbeddings()
 OTHER_HEADS = Architecture(2, 2, 12, 20, "gelu")
 OTHER = Architecture(2, 3, 12, 20, "relu")
 SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 32}
@@ -379,11 +384,31 @@ def test_another_process_gives_the_same_weights(teacher, text_dataset, tmp_path,
     assert "| initial weights | the teacher's layers |" in (tmp_path / "out/model/README.md").read_text()
 
 
+def test_a_training_without_the_first_weights_that_it_is_to_have_is_refused(teacher):
+    module = StudentDistiller(str(teacher), [OTHER], make_objective(s=Stage({"s": HiddenStates()})), init=EMBEDDINGS)
+    trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    rows = [module.tokenizer("all dogs run")] * 2
+    loader = DataLoader(rows, batch_size=2, collate_fn=DataCollatorWithPadding(module.tokenizer))
+    with pytest.raises(ConfigError, match=r"^student.init: the teacher's embeddings need text; must call `initialise`"):
+        trainer.fit(module, loader, loader)
+    module.initialise(Rows())
+    trainer.fit(module, loader, loader)
+
+
 def test_relations_begin_as_the_layer_that_they_match(teacher):
     objective = make_objective(relations=Stage({"relations": Relations(heads=2)}))
     module = StudentDistiller(str(teacher), [OTHER_HEADS], objective, init=TeacherLayers(uniform_last))
     layers = module.teacher_config.num_hidden_layers
     assert module.trainees[0].relations == MatchedRelations(2, layers - 1, 2)
+    other = new_encoder(module.trainees[0].model.config, seed=0)
+    forget(KNOWN)
+    loaded = BertModel.from_pretrained(teacher, add_pooling_layer=False).eval()
+    known = TeacherAndText("", lambda: loaded, Rows(len(module.tokenizer)), module.trainees[0].relations)
+    TeacherLayers(uniform_last)(other, known)
+    forget(KNOWN)
+    module.initialise(known.text)
+    own = module.trainees[0].model.base_model.state_dict()
+    assert all(torch.equal(own[name], values) for name, values in other.state_dict().items())
     several = make_objective(both=Stage({"relations": Relations(heads=2), "states": HiddenStates()}))
     assert StudentDistiller(str(teacher), [OTHER_HEADS], several).trainees[0].relations is None
 
