@@ -34,12 +34,14 @@ from kdnas.base.shared import forget
 from kdnas.datamodules.flat import PadCollator
 from kdnas.distillation.mapping import last, uniform, uniform_last
 from kdnas.distillation.objective import Stage, make_objective
+from kdnas.distillation.terms import Embeddings as TermOfEmbeddings
 from kdnas.distillation.terms import HiddenStates, Relations
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
 from kdnas.models.initialisation import KNOWN, MatchedRelations, TeacherAndText, TeacherEmbeddings, TeacherLayers
 from kdnas.models.initialisation.fitting import LeastSquares, fit_norm, principal_directions
 from kdnas.models.initialisation.heads import head_maps, relation_map
+from kdnas.models.initialisation.sample import Taught
 from kdnas.models.resizing import student_config
 from kdnas.modules.distiller import StudentDistiller
 
@@ -344,6 +346,28 @@ def test_a_student_of_more_layers_than_its_teacher_is_refused():
         begun(TeacherLayers(uniform_last), random_teacher(TEACHERS["bert"]), Architecture(5, 4, 16, 32, "gelu"))
 
 
+@torch.no_grad()
+def test_the_importance_of_heads_and_neurons_is_the_mean_square_of_what_they_add():
+    teacher, heads, neurons = random_teacher(TEACHERS["bert"]), [], []
+    taught = Taught.of(teacher, Rows().first(0))
+    layer = teacher.encoder.layer[1]
+    matrices = (layer.attention.output.dense, heads), (layer.output.dense, neurons)
+    hooks = [
+        matrix.register_forward_hook(lambda _, inputs, __, to=to: to.append(inputs[0][0])) for matrix, to in matrices
+    ]
+    for row in Rows().rows:
+        teacher(row["input_ids"][None])
+    for hook in hooks:
+        hook.remove()
+    for (matrix, inputs), size, found in zip(matrices, (4, 1), (taught.heads[1], taught.neurons[1]), strict=True):
+        one = torch.cat(inputs)
+        parts = zip(one.split(size, 1), matrix.weight.split(size, 1), strict=True)
+        mean = "mean" if size == 4 else "sum"  # over the hidden size
+        expected = [getattr((values @ weight.T).square().mean(0), mean)() for values, weight in parts]
+        torch.testing.assert_close(found, torch.stack(expected), atol=1e-6, rtol=1e-4)
+    assert not any(module._forward_pre_hooks for module in teacher.modules())
+
+
 # -- a run
 
 
@@ -382,6 +406,29 @@ def test_another_process_gives_the_same_weights(teacher, text_dataset, tmp_path,
     subprocess.run([sys.executable, ROOT / "train.py", *words], check=True, cwd=tmp_path, capture_output=True)
     same(weights(tmp_path / "out"), weights(alone))
     assert "| initial weights | the teacher's layers |" in (tmp_path / "out/model/README.md").read_text()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_terms_are_fitted_in_one_pass_for_all_hidden_states(teacher, alone):
+    terms = {"relations": Relations(heads=2)}
+    terms |= {} if alone else {"states": HiddenStates("last"), "embeddings": TermOfEmbeddings(), "last": HiddenStates()}
+    module = StudentDistiller(str(teacher), [OTHER_HEADS], make_objective(s=Stage(terms)), init=EMBEDDINGS)
+    student, rows, calls = module.trainees[0], Rows(len(module.tokenizer), count=8), []
+    hook = student.model.register_forward_hook(lambda *_: calls.append(1))
+    module.fit_terms(rows, torch.device("cpu"))
+    hook.remove()
+    assert len(calls) == (0 if alone else 1)
+    if not alone:
+        batch = rows.first(0)[0]
+        own = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        real = batch["attention_mask"].bool()
+        mine, target = (
+            model.eval()(**own, output_hidden_states=True).hidden_states[0][real].detach().double().numpy()
+            for model in (student.model, BertModel.from_pretrained(teacher))
+        )
+        found = student.terms["embeddings"].projections[0].weight.detach().numpy().T
+        best = np.linalg.lstsq(mine, target, rcond=None)[0]
+        assert np.square(mine @ found - target).sum() < 1.1 * np.square(mine @ best - target).sum() + 1e-3
 
 
 def test_a_training_without_the_first_weights_that_it_is_to_have_is_refused(teacher):

@@ -92,13 +92,20 @@ class Student(nn.Module):
         teacher: Callable[[BatchEncoding, Collection[Feature]], Features],
     ) -> None:
         """Fits what the loss terms learn to the hidden states of student and teacher on a sample of text."""
+        states = {
+            term: [{f for f in some if f.kind is Kind.HIDDEN_STATE} for some in (term.student, term.teacher)]
+            for term in self.all_terms
+        }
+        wanted, given = (frozenset[Feature]().union(*some) for some in zip(*states.values(), strict=True))
+        if not wanted:
+            return
         training = self.model.training
         self.model.eval()
-        for term in self.all_terms:
-            wanted, given = ({f for f in some if f.kind is Kind.HIDDEN_STATE} for some in (term.student, term.teacher))
-            found: list[Features] = [outputs(self.model, batch, wanted) for batch in batches]
-            theirs = [teacher(batch, given) for batch in batches]
-            term.fit(_joined(found, wanted), _joined(theirs, given))
+        own = _joined([outputs(self.model, batch, wanted) for batch in batches], wanted)
+        theirs = _joined([teacher(batch, given) for batch in batches], given)
+        for term, (mine, target) in states.items():
+            if mine:
+                term.fit({f: own[f] for f in mine}, {f: theirs[f] for f in target})
         self.model.train(training)
 
     def unfreeze(self, share: float) -> None:
