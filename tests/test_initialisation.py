@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from sklearn.linear_model import Ridge
 from test_seams_families import CONF, WORDS, trained
 from torch import nn
 from torch.utils.data import DataLoader
@@ -35,11 +36,11 @@ from kdnas.datamodules.flat import PadCollator
 from kdnas.distillation.mapping import last, uniform, uniform_last
 from kdnas.distillation.objective import Stage, make_objective
 from kdnas.distillation.terms import Embeddings as TermOfEmbeddings
-from kdnas.distillation.terms import HiddenStates, Relations
+from kdnas.distillation.terms import HiddenStates, LastHiddenState, Relations
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
 from kdnas.models.initialisation import KNOWN, MatchedRelations, TeacherAndText, TeacherEmbeddings, TeacherLayers
-from kdnas.models.initialisation.fitting import LeastSquares, fit_norm, principal_directions
+from kdnas.models.initialisation.fitting import RIDGE, LeastSquares, fit_norm, principal_directions
 from kdnas.models.initialisation.heads import head_maps, relation_map
 from kdnas.models.initialisation.sample import Taught
 from kdnas.models.resizing import student_config
@@ -429,6 +430,19 @@ def test_terms_are_fitted_in_one_pass_for_all_hidden_states(teacher, alone):
         found = student.terms["embeddings"].projections[0].weight.detach().numpy().T
         best = np.linalg.lstsq(mine, target, rcond=None)[0]
         assert np.square(mine @ found - target).sum() < 1.1 * np.square(mine @ best - target).sum() + 1e-3
+
+
+@torch.no_grad()
+def test_a_projection_of_few_rows_has_nothing_where_they_say_nothing():
+    configs = [BertConfig(**SIZES | {"hidden_size": width}, **COMMON) for width in (12, 16)]
+    term = LastHiddenState(tokens="first")
+    term.build(*configs)
+    rows = [torch.randn(5, width, generator=torch.Generator().manual_seed(width)) for width in (12, 16)]
+    term.fit(*({feature: each} for (feature,), each in zip((term.student, term.teacher), rows, strict=True)))
+    own, target = (each.double().numpy() for each in rows)
+    alpha = RIDGE * np.square(own).sum(0).mean()
+    expected = Ridge(alpha=alpha, fit_intercept=False).fit(own, target).coef_
+    np.testing.assert_allclose(term.projections[0].weight, expected, atol=1e-4)
 
 
 def test_a_training_without_the_first_weights_that_it_is_to_have_is_refused(teacher):
