@@ -43,7 +43,7 @@ from kdnas.models.initialisation import KNOWN, MatchedRelations, TeacherAndText,
 from kdnas.models.initialisation.fitting import RIDGE, LeastSquares, fit_norm, principal_directions
 from kdnas.models.initialisation.heads import head_maps, relation_map
 from kdnas.models.initialisation.sample import Taught
-from kdnas.models.resizing import student_config
+from kdnas.models.resizing import StudentFamily, student_config
 from kdnas.modules.distiller import StudentDistiller
 
 ROOT = Path(__file__).parent.parent
@@ -264,6 +264,42 @@ def test_embeddings_of_a_size_of_their_own_are_copied_and_their_projection_is_cu
     states, expected = (each - each.mean(0) for each in (states, expected))
     # 12 of the teacher's 16 axes are enough for what comes from embeddings of size 8, up to a rotation.
     torch.testing.assert_close(states @ states.T, expected @ expected.T, atol=1e-3, rtol=1e-3)
+
+
+NARROW = ElectraConfig(**SIZES, **COMMON, embedding_size=12)
+
+
+def explained_embeddings(student, teacher):
+    """The share of the teacher's embedding output that the student's explains, by the best linear map."""
+    own, target = (states_of(model, Rows().first(0))[0].double() for model in (student, teacher))
+    columns = torch.cat([own, torch.ones(len(own), 1)], dim=1)
+    rest = target - columns @ torch.linalg.lstsq(columns, target).solution
+    return 1 - float(rest.square().sum() / (target - target.mean(0)).square().sum())
+
+
+@pytest.mark.parametrize("source", [EMBEDDINGS, TeacherLayers(uniform_last)])
+@pytest.mark.parametrize("width", [12, 16])
+@pytest.mark.parametrize("family", ["electra", "bert"])
+def test_a_student_without_its_teachers_projection_has_what_comes_after_it(source, width, family):
+    teacher = random_teacher(NARROW)
+    architecture = Architecture(2, 2, width, 20, "gelu")
+    config = student_config(teacher.config, architecture, StudentFamily(family, max_length=30))
+    student = new_encoder(config, seed=0).eval()
+    forget(KNOWN)
+    source(student, TeacherAndText("narrow", lambda: teacher, Rows()))
+    assert explained_embeddings(student, teacher) > 0.85
+    output, expected = (states_of(model, Rows().first(0))[0] for model in (student, teacher))
+    # On orthonormal directions, some of the teacher's left out, the outputs are nearly as large as the teacher's.
+    assert 0.6 < float(output.square().sum() / expected.square().sum()) < 1.05
+
+
+def test_directions_that_the_teacher_has_nothing_in_stay_random():
+    teacher = random_teacher(TEACHERS["electra"])  # embeddings of size 8
+    config = student_config(teacher.config, Architecture(1, 2, 12, 20, "gelu"), StudentFamily("bert", max_length=30))
+    student, fresh = new_encoder(config, seed=0), new_encoder(config, seed=0)
+    EMBEDDINGS(student, TeacherAndText("null", lambda: teacher, Rows()))
+    own, random = (model.embeddings.word_embeddings.weight for model in (student, fresh))
+    assert torch.equal(own[2:, 8:], random[2:, 8:]) and not (own[2:, :8] == random[2:, :8]).any()
 
 
 # -- the teacher's layers
