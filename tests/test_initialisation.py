@@ -33,16 +33,18 @@ from kdnas.base.errors import ConfigError
 from kdnas.base.identity import COMPARED, first_difference, identity
 from kdnas.base.shared import forget
 from kdnas.datamodules.flat import PadCollator
+from kdnas.distillation import terms
 from kdnas.distillation.mapping import last, uniform, uniform_last
 from kdnas.distillation.objective import Stage, make_objective
-from kdnas.distillation.terms import Embeddings as TermOfEmbeddings
 from kdnas.distillation.terms import HiddenStates, LastHiddenState, Relations
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
 from kdnas.models.initialisation import KNOWN, MatchedRelations, TeacherAndText, TeacherEmbeddings, TeacherLayers
+from kdnas.models.initialisation.embeddings import Embeddings
 from kdnas.models.initialisation.fitting import RIDGE, LeastSquares, fit_norm, principal_directions
 from kdnas.models.initialisation.heads import head_maps, relation_map
 from kdnas.models.initialisation.sample import Taught
+from kdnas.models.initialisation.teacher import leading_basis
 from kdnas.models.resizing import StudentFamily, student_config
 from kdnas.modules.distiller import StudentDistiller
 
@@ -82,11 +84,12 @@ class Rows:
 
 def random_teacher(config):
     teacher = new_encoder(config, seed=1).eval()
+    generator = torch.Generator().manual_seed(1)
     for name, parameter in teacher.named_parameters():
         if "norm" in name.lower():
-            nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.2)
+            nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.2, generator=generator)
         elif name.endswith("bias"):
-            nn.init.normal_(parameter, std=0.2)
+            nn.init.normal_(parameter, std=0.2, generator=generator)
     return teacher
 
 
@@ -220,7 +223,7 @@ def test_a_student_begins_nearer_to_relations_than_a_random_one(loss, target):
         student = begun(TeacherLayers(uniform_last), teacher, architecture, relations=matched)
         random = new_encoder(student.config, seed=0).eval()
         losses = [relation_loss(loss, teacher, each, (2, target, 4)) for each in (student, random)]
-        assert losses[0] < 0.7 * losses[1]
+        assert losses[0] < 0.8 * losses[1]
     whole = begun(TeacherLayers(uniform_last), teacher, OWN, relations=MatchedRelations(4, 4, 4))
     assert relation_loss(loss, teacher, whole, (4, 4, 4)) < 1e-4
 
@@ -269,14 +272,6 @@ def test_embeddings_of_a_size_of_their_own_are_copied_and_their_projection_is_cu
 NARROW = ElectraConfig(**SIZES, **COMMON, embedding_size=12)
 
 
-def explained_embeddings(student, teacher):
-    """The share of the teacher's embedding output that the student's explains, by the best linear map."""
-    own, target = (states_of(model, Rows().first(0))[0].double() for model in (student, teacher))
-    columns = torch.cat([own, torch.ones(len(own), 1)], dim=1)
-    rest = target - columns @ torch.linalg.lstsq(columns, target).solution
-    return 1 - float(rest.square().sum() / (target - target.mean(0)).square().sum())
-
-
 @pytest.mark.parametrize("source", [EMBEDDINGS, TeacherLayers(uniform_last)])
 @pytest.mark.parametrize("width", [12, 16])
 @pytest.mark.parametrize("family", ["electra", "bert"])
@@ -286,11 +281,13 @@ def test_a_student_without_its_teachers_projection_has_what_comes_after_it(sourc
     config = student_config(teacher.config, architecture, StudentFamily(family, max_length=30))
     student = new_encoder(config, seed=0).eval()
     forget(KNOWN)
-    source(student, TeacherAndText("narrow", lambda: teacher, Rows()))
-    assert explained_embeddings(student, teacher) > 0.85
+    known = TeacherAndText("narrow", lambda: teacher, Rows())
+    source(student, known)
+    directions = Embeddings.of(teacher).directions() if source is EMBEDDINGS else known.taught().directions
     output, expected = (states_of(model, Rows().first(0))[0] for model in (student, teacher))
-    # On orthonormal directions, some of the teacher's left out, the outputs are nearly as large as the teacher's.
-    assert 0.6 < float(output.square().sum() / expected.square().sum()) < 1.05
+    expected = expected @ leading_basis(directions, width)
+    error = float((output - expected).square().sum() / (expected - expected.mean(0)).square().sum())
+    assert error < 0.5
 
 
 def test_directions_that_the_teacher_has_nothing_in_stay_random():
@@ -447,9 +444,9 @@ def test_another_process_gives_the_same_weights(teacher, text_dataset, tmp_path,
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_terms_are_fitted_in_one_pass_for_all_hidden_states(teacher, alone):
-    terms = {"relations": Relations(heads=2)}
-    terms |= {} if alone else {"states": HiddenStates("last"), "embeddings": TermOfEmbeddings(), "last": HiddenStates()}
-    module = StudentDistiller(str(teacher), [OTHER_HEADS], make_objective(s=Stage(terms)), init=EMBEDDINGS)
+    parts = {"relations": Relations(heads=2)}
+    parts |= {} if alone else {"states": HiddenStates("last"), "embeddings": terms.Embeddings(), "last": HiddenStates()}
+    module = StudentDistiller(str(teacher), [OTHER_HEADS], make_objective(s=Stage(parts)), init=EMBEDDINGS)
     student, rows, calls = module.trainees[0], Rows(len(module.tokenizer), count=8), []
     hook = student.model.register_forward_hook(lambda *_: calls.append(1))
     module.fit_terms(rows, torch.device("cpu"))
