@@ -5,16 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from sklearn.linear_model import Ridge
 from test_seams_families import CONF, WORDS, trained
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import (
     AlbertConfig,
     BertConfig,
+    BertModel,
     CamembertConfig,
+    DataCollatorWithPadding,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -28,19 +33,27 @@ from kdnas.base.errors import ConfigError
 from kdnas.base.identity import COMPARED, first_difference, identity
 from kdnas.base.shared import forget
 from kdnas.datamodules.flat import PadCollator
+from kdnas.distillation import terms
 from kdnas.distillation.mapping import last, uniform, uniform_last
+from kdnas.distillation.objective import Stage, make_objective
+from kdnas.distillation.terms import HiddenStates, LastHiddenState, Relations
 from kdnas.models.architecture import Architecture
 from kdnas.models.building import new_encoder
-from kdnas.models.initialisation import KNOWN, TeacherAndText, TeacherEmbeddings, TeacherLayers
-from kdnas.models.initialisation.fitting import LeastSquares, fit_norm, principal_directions
-from kdnas.models.initialisation.heads import head_maps
-from kdnas.models.resizing import student_config
+from kdnas.models.initialisation import KNOWN, MatchedRelations, TeacherAndText, TeacherEmbeddings, TeacherLayers
+from kdnas.models.initialisation.embeddings import Embeddings
+from kdnas.models.initialisation.fitting import RIDGE, LeastSquares, fit_norm, principal_directions
+from kdnas.models.initialisation.heads import head_maps, relation_map
+from kdnas.models.initialisation.sample import Taught
+from kdnas.models.initialisation.teacher import leading_basis
+from kdnas.models.resizing import StudentFamily, student_config
 from kdnas.modules.distiller import StudentDistiller
 
 ROOT = Path(__file__).parent.parent
 BEFORE = 1
 """The epochs after which a training is stopped."""
 OWN = Architecture(4, 4, 16, 32, "gelu")
+EMBEDDINGS = TeacherEmbeddings()
+OTHER_HEADS = Architecture(2, 2, 12, 20, "gelu")
 OTHER = Architecture(2, 3, 12, 20, "relu")
 SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 32}
 COMMON = {"vocab_size": 40, "max_position_embeddings": 40, "pad_token_id": 1, "initializer_range": 0.3}
@@ -71,20 +84,21 @@ class Rows:
 
 def random_teacher(config):
     teacher = new_encoder(config, seed=1).eval()
+    generator = torch.Generator().manual_seed(1)
     for name, parameter in teacher.named_parameters():
         if "norm" in name.lower():
-            nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.2)
+            nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.2, generator=generator)
         elif name.endswith("bias"):
-            nn.init.normal_(parameter, std=0.2)
+            nn.init.normal_(parameter, std=0.2, generator=generator)
     return teacher
 
 
-def begun(source, teacher, architecture, seed=0, text=None):
+def begun(source, teacher, architecture, seed=0, text=None, relations=None):
     """A student of the teacher, begun by a source."""
     forget(KNOWN)
     student = new_encoder(student_config(teacher.config, architecture), seed=seed)
     source.check(student.config, teacher.config)
-    source(student, TeacherAndText(str(id(teacher)), lambda: teacher, text or Rows()))
+    source(student, TeacherAndText(str(id(teacher)), lambda: teacher, text or Rows(), relations))
     return student.eval()
 
 
@@ -163,6 +177,57 @@ def test_a_larger_head_has_the_teachers_scores():
     assert torch.equal(value @ maps.value @ maps.back.T, value)
 
 
+def test_relations_of_a_smaller_size_are_the_best_of_one_rotation():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(40, 12, generator=generator) * 3 ** torch.arange(12.0).fmod(4) for _ in range(3))
+    to = relation_map([query, key, value], 3, 2)
+    for head in range(3):
+        own, block = slice(2 * head, 2 * head + 2), slice(4 * head, 4 * head + 4)
+        assert not to[:, own][torch.arange(12) // 4 != head].any()  # a relation head is made of one relation head
+        parts = np.vstack([each[:, block] / each[:, block].square().mean().sqrt() for each in (query, key, value)])
+        leading = np.linalg.svd(parts, full_matrices=False)[2][:2].T
+        kept = query[:, block].numpy() @ leading
+        found = query @ to[:, own]
+        np.testing.assert_allclose(found @ found.T / 2**0.5, kept @ kept.T / 4**0.5, atol=0.05, rtol=1e-3)
+    assert torch.equal(relation_map([query], 3, 4), torch.eye(12))
+
+
+@torch.no_grad()
+def relation_loss(objective, teacher, student, layers):
+    """The KL of attention relations, by hand: `layers` are (student's, teacher's, heads)."""
+    own, target, heads = layers
+    total, count = 0.0, 0
+    for row in Rows().rows:
+        scores = []
+        for model, layer in ((student, own), (teacher, target)):
+            states = model(row["input_ids"][None], output_hidden_states=True)[1][layer - 1][0]
+            attention = model.encoder.layer[layer - 1].attention.self
+            for part in (attention.query, attention.key, attention.value):
+                vectors = part(states).unflatten(1, (heads, -1)).transpose(0, 1)
+                scores.append((vectors @ vectors.mT / vectors.shape[-1] ** 0.5).log_softmax(-1))
+        for mine, theirs in zip(scores[:3], scores[3:], strict=True):
+            total += float(objective(theirs, mine).sum()) / heads
+        count += len(row["input_ids"])
+    return total / count
+
+
+KL = lambda theirs, mine: theirs.exp() * (theirs - mine)  # noqa: E731
+MSE = lambda theirs, mine: (theirs.exp() - mine.exp()).square() / mine.shape[-1]  # noqa: E731
+
+
+@pytest.mark.parametrize(("loss", "target"), [(KL, 3), (MSE, 4)])
+def test_a_student_begins_nearer_to_relations_than_a_random_one(loss, target):
+    teacher = random_teacher(TEACHERS["bert"])
+    for architecture in (Architecture(2, 4, 8, 20, "gelu"), Architecture(2, 2, 12, 32, "gelu")):
+        matched = MatchedRelations(2, target, 4)
+        student = begun(TeacherLayers(uniform_last), teacher, architecture, relations=matched)
+        random = new_encoder(student.config, seed=0).eval()
+        losses = [relation_loss(loss, teacher, each, (2, target, 4)) for each in (student, random)]
+        assert losses[0] < 0.8 * losses[1]
+    whole = begun(TeacherLayers(uniform_last), teacher, OWN, relations=MatchedRelations(4, 4, 4))
+    assert relation_loss(loss, teacher, whole, (4, 4, 4)) < 1e-4
+
+
 # -- the teacher's embeddings
 
 
@@ -204,6 +269,36 @@ def test_embeddings_of_a_size_of_their_own_are_copied_and_their_projection_is_cu
     torch.testing.assert_close(states @ states.T, expected @ expected.T, atol=1e-3, rtol=1e-3)
 
 
+NARROW = ElectraConfig(**SIZES, **COMMON, embedding_size=12)
+
+
+@pytest.mark.parametrize("source", [EMBEDDINGS, TeacherLayers(uniform_last)])
+@pytest.mark.parametrize("width", [12, 16])
+@pytest.mark.parametrize("family", ["electra", "bert"])
+def test_a_student_without_its_teachers_projection_has_what_comes_after_it(source, width, family):
+    teacher = random_teacher(NARROW)
+    architecture = Architecture(2, 2, width, 20, "gelu")
+    config = student_config(teacher.config, architecture, StudentFamily(family, max_length=30))
+    student = new_encoder(config, seed=0).eval()
+    forget(KNOWN)
+    known = TeacherAndText("narrow", lambda: teacher, Rows())
+    source(student, known)
+    directions = Embeddings.of(teacher).directions() if source is EMBEDDINGS else known.taught().directions
+    output, expected = (states_of(model, Rows().first(0))[0] for model in (student, teacher))
+    expected = expected @ leading_basis(directions, width)
+    error = float((output - expected).square().sum() / (expected - expected.mean(0)).square().sum())
+    assert error < 0.5
+
+
+def test_directions_that_the_teacher_has_nothing_in_stay_random():
+    teacher = random_teacher(TEACHERS["electra"])  # embeddings of size 8
+    config = student_config(teacher.config, Architecture(1, 2, 12, 20, "gelu"), StudentFamily("bert", max_length=30))
+    student, fresh = new_encoder(config, seed=0), new_encoder(config, seed=0)
+    EMBEDDINGS(student, TeacherAndText("null", lambda: teacher, Rows()))
+    own, random = (model.embeddings.word_embeddings.weight for model in (student, fresh))
+    assert torch.equal(own[2:, 8:], random[2:, 8:]) and not (own[2:, :8] == random[2:, :8]).any()
+
+
 # -- the teacher's layers
 
 
@@ -239,6 +334,8 @@ def test_a_student_begins_as_the_last_layers_that_it_is_mapped_to():
     assert TeacherLayers(uniform_last).numbers(3, 6) == [4, 5, 6]
     assert TeacherLayers(uniform).numbers(3, 6) == [1, 3, 5]
     assert TeacherLayers(last).numbers(2, 5) == [4, 5]
+    assert TeacherLayers(uniform).numbers(3, 6, MatchedRelations(3, 5, 1)) == [3, 4, 5]
+    assert TeacherLayers(uniform).numbers(6, 6, MatchedRelations(6, 5, 1)) == [1, 1, 2, 3, 4, 5]
     teacher = random_teacher(TEACHERS["bert"])
     student = begun(TeacherLayers(uniform), teacher, Architecture(1, 4, 16, 32, "gelu"))
     states, expected = (states_of(model, Rows().first(0))[1] for model in (student, teacher))
@@ -283,6 +380,28 @@ def test_a_student_of_more_layers_than_its_teacher_is_refused():
         begun(TeacherLayers(uniform_last), random_teacher(TEACHERS["bert"]), Architecture(5, 4, 16, 32, "gelu"))
 
 
+@torch.no_grad()
+def test_the_importance_of_heads_and_neurons_is_the_mean_square_of_what_they_add():
+    teacher, heads, neurons = random_teacher(TEACHERS["bert"]), [], []
+    taught = Taught.of(teacher, Rows().first(0))
+    layer = teacher.encoder.layer[1]
+    matrices = (layer.attention.output.dense, heads), (layer.output.dense, neurons)
+    hooks = [
+        matrix.register_forward_hook(lambda _, inputs, __, to=to: to.append(inputs[0][0])) for matrix, to in matrices
+    ]
+    for row in Rows().rows:
+        teacher(row["input_ids"][None])
+    for hook in hooks:
+        hook.remove()
+    for (matrix, inputs), size, found in zip(matrices, (4, 1), (taught.heads[1], taught.neurons[1]), strict=True):
+        one = torch.cat(inputs)
+        parts = zip(one.split(size, 1), matrix.weight.split(size, 1), strict=True)
+        mean = "mean" if size == 4 else "sum"  # over the hidden size
+        expected = [getattr((values @ weight.T).square().mean(0), mean)() for values, weight in parts]
+        torch.testing.assert_close(found, torch.stack(expected), atol=1e-6, rtol=1e-4)
+    assert not any(module._forward_pre_hooks for module in teacher.modules())
+
+
 # -- a run
 
 
@@ -321,6 +440,71 @@ def test_another_process_gives_the_same_weights(teacher, text_dataset, tmp_path,
     subprocess.run([sys.executable, ROOT / "train.py", *words], check=True, cwd=tmp_path, capture_output=True)
     same(weights(tmp_path / "out"), weights(alone))
     assert "| initial weights | the teacher's layers |" in (tmp_path / "out/model/README.md").read_text()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_terms_are_fitted_in_one_pass_for_all_hidden_states(teacher, alone):
+    parts = {"relations": Relations(heads=2)}
+    parts |= {} if alone else {"states": HiddenStates("last"), "embeddings": terms.Embeddings(), "last": HiddenStates()}
+    module = StudentDistiller(str(teacher), [OTHER_HEADS], make_objective(s=Stage(parts)), init=EMBEDDINGS)
+    student, rows, calls = module.trainees[0], Rows(len(module.tokenizer), count=8), []
+    hook = student.model.register_forward_hook(lambda *_: calls.append(1))
+    module.fit_terms(rows, torch.device("cpu"))
+    hook.remove()
+    assert len(calls) == (0 if alone else 1)
+    if not alone:
+        batch = rows.first(0)[0]
+        own = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        real = batch["attention_mask"].bool()
+        mine, target = (
+            model.eval()(**own, output_hidden_states=True).hidden_states[0][real].detach().double().numpy()
+            for model in (student.model, BertModel.from_pretrained(teacher))
+        )
+        found = student.terms["embeddings"].projections[0].weight.detach().numpy().T
+        best = np.linalg.lstsq(mine, target, rcond=None)[0]
+        assert np.square(mine @ found - target).sum() < 1.1 * np.square(mine @ best - target).sum() + 1e-3
+
+
+@torch.no_grad()
+def test_a_projection_of_few_rows_has_nothing_where_they_say_nothing():
+    configs = [BertConfig(**SIZES | {"hidden_size": width}, **COMMON) for width in (12, 16)]
+    term = LastHiddenState(tokens="first")
+    term.build(*configs)
+    rows = [torch.randn(5, width, generator=torch.Generator().manual_seed(width)) for width in (12, 16)]
+    term.fit(*({feature: each} for (feature,), each in zip((term.student, term.teacher), rows, strict=True)))
+    own, target = (each.double().numpy() for each in rows)
+    alpha = RIDGE * np.square(own).sum(0).mean()
+    expected = Ridge(alpha=alpha, fit_intercept=False).fit(own, target).coef_
+    np.testing.assert_allclose(term.projections[0].weight, expected, atol=1e-4)
+
+
+def test_a_training_without_the_first_weights_that_it_is_to_have_is_refused(teacher):
+    module = StudentDistiller(str(teacher), [OTHER], make_objective(s=Stage({"s": HiddenStates()})), init=EMBEDDINGS)
+    trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    rows = [module.tokenizer("all dogs run")] * 2
+    loader = DataLoader(rows, batch_size=2, collate_fn=DataCollatorWithPadding(module.tokenizer))
+    with pytest.raises(ConfigError, match=r"^student.init: the teacher's embeddings need text; must call `initialise`"):
+        trainer.fit(module, loader, loader)
+    module.initialise(Rows())
+    trainer.fit(module, loader, loader)
+
+
+def test_relations_begin_as_the_layer_that_they_match(teacher):
+    objective = make_objective(relations=Stage({"relations": Relations(heads=2)}))
+    module = StudentDistiller(str(teacher), [OTHER_HEADS], objective, init=TeacherLayers(uniform_last))
+    layers = module.teacher_config.num_hidden_layers
+    assert module.trainees[0].relations == MatchedRelations(2, layers - 1, 2)
+    other = new_encoder(module.trainees[0].model.config, seed=0)
+    forget(KNOWN)
+    loaded = BertModel.from_pretrained(teacher, add_pooling_layer=False).eval()
+    known = TeacherAndText("", lambda: loaded, Rows(len(module.tokenizer)), module.trainees[0].relations)
+    TeacherLayers(uniform_last)(other, known)
+    forget(KNOWN)
+    module.initialise(known.text)
+    own = module.trainees[0].model.base_model.state_dict()
+    assert all(torch.equal(own[name], values) for name, values in other.state_dict().items())
+    several = make_objective(both=Stage({"relations": Relations(heads=2), "states": HiddenStates()}))
+    assert StudentDistiller(str(teacher), [OTHER_HEADS], several).trainees[0].relations is None
 
 
 @pytest.mark.parametrize("init", ["embeddings", "teacher"])

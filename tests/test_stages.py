@@ -370,7 +370,6 @@ def test_a_student_can_start_from_a_pretrained_encoder(classifier, tmp_path):
     encoder = Encoder().new(student_config(load_config(classifier), SMALL), seed=7)
     folder = export(encoder, AutoTokenizer.from_pretrained(classifier), tmp_path / "pretrained")
     module = StudentDistiller(classifier, [SMALL], recipe(), seed=3, init=PretrainedWeights(str(folder)))
-    module.initialise(text=None)
     own = module.students[0].model.base_model.state_dict()
     equal(encoder.state_dict(), {name: own[name] for name in encoder.state_dict()})
     random = distiller(classifier).students[0].model

@@ -99,6 +99,9 @@ class StudentDistiller(ExportingModule):
         self.held_out = [student.metrics for student in self.trainees]
         stages = ", then ".join(stage.name.replace("_", " ") for stage in objective.stages)
         self.about = {"distilled from": teacher, "objective": stages, "initial weights": self.init.origin}
+        self.begun = False
+        if not self.init.needs_text:
+            self._begin(None)
         for trainee in self.trainees if compile else ():
             trainee.compile_encoder()
         self.teacher: TeacherOutputs | None = None
@@ -144,12 +147,17 @@ class StudentDistiller(ExportingModule):
             self.outputs.check(masked)
 
     def initialise(self, text: Text) -> None:
-        """Gives the students their first weights, before a training that does not resume; `text` are its rows."""
+        """Gives the students the first weights that need the rows of the training, before one that does not resume."""
+        if not self.begun:
+            self._begin(text)
+
+    def _begin(self, text: Text | None) -> None:
         identity = fingerprint(Path(self.teacher_path)) or self.teacher_path
-        known = TeacherAndText(identity, lambda: load_encoder(self.teacher_path), text)
         for student in self.trainees:
+            known = TeacherAndText(identity, lambda: load_encoder(self.teacher_path), text, student.relations)
             encoder: Any = student.model.base_model
             self.init(encoder, known)
+        self.begun = True
 
     def fit_terms(self, text: Text, device: torch.device) -> None:
         """Fits what the loss terms learn, as projections, to students that begin near the teacher; after `initialise`
@@ -249,6 +257,8 @@ class StudentDistiller(ExportingModule):
         return trainer.profiler.profile(name) if trainer is not None else nullcontext()
 
     def on_fit_start(self) -> None:
+        if not self.begun and self.trainer.ckpt_path is None:
+            raise ConfigError(f"student.init: {self.init.origin} need text; must call `initialise` before `fit`")
         self.gang.share_cores(self.device, self.trainer.precision_plugin.forward_context)
         terms = [term for student in self.trainees for term in student.all_terms if term.normalized_by]
         if terms and self.trainer.ckpt_path is None:

@@ -16,6 +16,7 @@ from kdnas.models.families import family_of
 from kdnas.models.features import ATTENTION_INPUTS, Feature, Features, Kind
 from kdnas.models.forward import outputs
 from kdnas.models.heads import unfreezing_groups
+from kdnas.models.initialisation import MatchedRelations
 from kdnas.training.split_metrics import SplitMetrics
 
 
@@ -83,6 +84,12 @@ class Student(nn.Module):
         return [term for terms in self.stages for term in terms.values()]
 
     @property
+    def relations(self) -> MatchedRelations | None:
+        """The attention relations that the first stage matches, if it has no other term."""
+        terms = list(self.stages[0].values())
+        return terms[0].relations if len(terms) == 1 else None
+
+    @property
     def features(self) -> set[Feature]:
         """The student's own features that the current stage's terms and the metrics take."""
         logits = {self.metrics.task.feature} if self.metrics.task else set()
@@ -95,13 +102,20 @@ class Student(nn.Module):
         teacher: Callable[[BatchEncoding, Collection[Feature]], Features],
     ) -> None:
         """Fits what the loss terms learn to the hidden states of student and teacher on a sample of text."""
+        states = {
+            term: [{f for f in some if f.kind is Kind.HIDDEN_STATE} for some in (term.student, term.teacher)]
+            for term in self.all_terms
+        }
+        wanted, given = (frozenset[Feature]().union(*some) for some in zip(*states.values(), strict=True))
+        if not wanted:
+            return
         training = self.model.training
         self.model.eval()
-        for term in self.all_terms:
-            wanted, given = ({f for f in some if f.kind is Kind.HIDDEN_STATE} for some in (term.student, term.teacher))
-            found: list[Features] = [outputs(self.model, batch, wanted) for batch in batches]
-            theirs = [teacher(batch, given) for batch in batches]
-            term.fit(_joined(found, wanted), _joined(theirs, given))
+        own = _joined([outputs(self.model, batch, wanted) for batch in batches], wanted)
+        theirs = _joined([teacher(batch, given) for batch in batches], given)
+        for term, (mine, target) in states.items():
+            if mine:
+                term.fit({f: own[f] for f in mine}, {f: theirs[f] for f in target})
         self.model.train(training)
 
     def unfreeze(self, share: float) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedConfig
 
 from kdnas.models.features import Feature, Features, Per
+from kdnas.models.initialisation import MatchedRelations
 
 NORMALIZATIONS = {"none": False, "variance": True}
 """Whether a loss is divided by what a student has that knows nothing of the teacher, by the setting's value."""
@@ -37,6 +38,7 @@ class LossTerm(nn.Module, ABC):
         needs_labels: whether the rows must have labels.
         needs_masks: whether tokens must be masked.
         normalized_by: the teacher's features of held-out items that `calibrate` is computed from, before training.
+        relations: the attention relations that the term matches, from which a student's first weights may be made.
     """
 
     student: frozenset[Feature] = frozenset()
@@ -44,6 +46,7 @@ class LossTerm(nn.Module, ABC):
     needs_labels = False
     needs_masks = False
     normalized_by: frozenset[Feature] = frozenset()
+    relations: MatchedRelations | None = None
 
     def build(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         """Makes what the term learns, and sets its features, for a student's config and the teacher's.

@@ -14,6 +14,7 @@ from kdnas.distillation.terms.base import NORMALIZATIONS, LossTerm, Mean, count_
 from kdnas.distillation.weights import check_weights
 from kdnas.models.attention import check_features
 from kdnas.models.features import Feature, Features, Kind, Per
+from kdnas.models.initialisation import MatchedRelations
 from kdnas.models.packing import Layout
 
 KINDS = {"q": Kind.QUERY, "k": Kind.KEY, "v": Kind.VALUE}
@@ -78,6 +79,7 @@ class Relations(LossTerm):
         check_features(teacher, self.teacher)
         self.count = int(teacher.num_attention_heads if self.heads == TEACHER else self.heads)
         self._check_widths(student, teacher)
+        self.relations = MatchedRelations(own, target, self.count)
 
     def _check_widths(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         """Refuses a number of heads that does not divide the widths, and pairs whose two kinds have other widths."""

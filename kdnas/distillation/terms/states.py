@@ -55,7 +55,9 @@ class StatePairs(LossTerm):
     def fit(self, student: Features, teacher: Features) -> None:
         for (i, j), projection in zip(self.pairs, self.projections, strict=True):
             squares = LeastSquares(student[hidden_state(i, self.per)], centred=False)
-            squares.fit(projection.get_parameter("weight"), None, teacher[hidden_state(j, self.per)])
+            weight = projection.get_parameter("weight")
+            weight.zero_()  # [CLS] has fewer rows than features: random weights would remain where they say nothing
+            squares.fit(weight, None, teacher[hidden_state(j, self.per)])
 
     def calibrate(self, variances: Mapping[Feature, float], reference: float) -> None:
         self.variance.copy_(torch.tensor([variances[hidden_state(j, self.per)] for _, j in self.pairs]))

@@ -34,6 +34,7 @@ class PretrainedWeights(StudentSource):
     """
 
     source: str
+    needs_text = False
 
     @property
     def origin(self) -> str:  # type: ignore[override]

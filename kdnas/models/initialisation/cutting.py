@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdnas.models.initialisation.fitting import LeastSquares, fit_norm
-from kdnas.models.initialisation.heads import head_maps
+from kdnas.models.initialisation.heads import head_maps, relation_map
 from kdnas.models.initialisation.layers import Layer, Steps
 from kdnas.models.initialisation.sample import Taught
 
@@ -33,10 +34,16 @@ class Cut:
     heads: Sequence[Tensor]
     head_size: int
 
-    def fit(self, own: Layer, number: int, steps: Steps) -> None:
-        """Fits the student's next layer, `own`, to a teacher layer, of which the first is 1."""
+    def fit(self, own: Layer, number: int, steps: Steps, relations: int = 0) -> None:
+        """Fits the student's next layer, `own`, to a teacher layer, of which the first is 1.
+
+        A layer whose attention relations are matched has the number of its `relations` heads; others have 0.
+        """
         theirs = self.taught.layers[number - 1]
-        self._fit_heads(own, theirs, number, steps)
+        if relations:
+            self._fit_relations(own, theirs, number, steps, relations)
+        else:
+            self._fit_heads(own, theirs, number, steps)
         self._fit_sum(
             own.attention_output,
             own.attention_norm,
@@ -75,6 +82,17 @@ class Cut:
                 linear.weight[mine] = to.T @ teacher.weight[rows] @ self.basis
                 squares.fit(linear.weight[mine], linear.bias[mine], values @ to)
             own.attention_output.weight[:, mine] = self.basis.T @ columns @ maps.back
+
+    def _fit_relations(self, own: Layer, theirs: Layer, number: int, steps: Steps, count: int) -> None:
+        """Fits queries, keys and values to the teacher's relations, and begins the output matrix with its columns."""
+        states, squares = self.taught.states(number - 1), LeastSquares(steps.tokens)
+        linears = (theirs.query, theirs.key, theirs.value)
+        given = [one(states) for one in linears]
+        to = relation_map(given, count, own.query.out_features // count)
+        for linear, teacher, values in zip((own.query, own.key, own.value), linears, given, strict=True):
+            linear.weight.copy_(to.T @ teacher.weight @ self.basis)
+            squares.fit(linear.weight, linear.bias, values @ to)
+        own.attention_output.weight.copy_(self.basis.T @ theirs.attention_output.weight @ torch.linalg.pinv(to).T)
 
     def _fit_neurons(self, own: Layer, theirs: Layer, number: int, inputs: Tensor) -> Tensor:
         """Fits the feed-forward network's first matrix to the teacher's neurons that it returns."""

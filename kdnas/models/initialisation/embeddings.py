@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdnas.models.families import family_of
-from kdnas.models.initialisation.fitting import principal_directions
+from kdnas.models.initialisation.fitting import fit_norm, principal_directions
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,17 @@ class Embeddings:
         return principal_directions(moment, len(moment))
 
     def copies(self, teacher: Embeddings) -> bool:
-        """Returns whether tables are taken as they are, because they have the same width."""
-        return self.words.embedding_dim == teacher.words.embedding_dim
+        """Returns whether tables are taken as they are: before a projection, or where there is none in both."""
+        own, theirs = self.words.embedding_dim, teacher.words.embedding_dim
+        return own == theirs and (self.projection is not None or teacher.projection is None)
 
     def take(self, teacher: Embeddings, basis: Tensor) -> None:
         """Takes a teacher's embeddings, in place, on a basis of its hidden size: (teacher's width, student's width).
 
-        Tables of the same width are copied: embeddings of a size of their own, with a projection to the basis. The
-        padding token's row, which is never trained, is zero. What the teacher does not have stays as it is.
+        Tables that have a projection to the hidden size keep the teacher's embedding size, and are copied. The padding
+        token's row, which is never trained, is zero. What the teacher does not have stays as it is.
         """
-        inner = basis if teacher.projection is None else teacher.projection.weight.T @ basis
-        if self.copies(teacher):
-            inner = torch.eye(self.words.embedding_dim)
+        inner = torch.eye(self.words.embedding_dim) if self.copies(teacher) else teacher.onto(basis)
         _project(self.words, teacher.words.weight, inner)
         if self.positions is not None and teacher.positions is not None:
             positions = teacher.positions.weight[teacher.first_position :]
@@ -75,20 +74,48 @@ class Embeddings:
         if self.types is not None and teacher.types is not None:
             _project(self.types, teacher.types.weight, inner)
         if self.norm is not None and teacher.norm is not None:
-            sizes = len(teacher.norm.weight), len(self.norm.weight)
-            between = next((matrix for matrix in (inner, basis) if matrix.shape == sizes), None)
-            if between is not None:
-                _project_norm(self.norm, teacher.norm, between)
+            if teacher.norm_comes_first and self.projection is None:
+                fit_norm(self.norm, self.first_sums(), teacher.projected_words() @ basis)
+            else:
+                _project_norm(self.norm, teacher.norm, inner if len(self.norm.weight) == len(inner.T) else basis)
         if self.projection is not None:
             _project_projection(self.projection, teacher.projection, basis)
         if self.words.padding_idx is not None:
             self.words.weight[self.words.padding_idx] = 0
 
+    @property
+    def norm_comes_first(self) -> bool:
+        """Whether the layer norm comes before the projection, as in ELECTRA, and not after it, as in DeBERTa."""
+        own, norm = self.words.embedding_dim, self.norm
+        return self.projection is not None and norm is not None and len(norm.weight) == own
+
+    def onto(self, basis: Tensor) -> Tensor:
+        """Returns the map from tables to a basis of the hidden size; of a norm before the projection, the weights."""
+        if self.projection is None:
+            return basis
+        weights = self.norm.weight[:, None] if self.norm is not None and self.norm_comes_first else 1
+        return weights * (self.projection.weight.T @ basis)
+
+    def first_sums(self) -> Tensor:
+        """Returns what the tables give for each word as a row's first token, (vocabulary, width)."""
+        sums = self.words.weight
+        sums = sums if self.positions is None else sums + self.positions.weight[self.first_position]
+        return sums if self.types is None else sums + self.types.weight[0]
+
+    def projected_words(self) -> Tensor:
+        """Returns the output of norm and projection, in this order, for each word as a row's first token."""
+        assert self.norm is not None and self.projection is not None
+        return self.projection(self.norm(self.first_sums()))
+
 
 def _project(table: nn.Embedding, rows: Tensor, basis: Tensor, first: int = 0) -> None:
-    """Writes projected rows into a table, from its row `first` on, as many as there are in both."""
-    count = min(len(rows), table.num_embeddings - first)
-    table.weight[first : first + count] = rows[:count] @ basis
+    """Writes projected rows into a table, from its row `first` on, as many as there are in both.
+
+    Columns to which the basis leads nothing stay random: with zeros, what comes after them would never learn.
+    """
+    count, sizes = min(len(rows), table.num_embeddings - first), basis.norm(dim=0)
+    own = table.weight[first : first + count]
+    own.copy_(torch.where(sizes > 1e-4 * sizes.max(), rows[:count] @ basis, own))
 
 
 def _project_projection(projection: nn.Linear, teacher: nn.Linear | None, basis: Tensor) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from kdnas.models.initialisation.fitting import principal_directions
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,24 @@ def head_maps(query: Tensor, key: Tensor, value: Tensor, output: Tensor, size: i
     directions = torch.linalg.svd(to_value @ output.double().T)[0][:, :size]
     maps = (from_query @ left[:, :size] * root, from_key @ right[:size].T * root)
     return HeadMaps(*(each.float() for each in (*maps, from_value @ directions, to_value @ directions)))
+
+
+def relation_map(values: Sequence[Tensor], count: int, size: int) -> Tensor:
+    """Returns one map to relation heads of another size, for queries, keys and values alike: (width, count * size).
+
+    Relation heads are the values split into `count` parts. The map takes each part to its leading principal directions,
+    so that the products of any two of `values` stay as they are, as nearly as one such map can keep all of them.
+
+    Args:
+        values: of all heads side by side, (tokens, width) each.
+        count, size: the number of relation heads, which divides the width, and their new size, no larger.
+    """
+    own = values[0].shape[1] // count
+    if size == own:
+        return torch.eye(count * size)
+    parts = [each.unflatten(1, (count, own)).unbind(1) for each in values]
+    alike = [torch.cat([one / one.square().mean().sqrt() for one in part]) for part in zip(*parts, strict=True)]
+    return (size / own) ** 0.25 * torch.block_diag(*(principal_directions(each.T @ each, size) for each in alike))
 
 
 def _roots(values: Tensor) -> tuple[Tensor, Tensor]:

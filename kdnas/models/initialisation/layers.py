@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -65,12 +66,33 @@ class Sample:
         """Returns the real tokens of values for each batch, (rows, length, width) each, as (tokens, width)."""
         return torch.cat([each[mask] for each, mask in zip(values, self.masks, strict=True)])
 
-    def inputs(self, encoder: PreTrainedModel, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
-        """Runs an encoder and returns the first input of each of the modules, (tokens, width)."""
-        with _recorded(modules) as calls:
-            for batch in self.batches:
-                encoder(**batch)
-        return {module: self.real([arguments[0] for arguments, _ in calls[module]]) for module in modules}
+    @property
+    def tokens(self) -> int:
+        return sum(int(mask.sum()) for mask in self.masks)
+
+    def inputs(
+        self,
+        encoder: PreTrainedModel,
+        modules: Sequence[nn.Module],
+        reduced: Mapping[nn.Linear, Callable[[Tensor], None]] = MappingProxyType({}),
+    ) -> dict[nn.Module, Tensor]:
+        """Runs an encoder and returns the first input of each of the modules, (tokens, width).
+
+        The inputs of the modules in `reduced` go to a function each, batch by batch, and are not kept.
+        """
+        parts: dict[nn.Module, list[Tensor]] = {module: [] for module in modules}
+        takers = [*((module, part.append) for module, part in parts.items()), *reduced.items()]
+        for batch, mask in zip(self.batches, self.masks, strict=True):
+            hooks = [module.register_forward_pre_hook(_giving(take, mask)) for module, take in takers]
+            encoder(**batch)
+            for hook in hooks:
+                hook.remove()
+        return {module: torch.cat(parts.pop(module)) for module in modules}  # frees the batches one by one
+
+
+def _giving(take: Callable[[Tensor], None], mask: Tensor) -> Callable[[nn.Module, Any], None]:
+    """Returns a hook that gives the real tokens of a module's first input to a function."""
+    return lambda _, arguments: take(arguments[0][mask])
 
 
 class Steps:

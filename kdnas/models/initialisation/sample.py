@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -13,6 +13,17 @@ from transformers import BatchEncoding, PreTrainedModel
 from kdnas.models.families import family_of
 from kdnas.models.initialisation.fitting import principal_directions
 from kdnas.models.initialisation.layers import Layer, Sample, layers_of
+
+
+@dataclass
+class Total:
+    """The sum, over all batches so far, of a function of a batch's values."""
+
+    function: Callable[[Tensor], Tensor]
+    value: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def __call__(self, values: Tensor) -> None:
+        self.value = self.value + self.function(values)
 
 
 @dataclass(frozen=True)
@@ -45,16 +56,12 @@ class Taught:
         """
         layers, sample = layers_of(encoder), Sample(batches)
         size = family_of(encoder.config).head_size(encoder.config)
-        parts = [(one.attention_norm, one.output_norm, one.attention_output, one.output) for one in layers]
-        inputs = sample.inputs(encoder, [layers[0].whole, *(module for four in parts for module in four)])
-        heads = []
-        neurons = []
-        for one in layers:
-            by_head = inputs[one.attention_output].unflatten(1, (-1, size)).unbind(1)
-            columns = one.attention_output.weight.split(size, dim=1)
-            added = [(values @ weight.T).square().mean() for values, weight in zip(by_head, columns, strict=True)]
-            heads.append(torch.stack(added))
-            neurons.append(inputs[one.output].square().mean(0) * one.output.weight.square().sum(0))
+        norms = [norm for one in layers for norm in (one.attention_norm, one.output_norm)]
+        # Sums alone: inputs of all output matrices at once would take several times the memory of the rest.
+        products = {one.attention_output: Total(lambda v: _products(v.unflatten(1, (-1, size)))) for one in layers}
+        squares = {one.output: Total(lambda v: v.square().sum(0)) for one in layers}
+        inputs = sample.inputs(encoder, [layers[0].whole, *norms], {**products, **squares})
+        columns = {matrix: matrix.weight.unflatten(1, (-1, size)) for matrix in products}
         return cls(
             encoder,
             layers,
@@ -62,8 +69,12 @@ class Taught:
             inputs[layers[0].whole],
             [inputs[one.attention_norm] for one in layers],
             [inputs[one.output_norm] for one in layers],
-            heads,
-            neurons,
+            # |W V^T|^2 = <V^T V, W^T W>, in the mean over tokens and the hidden size
+            [
+                (total.value * _products(columns[matrix])).sum((1, 2)) / len(matrix.weight) / sample.tokens
+                for matrix, total in products.items()
+            ],
+            [total.value * matrix.weight.square().sum(0) / sample.tokens for matrix, total in squares.items()],
         )
 
     def states(self, layer: int) -> Tensor:
@@ -85,3 +96,8 @@ class Taught:
             covariance = torch.cov(self.states(layer).T)
             total = total + covariance / covariance.diagonal().mean()
         return principal_directions(total, len(total))
+
+
+def _products(values: Tensor) -> Tensor:
+    """Returns V^T V of each head's values V, (rows, heads, size), as (heads, size, size)."""
+    return torch.einsum("nha,nhb->hab", values, values)

@@ -30,18 +30,31 @@ class Text(Protocol):
 
 
 @dataclass(frozen=True)
+class MatchedRelations:
+    """The attention relations that a student is to match: of which of its layers, of which of the teacher's (both from
+    1), and in how many relation heads.
+    """
+
+    student: int
+    teacher: int
+    heads: int
+
+
+@dataclass(frozen=True)
 class TeacherAndText:
     """What a student may begin with beside its own config. Nothing is loaded until it is asked for.
 
     Attributes:
         identity: a key that changes with the teacher's weights.
         load: loads the teacher's encoder in fp32, in evaluation mode, without its pooler.
-        text: the rows of the training.
+        text: the rows of the training; None for sources that need none.
+        relations: the attention relations that the student is to match, where the objective has nothing else.
     """
 
     identity: str
     load: Callable[[], PreTrainedModel]
-    text: Text
+    text: Text | None
+    relations: MatchedRelations | None = None
 
     def taught(self) -> Taught:
         """Returns what the teacher gives on a sample of the text; computed once for all students of a process.
@@ -49,8 +62,9 @@ class TeacherAndText:
         Raises:
             AttributeError: the teacher's layers are not as BERT's (`layers_of`).
         """
-        key = (Taught, self.identity, self.text.digest)
-        return shared(KNOWN, key, lambda: Taught.of(self.load(), self.text.first(TOKENS)))
+        assert self.text is not None
+        text = self.text
+        return shared(KNOWN, (Taught, self.identity, text.digest), lambda: Taught.of(self.load(), text.first(TOKENS)))
 
 
 class StudentSource(ABC):
@@ -60,10 +74,13 @@ class StudentSource(ABC):
     get what each would get by itself, and all processes the same.
 
     Attributes:
+        needs_text: whether the weights are made from the teacher and the text of a training. Others are there as soon
+            as the student is.
         fits_terms: whether the loss terms fit their projections to the student's states, before training.
     """
 
     origin: str
+    needs_text = True
     fits_terms = False
 
     def check(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:  # noqa: B027 - optional
@@ -79,6 +96,7 @@ class RandomWeights(StudentSource):
     """Keeps the random weights."""
 
     origin = "random"
+    needs_text = False
 
     def __call__(self, encoder: PreTrainedModel, known: TeacherAndText | None = None) -> None:
         pass

@@ -16,7 +16,7 @@ from kdnas.models.initialisation.embeddings import Embeddings
 from kdnas.models.initialisation.fitting import LeastSquares, fit_norm
 from kdnas.models.initialisation.layers import Steps, layers_of
 from kdnas.models.initialisation.sample import Taught
-from kdnas.models.initialisation.source import KNOWN, StudentSource, TeacherAndText
+from kdnas.models.initialisation.source import KNOWN, MatchedRelations, StudentSource, TeacherAndText
 
 Mapping = Callable[[int, int], Sequence[tuple[int, ...]]]
 """From the numbers of layers of student and teacher to the teacher layers, from 1, of each student layer."""
@@ -57,7 +57,8 @@ class TeacherLayers(StudentSource):
 
     Args:
         mapping: the layer mapping. A student layer begins as the last teacher layer that it is mapped to, or as
-            those that the last layers have, counted from the top, where it is mapped to none.
+            those that the last layers have, counted from the top, where it is mapped to none. Where a student is to
+            match attention relations alone, the layer that has them begins as the teacher's, and the others around it.
 
     Raises:
         ConfigError: the student is wider or deeper than its teacher, or of a family whose layers are not as BERT's.
@@ -95,12 +96,17 @@ class TeacherLayers(StudentSource):
         layers = layers_of(encoder)
         steps = Steps(encoder, taught.sample, layers)
         cut = Cut(taught, basis, heads, family_of(encoder.config).head_size(encoder.config))
-        for layer, number in zip(layers, self.numbers(len(layers), len(taught.layers)), strict=True):
-            cut.fit(layer, number, steps)
+        matched = known.relations
+        numbers = self.numbers(len(layers), len(taught.layers), matched)
+        for i, (layer, number) in enumerate(zip(layers, numbers, strict=True), start=1):
+            cut.fit(layer, number, steps, matched.heads if matched and i == matched.student else 0)
         encoder.train(training)
 
-    def numbers(self, student: int, teacher: int) -> list[int]:
+    def numbers(self, student: int, teacher: int, relations: MatchedRelations | None = None) -> list[int]:
         """Returns the teacher layer, from 1, that each student layer begins as."""
+        if relations:
+            below = relations.teacher - relations.student
+            return [min(max(i + below, 1), teacher) for i in range(1, student + 1)]
         mapped = self.mapping(student, teacher)
         return [max(targets, default=teacher - student + i) for i, targets in enumerate(mapped, start=1)]
 
