@@ -370,7 +370,9 @@ def test_other_families_begin_with_embeddings_alone(family):
     words = student.get_input_embeddings().weight
     assert not torch.equal(words, new_encoder(student.config, seed=0).get_input_embeddings().weight)
     with pytest.raises(
-        ConfigError, match=f"^student.init=teacher: the layers of a {teacher.config.model_type} model are not as BERT's"
+        ConfigError,
+        match=f"^student.init=teacher: the layers of a {teacher.config.model_type} model are not as BERT's, .*"
+        "; must be random or embeddings, as student.init=embeddings$",
     ):
         begun(TeacherLayers(uniform_last), teacher, OTHER)
 

@@ -83,7 +83,7 @@ class TeacherLayers(StudentSource):
             except AttributeError as error:
                 raise ConfigError(
                     f"student.init=teacher: the layers of a {config.model_type} model are not as BERT's, which these "
-                    "weights are made for; must be random or embeddings"
+                    "weights are made for; must be random or embeddings, as student.init=embeddings"
                 ) from error
 
     @torch.no_grad()
