@@ -1,4 +1,4 @@
-"""What the settings of `evaluate.py proxy` stand for: the criterion, the proxies of the grid, and the architectures."""
+"""The settings of `evaluate.py proxy`, as objects: the criterion, the proxies of the grid, and the architectures."""
 
 from __future__ import annotations
 

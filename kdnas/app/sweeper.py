@@ -66,7 +66,7 @@ class KDNASSweeper(Sweeper):
 
     @property
     def title(self) -> str:
-        """What is searched, for the first line of the log."""
+        """The subject of the search, for the first line of the log."""
         return f"a search of {self.config.search.episodes} x {self.config.search.candidates} candidates"
 
     @property

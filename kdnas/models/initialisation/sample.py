@@ -1,4 +1,4 @@
-"""What a teacher gives on a sample of text, computed once for all students of a process."""
+"""A teacher's states and importances on a sample of text, computed once for all students of a process."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class MatchedRelations:
 
 @dataclass(frozen=True)
 class TeacherAndText:
-    """What a student may begin with beside its own config. Nothing is loaded until it is asked for.
+    """A teacher and a text, from which a student's first weights may be made. Nothing is loaded until it is asked for.
 
     Attributes:
         identity: a key that changes with the teacher's weights.

@@ -19,7 +19,7 @@ from kdnas.models.initialisation.sample import Taught
 from kdnas.models.initialisation.source import KNOWN, MatchedRelations, StudentSource, TeacherAndText
 
 Mapping = Callable[[int, int], Sequence[tuple[int, ...]]]
-"""From the numbers of layers of student and teacher to the teacher layers, from 1, of each student layer."""
+"""A layer mapping: from the numbers of layers of student and teacher to each student layer's teacher layers."""
 
 
 @dataclass(frozen=True)

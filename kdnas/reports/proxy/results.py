@@ -1,4 +1,4 @@
-"""What an evaluation of proxies has found: τ of each proxy, and which one is recommended."""
+"""The results of an evaluation of proxies: τ of each proxy, and the recommended one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Rankings:
 
     @property
     def values(self) -> dict[str, list[float]]:
-        """What the architectures are ranked by, a value each, larger is better; a loss is negated."""
+        """The values that architectures are ranked by, one each, larger is better; a loss is negated."""
         values = [quality(one.metrics) for one in self.seen], [one.reward for one in self.seen]
         return dict(zip(RANKED_BY, values, strict=True))
 
@@ -38,7 +38,7 @@ class Rankings:
 
 @dataclass(frozen=True)
 class Score:
-    """What one proxy is worth.
+    """The agreement of one proxy with full distillation.
 
     Args:
         taus: Kendall's τ between the proxy's ranking and the full one, by what ranks: `quality` and `reward`.
