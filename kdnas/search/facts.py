@@ -1,4 +1,4 @@
-"""What is known of a search besides its trials, kept in the attributes of Optuna's study."""
+"""Facts of a search besides its trials, kept in the attributes of Optuna's study."""
 
 from __future__ import annotations
 

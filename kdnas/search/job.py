@@ -16,12 +16,12 @@ from kdnas.base.errors import ConfigError, require, shown
 from kdnas.models.architecture import Architecture
 
 TITLES = {"mini": "trial", "full": "finalist"}
-"""What log lines call the trials of a kind of job; other kinds go by their own names."""
+"""The name of a kind of job's trial in log lines; other kinds go by their own names."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one run is for. A run that a user starts is a job too: of the kind `full`, without trials."""
+    """The purpose of one run. A run that a user starts is a job too: of the kind `full`, without trials."""
 
     kind: str  # a key of `search.stages`, the table of what jobs run and of the settings that they change
     trials: tuple[int, ...] = ()  # the numbers of the trials that the job trains and reports to the study

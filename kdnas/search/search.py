@@ -35,7 +35,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Search:
-    """What a schedule decides from, and adds trials to."""
+    """The state that a schedule decides from, and the place to add trials to."""
 
     settings: SearchSettings
     studies: Mapping[str, Study]  # by the kind of their jobs: `mini`, `full`, and the others that the schedule runs

@@ -15,7 +15,7 @@ from kdnas.search.search import Search
 
 log = logging.getLogger(__name__)
 NOUNS = {"mini": "candidates", "full": "finalists"}
-"""What log lines call the trials of kinds of jobs together."""
+"""The plural name of a kind of job's trials in log lines."""
 
 
 class TrialLog:

@@ -15,7 +15,7 @@ from kdnas.tasks.metrics import deciding_first
 
 
 class Task(ABC):
-    """What a model learns to predict.
+    """The subject of a model's predictions.
 
     Attributes:
         head: the kind of model that the task needs.

@@ -1,1 +1,1 @@
-"""What the LightningModules train with."""
+"""The optimizer, the Trainer and the other means of the LightningModules' training."""
