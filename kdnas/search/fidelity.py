@@ -11,7 +11,7 @@ from kdnas.base.errors import is_number, require, require_whole
 LEAST = 4
 """The fewest architectures that an interval of τ says anything about."""
 RANKED_BY = ("quality", "reward")
-"""The values that architectures can be ranked by: the deciding held-out metric alone, or the reward, which includes the cost."""
+"""The values to rank architectures by: the deciding held-out metric alone, or the reward, which includes the cost."""
 
 
 @dataclass(frozen=True, order=True)
