@@ -46,6 +46,10 @@ MASKED_LM = {
 }
 """Masked language modelling of MNLI's pairs, by a student of MiniLM's shape."""
 
+STATES_AND_MAPS = [f"objective.transfer.{name}=null" for name in ("epochs", "learning_rate")]
+STATES_AND_MAPS += ["objective.prediction.epochs=0"]
+"""TinyBERT's first stage alone."""
+
 
 def of(objective: str, *more: str) -> dict[str, Any]:
     """The setting of an objective for text."""
@@ -70,7 +74,7 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "hidden_states": {},
         "minilmv2": of("minilmv2"),
         "autodistil": of("autodistil"),
-        "tinybert": of("tinybert", "objective.task=null", "objective.transfer.epochs=null"),
+        "tinybert": of("tinybert", "objective.task=null", *STATES_AND_MAPS),
         "minilmv2, teacher online": of("minilmv2") | {"outputs": "online"},
         "minilmv2, a plain loop": {"loop": "relations"},
     },
