@@ -59,7 +59,7 @@ FATES = {
     48: kill,
     50: None,
 }
-"""What becomes of a student in its first training step, by its intermediate size."""
+"""The fate of a student in its first training step, by its intermediate size."""
 SLEEPER = 50
 """The intermediate size of a student that sleeps before: in a step, nobody could measure a latency meanwhile."""
 

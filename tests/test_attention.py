@@ -98,7 +98,7 @@ NAMED = {
     "mpnet": "encoder.layer.{}.attention.attn.{:.1}",
     "deberta-v2": "encoder.layer.{}.attention.self.{}_proj",
 }
-"""Where the modules of transformers are that project a layer's states to queries, keys and values."""
+"""The paths of transformers' modules that project a layer's states to queries, keys and values."""
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ CAUGHT = {
     42: "diverged: held-out loss nan",
     44: "trainer.max_time=00:00:00:10: time ran out",
 }
-"""What the job itself sees, wherever it runs."""
+"""Failures that a job meets in itself, whichever launcher runs it, and the reasons that are recorded."""
 LOST = {48: "(tried 2 times)"}
 LAUNCHERS = {
     "basic": (RAISED | CAUGHT, []),

@@ -1,4 +1,4 @@
-"""Where a student's weights begin: the teacher's embeddings and layers, against closed forms and transformers' own."""
+"""First weights made of the teacher's embeddings and layers, against closed forms and transformers' own."""
 
 import json
 import subprocess

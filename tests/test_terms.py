@@ -256,7 +256,7 @@ def test_the_maps_of_all_pairs_of_layers_are_within_the_limit(monkeypatch):
 
 @pytest.mark.parametrize("family", ["modernbert", "roberta"])
 def test_attention_maps_of_other_families(family):
-    """Of layers with a window too: rows longer than it, with padding."""
+    """Compares attention maps, of layers with a window too, on padded rows that are longer than the window."""
     batch = families.batch_of(17, 3, 17)
     config = families.config_of(family)
     config._attn_implementation = "eager"
@@ -384,7 +384,7 @@ TERMS = {
 
 @pytest.mark.parametrize("name", TERMS)
 def test_means_of_parts_of_a_batch_are_the_mean_of_all(name):
-    """As of several devices, weighed by their counts."""
+    """Parts of a batch, as several devices have them, give the whole batch's loss when weighed by their counts."""
     term, kind = TERMS[name]
     (student, teacher), batch = models(kind), batch_of(masked=MASKED)
     term = built(term, student, teacher)
@@ -398,7 +398,7 @@ def test_means_of_parts_of_a_batch_are_the_mean_of_all(name):
 
 @pytest.mark.parametrize("name", TERMS)
 def test_bf16_is_within_four_percent(name):
-    """Of the loss in fp32: both models run in bf16, whose numbers have 8 bits; the maps themselves are in fp32."""
+    """The tolerance of a loss in bf16, relative to fp32: the models run in bf16, with 8 bits; the maps are in fp32."""
     term, kind = TERMS[name]
     (student, teacher), batch = models(kind), batch_of(masked=MASKED)
     term = built(term, student, teacher)
